@@ -1,0 +1,231 @@
+"""Reads LeRobot v3.0 datasets whose images lie inside the parquet files, and checks what it reads.
+
+Axes: N frames of all episodes, C cameras, H W pixels, S state numbers, A action numbers, K chunk horizon.
+"""
+
+import io
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+from pirl_core.data.lerobot import schema
+from pirl_core.errors import UserError
+
+REMAKE = "make the dataset again (dvc repro --force on its curate stage) or fetch an intact copy"
+
+
+class Frames(NamedTuple):
+    """All frames, episode after episode, each in order.
+
+    images: (N, C, H, W, 3) uint8; (N, 0, 0, 0, 3) without cameras. state: (N, S) float32. actions: (N, A) float32.
+    episode, frame, task_index: (N,) int64. tasks: the sentence of each task index.
+    """
+
+    images: np.ndarray
+    state: np.ndarray
+    actions: np.ndarray
+    episode: np.ndarray
+    frame: np.ndarray
+    task_index: np.ndarray
+    tasks: list[str]
+
+    @property
+    def instructions(self) -> list[str]:
+        """N sentences."""
+        return [self.tasks[index] for index in self.task_index]
+
+
+def read_dataset(folder: Path, cameras: list[str], object_state: bool) -> Frames:
+    """The whole dataset with the chosen cameras, in that order.
+
+    State is ``observation.state``; with ``object_state`` the rest of ``observation.environment_state`` follows, whose
+    first numbers repeat the proprioception (the convention of lerobot/metaworld_mt50).
+    Raises UserError where the dataset is absent, of another version, incomplete, damaged or lacks what was asked for.
+    """
+    info = _read_info(folder)
+    pictures = [schema.IMAGE.format(camera=camera) for camera in cameras]
+    vectors = [schema.STATE, schema.ACTION] + [schema.ENVIRONMENT_STATE] * object_state
+    shapes = _shapes(folder, info, pictures, vectors)
+    table = _read_table(folder, info, [*pictures, *vectors, "episode_index", "frame_index", "task_index"])
+    values = {name: _vectors(folder, table, name, shapes[name][0]) for name in vectors}
+    state = values[schema.STATE]
+    if object_state:
+        state = np.concatenate([state, values[schema.ENVIRONMENT_STATE][:, state.shape[1] :]], axis=1)
+    size = shapes[pictures[0]] if pictures else (0, 0, 3)
+    images = np.empty((len(table), len(pictures), *size), np.uint8)
+    for camera, name in enumerate(pictures):
+        if shapes[name] != size:
+            raise UserError(f"{folder}: {name} is {shapes[name]}, {pictures[0]} {size}; record all cameras at one size")
+        _decode(folder, table, name, images[:, camera])
+    tasks = _read_tasks(folder)
+    episode, frame, task = (
+        _whole_numbers(folder, table, name) for name in ("episode_index", "frame_index", "task_index")
+    )
+    if task.min() < 0 or task.max() >= len(tasks):
+        raise UserError(f"{folder}: a frame has a task_index outside the {len(tasks)} of {schema.TASKS}; {REMAKE}")
+    starts = np.flatnonzero(np.diff(episode, prepend=-1))
+    expected = np.arange(len(table)) - np.repeat(starts, np.diff(starts, append=len(table)))
+    if len(np.unique(episode)) != len(starts) or not np.array_equal(frame, expected):
+        raise UserError(f"{folder}: frame_index does not count 0, 1, ... within each episode_index; {REMAKE}")
+    return Frames(images, state, values[schema.ACTION], episode, frame, task, tasks)
+
+
+def dataset_stats(folder: Path) -> dict[str, dict[str, np.ndarray]]:
+    """Feature → statistic (min, max, mean, std, count, q01, q10, q50, q90, q99) → array, from ``meta/stats.json``.
+
+    Raises UserError where the file is absent or lacks state or action statistics.
+    """
+    stats = _read_json(folder, schema.STATS)
+    for feature in (schema.STATE, schema.ACTION):
+        for key in ("mean", "std", "q01", "q99"):
+            values = stats.get(feature, {}).get(key)
+            if not values or not np.isfinite(np.asarray(values, np.float64)).all():
+                raise UserError(f"{folder / schema.STATS}: no finite '{key}' of '{feature}'; {REMAKE}")
+    return {name: {key: np.asarray(value) for key, value in entry.items()} for name, entry in stats.items()}
+
+
+def action_chunks(frames: Frames, horizon: int) -> tuple[np.ndarray, np.ndarray]:
+    """Which frames' actions make the chunk that starts at each frame: indices (N, K) int64 and real (N, K) bool.
+
+    Chunk t is the actions t .. t+K-1; past the end of its episode the last action repeats and ``real`` is False.
+    """
+    total = len(frames.episode)
+    ends = np.append(np.flatnonzero(np.diff(frames.episode)), total - 1)
+    last = np.repeat(ends, np.diff(ends, prepend=-1))[:, None]
+    wanted = np.arange(total)[:, None] + np.arange(horizon)
+    return np.minimum(wanted, last), wanted <= last
+
+
+def _read_info(folder: Path) -> dict[str, Any]:
+    info = _read_json(folder, schema.INFO)
+    version = str(info.get("codebase_version"))
+    if version.startswith("v2"):
+        raise UserError(
+            f"{folder}: LeRobot {version} dataset, v3.0 is needed; convert it with "
+            "`python -m lerobot.datasets.v30.convert_dataset_v21_to_v30` (lerobot >= 0.4)"
+        )
+    if not version.startswith("v3."):
+        raise UserError(f"{folder / schema.INFO}: codebase_version '{version}' is unknown; give a LeRobot v3.0 dataset")
+    if not isinstance(info.get("features"), dict):
+        raise UserError(f"{folder / schema.INFO}: 'features' is missing; {REMAKE}")
+    if not info.get("total_frames"):
+        raise UserError(f"{folder}: the dataset is empty (total_frames in {schema.INFO}); record episodes first")
+    return info
+
+
+def _shapes(folder: Path, info: dict[str, Any], pictures: list[str], vectors: list[str]) -> dict[str, tuple[int, ...]]:
+    features = info["features"]
+    shapes = {}
+    for name in [*pictures, *vectors]:
+        if name not in features:
+            raise UserError(f"{folder}: no feature '{name}'; the dataset has {', '.join(sorted(features))}")
+        kind, shape = features[name].get("dtype"), tuple(features[name].get("shape", ()))
+        if kind == "video":
+            raise UserError(
+                f"{folder}: '{name}' is stored as video; record it with images in parquet (use_videos=False)"
+            )
+        good = len(shape) == 3 and shape[2] == 3 and kind == "image" if name in pictures else len(shape) == 1
+        if not good:
+            wanted = "an image (H, W, 3)" if name in pictures else "a vector"
+            raise UserError(f"{folder}: '{name}' is {kind} of shape {shape}, not {wanted}; correct the recording")
+        shapes[name] = shape
+    return shapes
+
+
+def _read_table(folder: Path, info: dict[str, Any], columns: list[str]) -> pa.Table:
+    files = sorted((folder / "data").glob("chunk-*/file-*.parquet"))
+    if not files:
+        raise UserError(f"{folder}: no data/chunk-*/file-*.parquet; {REMAKE}")
+    tables = []
+    for path in files:
+        table = _read_parquet(path, columns)
+        missing = [name for name in columns if name not in table.schema.names]
+        if missing:
+            raise UserError(f"{path}: column '{missing[0]}' is missing; {REMAKE}")
+        tables.append(table)
+    rows = sum(len(table) for table in tables)
+    if rows != info["total_frames"]:
+        raise UserError(f"{folder}: {rows} frames in data/, {info['total_frames']} in {schema.INFO}; {REMAKE}")
+    return pa.concat_tables([table.replace_schema_metadata() for table in tables])
+
+
+def _read_tasks(folder: Path) -> list[str]:
+    path = folder / schema.TASKS
+    if not path.is_file():
+        raise UserError(f"{path}: missing; {REMAKE}")
+    table: pd.DataFrame = _read_parquet(path, None).to_pandas()
+    if "task" in table.columns:
+        table = table.set_index("task")
+    if "task_index" not in table.columns or sorted(table["task_index"]) != list(range(len(table))):
+        raise UserError(f"{path}: task_index does not count 0, 1, ...; {REMAKE}")
+    return [str(task) for task in table.sort_values("task_index").index]
+
+
+def _vectors(folder: Path, table: pa.Table, name: str, length: int) -> np.ndarray:
+    try:
+        values: np.ndarray = (
+            np.stack(table[name].to_numpy(zero_copy_only=False)).astype(np.float32).reshape(len(table), -1)
+        )
+    except (TypeError, ValueError):
+        raise UserError(f"{folder}: '{name}' is not {length} numbers in every frame; {REMAKE}") from None
+    if values.shape[1] != length:
+        raise UserError(f"{folder}: '{name}' has {values.shape[1]} numbers, {schema.INFO} says {length}; {REMAKE}")
+    bad = np.flatnonzero(~np.isfinite(values).all(1))
+    if len(bad):
+        raise UserError(f"{folder}: '{name}' is not finite in frame {bad[0]} ({len(bad)} such); remove its episode")
+    return values
+
+
+def _whole_numbers(folder: Path, table: pa.Table, name: str) -> np.ndarray:
+    if table[name].null_count or not pa.types.is_integer(table[name].type):
+        raise UserError(f"{folder}: '{name}' is not a whole number in every frame; {REMAKE}")
+    return np.asarray(table[name].to_numpy(), np.int64)
+
+
+def _decode(folder: Path, table: pa.Table, name: str, images: np.ndarray) -> None:
+    """PNG (or JPEG) bytes of column ``name`` → images (N, H, W, 3), in place."""
+    if not pa.types.is_struct(table[name].type) or table[name].type.get_field_index("bytes") < 0:
+        raise UserError(f"{folder}: '{name}' holds no image bytes; record it with images in parquet")
+    size = images.shape[1:]
+    for index, row in enumerate(table[name]):
+        try:
+            picture = np.asarray(Image.open(io.BytesIO(row["bytes"].as_py())).convert("RGB"))
+        except (OSError, TypeError, SyntaxError):
+            raise UserError(f"{folder}: '{name}' of frame {index} is no readable image; {REMAKE}") from None
+        if picture.shape != size:
+            raise UserError(
+                f"{folder}: '{name}' of frame {index} is {picture.shape}, {schema.INFO} says {size}; {REMAKE}"
+            )
+        images[index] = picture
+
+
+def _read_parquet(path: Path, columns: list[str] | None) -> pa.Table:
+    """The chosen columns that exist, or all."""
+    try:
+        with pq.ParquetFile(path) as content:
+            return content.read(columns)
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{path}: damaged parquet ({_first_line(error)}); {REMAKE}") from None
+
+
+def _read_json(folder: Path, name: str) -> dict[str, Any]:
+    path = folder / name
+    if not path.is_file():
+        raise UserError(f"{path}: missing; give the folder of a LeRobot v3.0 dataset, or make it (dvc repro)")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise UserError(f"{path}: not readable as JSON ({_first_line(error)}); {REMAKE}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: holds no JSON object; {REMAKE}")
+    return content
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0][:120] if str(error) else type(error).__name__

@@ -1,0 +1,95 @@
+"""Demonstrations by real experts in the real simulator."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pirl_core import seeds
+from pirl_core.curate import make_dataset
+from pirl_core.data.experts import Demonstrator, Wish
+from pirl_core.data.lerobot import read_dataset
+from pirl_core.envs.metaworld import MetaWorldEnv
+from pirl_core.errors import UserError
+from pirl_core.params import Curate, Env
+from pirl_core.types import Episode
+
+TASKS = ["button-press-topdown-v3", "reach-v3"]
+ENV = Env(tasks=TASKS, episode_steps=150, cameras=["corner2"], image_size=32, fast_render=True, object_state=True)
+CURATE = Curate(
+    seed=3, episodes_per_task=3, action_noise=0.1, max_attempts_per_episode=5, keep_per_task=2, keep_episodes=None
+)
+
+
+pytestmark = pytest.mark.filterwarnings("ignore:Constant")
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("curate") / "metaworld"
+    make_dataset(ENV, CURATE, folder, workers=2)
+    return folder
+
+
+def test_every_demonstration_succeeds_in_time(dataset: Path) -> None:
+    frames = read_dataset(dataset, ["corner2"], object_state=True)
+    lengths = np.bincount(frames.episode)
+    assert len(lengths) == 4
+    assert lengths.max() <= ENV.episode_steps
+    assert len(set(frames.tasks)) == 2
+    assert np.abs(frames.actions).max() <= 1
+    # Something moves in every episode, and the picture shows it.
+    for episode in range(4):
+        images = frames.images[frames.episode == episode].astype(float)
+        assert np.abs(images[0] - images[-1]).mean() > 1
+
+
+def test_replaying_the_recorded_seed_gives_the_recorded_start(dataset: Path) -> None:
+    frames = read_dataset(dataset, ["corner2"], object_state=True)
+    origins = json.loads((dataset / "meta/curation.json").read_text())["episodes"]
+    for index, origin in enumerate(origins):
+        assert seeds.purpose_of(origin["env_seed"]) == seeds.DEMONSTRATION
+        slot = MetaWorldEnv(origin["task"], ENV.episode_steps, object_state=True)
+        first = np.flatnonzero(frames.episode == index)[0]
+        assert np.array_equal(slot.reset(Episode(origin["task"], origin["env_seed"])), frames.state[first])
+
+
+def test_bytes_do_not_depend_on_workers_or_on_what_else_is_kept(dataset: Path, tmp_path: Path) -> None:
+    make_dataset(ENV, CURATE, tmp_path / "alone", workers=1)
+    for path in dataset.rglob("*"):
+        if path.is_file():
+            assert path.read_bytes() == (tmp_path / "alone" / path.relative_to(dataset)).read_bytes()
+    chosen = CURATE.model_copy(update={"keep_per_task": None, "keep_episodes": [4, 1]})
+    make_dataset(ENV, chosen, tmp_path / "chosen", workers=2)
+    # Ids 1 and 4 are the second of the first task and of the second task: rows 1 and 3 of the set with two of each.
+    some = read_dataset(tmp_path / "chosen", ["corner2"], object_state=True)
+    full = read_dataset(dataset, ["corner2"], object_state=True)
+    same = np.isin(full.episode, [1, 3])
+    assert np.array_equal(some.images, full.images[same])
+    assert np.array_equal(some.actions, full.actions[same])
+
+
+def test_noise_is_executed_but_not_recorded() -> None:
+    """The label is what the expert asks in the state it is in, so equal starts have equal first labels, not paths."""
+    wish = Wish("reach-v3", 0)
+    clean, noisy = (
+        Demonstrator(ENV, CURATE.model_copy(update={"action_noise": noise})).make(wish) for noise in (0.0, 0.3)
+    )
+    assert clean is not None
+    assert noisy is not None
+    assert np.array_equal(clean.actions[0], noisy.actions[0])
+    assert not np.array_equal(clean.state[1], noisy.state[1])
+
+
+def test_a_failing_expert_is_told_and_leaves_nothing(tmp_path: Path) -> None:
+    short = ENV.model_copy(update={"episode_steps": 2})
+    with pytest.raises(UserError, match=r"button-press-topdown-v3.*5 times.*max_attempts_per_episode"):
+        make_dataset(short, CURATE, tmp_path / "out", workers=1)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_unknown_episode_ids_cost_nothing(tmp_path: Path) -> None:
+    chosen = CURATE.model_copy(update={"keep_per_task": None, "keep_episodes": [6]})
+    with pytest.raises(UserError, match="no episode 6"):
+        make_dataset(ENV, chosen, tmp_path / "out")
