@@ -1,0 +1,1 @@
+"""Online RL: rollouts, advantages, losses, and the PPO/GRPO loop."""

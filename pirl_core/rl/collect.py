@@ -1,0 +1,115 @@
+"""One iteration's experience, as the numbers the update needs and nothing else.
+
+Axes: N decisions of all episodes, flat and in order, K denoising steps, H horizon, D action numbers, L log-probabilities.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pirl_core.envs.vector import VectorEnv
+from pirl_core.flow.chain import Noise
+from pirl_core.params import Rl
+from pirl_core.policy.flow_policy import Decision, FlowPolicy, Process, keyed_normals
+from pirl_core.policy.pi0 import Context
+from pirl_core.rl.advantages import gae, group_advantage
+from pirl_core.rl.rollout import Step, play
+from pirl_core.types import Episode, Observation
+
+
+class Rollout(NamedTuple):
+    """context, states (N, K+1, H, D), stochastic (N, K), log_prob (N, L), value, advantage, target (N,)."""
+
+    context: Context
+    states: Tensor
+    stochastic: Tensor
+    log_prob: Tensor
+    value: Tensor
+    advantage: Tensor
+    target: Tensor
+
+
+def collect(
+    policy: FlowPolicy,
+    envs: VectorEnv,
+    episodes: list[Episode],
+    noise: Noise,
+    process: Process,
+    rl: Rl,
+    key: tuple[int, ...],
+) -> tuple[Rollout, dict[str, float]]:
+    """Play ``episodes`` with the stochastic policy. Noise depends on ``key``, the episode and the decision alone."""
+    shape = policy.backbone.shape
+    chain_shape = (policy.denoise_steps + 1, shape.horizon, shape.action_dim)
+    device = policy.state_mean.device
+    order: list[tuple[int, int]] = []
+    contexts: list[Context] = []
+    decisions: list[Decision] = []
+    final_values: dict[int, float] = {}
+
+    def choose(observation: Observation, episode: np.ndarray, decision: np.ndarray) -> tuple[Context, Decision]:
+        keys = [(*key, int(e), int(d)) for e, d in zip(episode, decision, strict=True)]
+        uniforms = torch.tensor([np.random.default_rng((*k, 1)).random() for k in keys])
+        context = policy.encode(observation)
+        normals = keyed_normals(keys, chain_shape).to(device)
+        return context, policy.decide(context, normals, uniforms.to(device), noise, process)
+
+    def decide(observation: Observation, episode: np.ndarray, decision: np.ndarray) -> np.ndarray:
+        context, choice = choose(observation, episode, decision)
+        order.extend(zip(episode.tolist(), decision.tolist(), strict=True))
+        contexts.append(context)
+        decisions.append(choice)
+        return choice.actions.cpu().numpy()
+
+    def at_time_limit(observation: Observation, episode: np.ndarray, decision: np.ndarray) -> None:
+        value = choose(observation, episode, decision + 1)[1].value
+        final_values.update(zip(episode.tolist(), value.tolist(), strict=True))
+
+    with torch.no_grad():
+        steps = play(envs, episodes, decide, at_time_limit if process.critic is not None else None)
+    rank = torch.tensor(sorted(range(len(order)), key=order.__getitem__), device=device)
+    context = Context(*(torch.cat(parts)[rank] for parts in zip(*contexts, strict=True)))
+    choice = Decision(*(torch.cat(parts)[rank] for parts in zip(*decisions, strict=True)))
+    advantage, target = advantages(steps, choice.value.cpu().numpy(), final_values, len(episodes), rl)
+    rollout = Rollout(
+        context,
+        choice.states,
+        choice.stochastic,
+        choice.log_prob,
+        choice.value,
+        torch.from_numpy(advantage).float().to(device),
+        torch.from_numpy(target).float().to(device),
+    )
+    return rollout, statistics(steps, episodes)
+
+
+def advantages(
+    steps: list[Step], value: np.ndarray, final_values: dict[int, float], episodes: int, rl: Rl
+) -> tuple[np.ndarray, np.ndarray]:
+    """Advantage and value target of every decision, both (N,)."""
+    reward = np.array([step.reward for step in steps])
+    episode = np.array([step.episode for step in steps])
+    if rl.algorithm == "grpo":
+        returns = np.bincount(episode, reward, episodes)
+        advantage = group_advantage(returns, rl.group_size)[episode]
+        return advantage, np.zeros_like(advantage)
+    last = np.array([step.terminated or step.truncated for step in steps])
+    final = np.array([0.0 if step.terminated else final_values.get(step.episode, 0.0) for step in steps])
+    advantage = gae(reward, value, last, final, rl.gamma, rl.gae_lambda)
+    return advantage, advantage + value
+
+
+def statistics(steps: list[Step], episodes: list[Episode]) -> dict[str, float]:
+    """Success of the stochastic policy, episode length in simulator steps, and their counts."""
+    success = np.zeros(len(episodes))
+    for step in steps:
+        success[step.episode] = max(success[step.episode], float(step.terminated))
+    simulated = sum(step.steps for step in steps)
+    return {
+        "charts/success": float(success.mean()),
+        "charts/episodic_length": simulated / len(episodes),
+        "charts/simulator_steps": float(simulated),
+        "charts/decisions": float(len(steps)),
+    }

@@ -1,0 +1,57 @@
+"""A few successes and failures as small GIFs, re-simulated from the recorded actions at full render quality."""
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+from PIL import Image
+
+from pirl_core.envs.replay import render_episode
+from pirl_core.evaluate import Outcome
+from pirl_core.params import Env
+
+SIZE = 160
+EVERY = 4
+
+
+class Filmed(NamedTuple):
+    """An episode chosen for a video. label: its split."""
+
+    label: str
+    outcome: Outcome
+
+
+def choose(label: str, outcomes: list[Outcome], per_outcome: int) -> list[Filmed]:
+    """The first ``per_outcome`` successes and failures, each from another task as long as there is one."""
+    chosen = []
+    for success in (True, False):
+        seen: dict[str, int] = {}
+        ranked = []
+        for outcome in outcomes:
+            if outcome.success == success:
+                task = outcome.episode.task
+                seen[task] = seen.get(task, 0) + 1
+                ranked.append((seen[task], len(ranked), outcome))
+        chosen += [Filmed(label, outcome) for _, _, outcome in sorted(ranked, key=lambda row: row[:2])[:per_outcome]]
+    return chosen
+
+
+def write_videos(env: Env, filmed: list[Filmed], folder: Path) -> None:
+    """GIFs and ``videos.json``, which lists them with split, task, success and episode seed."""
+    folder.mkdir()
+    listed = []
+    for number, (label, outcome) in enumerate(filmed):
+        frames = render_episode(env, outcome.episode, outcome.actions, SIZE, EVERY)
+        name = f"{number:02d}-{label.replace(':', '-')}-{outcome.episode.task}-{'success' if outcome.success else 'failure'}.gif"
+        images = [Image.fromarray(frame).quantize(64) for frame in frames]
+        images[0].save(folder / name, save_all=True, append_images=images[1:], duration=60, loop=0)
+        listed.append(
+            {
+                "file": name,
+                "split": label,
+                "task": outcome.episode.task,
+                "success": outcome.success,
+                "episode": outcome.episode.seed,
+            }
+        )
+    (folder / "videos.json").write_text(json.dumps(listed, indent=2) + "\n")
