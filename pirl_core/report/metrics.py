@@ -1,0 +1,152 @@
+"""From the per-episode table to results/metrics.json.
+
+The file is a function of the episodes and the parameters alone: no clock, no machine, keys sorted, six digits.
+Each bootstrap has its own random stream, named after its row, so adding or removing a row changes no other row.
+"""
+
+import json
+import zlib
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from pirl_core.envs.metaworld_tasks import find_task
+from pirl_core.errors import UserError
+from pirl_core.params import Params
+from pirl_core.report.inputs import listed_splits
+from pirl_core.report.paper import GROUPS, paper_rate
+from pirl_core.stats import paired_difference, success_rate, wilson
+
+Row = dict[str, Any]
+PAIR = ["seed", "task", "env_seed"]
+
+
+def build_metrics(params: Params, episodes: pd.DataFrame) -> dict[str, list[Row]]:
+    """rows: one per experiment, split and policy; differences: policy - sft; groups: by difficulty; tasks: by task.
+
+    episodes: the frame of `inputs.read_episodes`. Rates and the paper's figures are fractions in [0, 1].
+    """
+    metrics: dict[str, list[Row]] = {"rows": [], "differences": [], "groups": [], "tasks": []}
+    for experiment in params.experiments:
+        for split in listed_splits(params, experiment):
+            here = episodes[(episodes["experiment"] == experiment) & (episodes["split"] == split)]
+            for method in params.policies:
+                part = here[here["method"] == method]
+                row = _rate_row(params, experiment, method, split, part)
+                tasks = _task_rows(experiment, method, split, part)
+                groups = _group_rows(params.experiments[experiment].paper_model, experiment, method, part, split)
+                row["difficulty_mean"] = float(np.mean([group["rate"] for group in groups])) if groups else None
+                metrics["rows"].append(row)
+                metrics["groups"] += groups
+                metrics["tasks"] += tasks
+                if method != "sft" and "sft" in params.policies:
+                    metrics["differences"].append(_difference_row(params, experiment, method, split, here))
+    rounded: dict[str, list[Row]] = _rounded(metrics)
+    return rounded
+
+
+def to_json(data: Any) -> str:
+    """Deterministic JSON: sorted keys, indented, one newline at the end."""
+    return json.dumps(data, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _rate_row(params: Params, experiment: str, method: str, split: str, part: pd.DataFrame) -> Row:
+    entry = params.experiments[experiment]
+    rng = _stream(params, "rate", experiment, method, split)
+    rate = success_rate(
+        part["seed"].to_numpy(),
+        part["task"].to_numpy(str),
+        part["success"].to_numpy(),
+        params.report.bootstrap_samples,
+        rng,
+    )
+    return {
+        "experiment": experiment,
+        "benchmark": entry.benchmark,
+        "model": entry.model,
+        "method": method,
+        "split": split,
+        **rate._asdict(),
+        "seeds": list(params.seeds),
+        "paper": paper_rate(entry.paper_model, method, split),
+        "paper_model": entry.paper_model,
+    }
+
+
+def _difference_row(params: Params, experiment: str, method: str, split: str, here: pd.DataFrame) -> Row:
+    """Pairs episodes of the policy and of its own SFT start (same training seed) by task and initial state."""
+    sft, rl = (here.loc[here["method"] == name, [*PAIR, "success"]] for name in ("sft", method))
+    pairs = sft.merge(rl, on=PAIR, suffixes=("_sft", "_rl"), validate="one_to_one").sort_values(PAIR)
+    if not len(pairs) == len(sft) == len(rl):
+        raise UserError(
+            f"outputs/evaluate: {experiment}-{method} and {experiment}-sft saw different episodes of split '{split}': "
+            "run `dvc repro -f evaluate` so that both follow one protocol"
+        )
+    difference = paired_difference(
+        pairs["seed"].to_numpy(),
+        pairs["task"].to_numpy(str),
+        pairs["success_sft"].to_numpy(),
+        pairs["success_rl"].to_numpy(),
+        params.report.bootstrap_samples,
+        _stream(params, "difference", experiment, method, split),
+    )
+    return {"experiment": experiment, "method": method, "split": split, **difference._asdict()}
+
+
+def _task_rows(experiment: str, method: str, split: str, part: pd.DataFrame) -> list[Row]:
+    counts = part.groupby("task", sort=True)["success"].agg(["sum", "count"])
+    low, high = wilson(counts["sum"].to_numpy(), counts["count"].to_numpy())
+    return [
+        {
+            "experiment": experiment,
+            "method": method,
+            "split": split,
+            "task": str(task),
+            "successes": int(k),
+            "n": int(n),
+            "rate": k / n,
+            "ci_low": float(lo),
+            "ci_high": float(hi),
+        }
+        for task, k, n, lo, hi in zip(counts.index, counts["sum"], counts["count"], low, high, strict=True)
+    ]
+
+
+def _group_rows(paper_model: str | None, experiment: str, method: str, part: pd.DataFrame, split: str) -> list[Row]:
+    """In-distribution rates by difficulty, easy first; only the groups that the experiment's tasks fall in."""
+    if split != "id":
+        return []
+    counts = part.groupby(part["task"].map(lambda task: find_task(task).difficulty))["success"].agg(["sum", "count"])
+    rows = []
+    for group in GROUPS:
+        if group not in counts.index:
+            continue
+        k, n = (int(counts[column].to_dict()[group]) for column in ("sum", "count"))
+        low, high = wilson(k, n)
+        rows.append(
+            {
+                "experiment": experiment,
+                "method": method,
+                "difficulty": group,
+                "successes": k,
+                "n": n,
+                "rate": k / n,
+                "ci_low": float(low),
+                "ci_high": float(high),
+                "paper": paper_rate(paper_model, method, split, group),
+            }
+        )
+    return rows
+
+
+def _stream(params: Params, *name: str) -> np.random.Generator:
+    return np.random.default_rng([params.report.seed, zlib.crc32("/".join(name).encode())])
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _rounded(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_rounded(item) for item in value]
+    return round(value, 6) if isinstance(value, float) else value

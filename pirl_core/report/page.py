@@ -1,0 +1,137 @@
+"""The HTML page and its Markdown twin. Both open offline; nothing in them points outside."""
+
+import itertools
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jinja2
+import yaml
+from markupsafe import Markup
+
+from pirl_core.params import Params
+from pirl_core.report import tables
+from pirl_core.report.figures import Panel, color_index
+from pirl_core.report.paper import NAMES
+from pirl_core.report.runs import parameters, versions
+from pirl_core.report.tables import Row, method_label, percent, split_title
+from pirl_core.report.videos import Embedded
+
+
+class Section(NamedTuple):
+    """One experiment on the page. heat: (task, its cell for each policy) rows; clips: method -> videos."""
+
+    name: str
+    model: str
+    rows: list[Row]
+    learning: list[Panel]
+    splits: Panel
+    heat: list[tuple[str, list[Row]]]
+    clips: dict[str, list[Embedded]]
+
+
+def render_html(
+    params: Params, metrics: dict[str, list[Row]], runs: dict[str, Any], sections: list[Section], dropped_clips: int
+) -> str:
+    """The page as one string: inline CSS, inline SVG, videos as data URIs."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        percent=percent,
+        method=method_label,
+        split=split_title,
+        points=tables.points,
+        seconds=tables.seconds,
+        memory=tables.memory,
+        inline=_inliner(),
+        numeric=tables.numeric,
+        yaml=lambda data: yaml.safe_dump(data, sort_keys=False, allow_unicode=True, default_flow_style=None, width=100),
+    )
+    return environment.get_template("page.html.j2").render(
+        params=params,
+        metrics=metrics,
+        runs=runs,
+        sections=sections,
+        methods=params.policies,
+        color={method: color_index(params.policies, method) for method in params.policies},
+        groups=tables.groups_table(metrics),
+        run_table=tables.runs_table(runs),
+        parameters=parameters(runs["records"]),
+        means=any(row["difficulty_mean"] not in (None, row["rate"]) for row in metrics["rows"]),
+        versions=versions(runs["records"]),
+        paper_note=paper_note(params),
+        dropped_clips=dropped_clips,
+    )
+
+
+def _inliner() -> Callable[[str], Markup]:
+    """Marks SVG as safe and gives each figure's ids a prefix of their own."""
+    numbers = itertools.count(1)
+
+    def inline(svg: str) -> Markup:
+        prefix = f"f{next(numbers)}-"
+        return Markup(re.sub(r'(\bid="|url\(#|href="#)', rf"\1{prefix}", svg))  # our own figures
+
+    return inline
+
+
+def render_markdown(params: Params, metrics: dict[str, list[Row]], runs: dict[str, Any]) -> str:
+    """Tables only; results/learning.svg is its one figure."""
+    groups = tables.groups_table(metrics)
+    parts = [
+        f"# {params.report.title}",
+        f"Scale `{params.scale}`, training seeds {', '.join(map(str, params.seeds))}. {INTERVALS}",
+        "## Results",
+        tables.markdown(*tables.rates_table(metrics)),
+        paper_note(params),
+    ]
+    if metrics["differences"]:
+        parts += ["## RL − SFT", PAIRS, tables.markdown(*tables.differences_table(metrics))]
+    if groups[1]:
+        parts += ["## By difficulty", tables.markdown(*groups)]
+    parts += ["## Learning", "![Success over RL iterations, one panel per experiment](learning.svg)"]
+    parts += ["## Per task, in distribution"]
+    for experiment in params.experiments:
+        parts += [f"### {experiment}", tables.markdown(*tables.tasks_table(metrics, experiment, "id"))]
+    parts += ["## What ran", runs_sentence(runs), tables.markdown(*tables.runs_table(runs))]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+INTERVALS = (
+    "Success is the share of episodes that reach the goal within the time limit. The interval is Wilson's at 95 % "
+    "over the pooled episodes; the bootstrap draws training seeds, then episodes within each task."
+)
+PAIRS = (
+    "Every policy plays the same episodes, so each RL episode is paired with the SFT episode of the same task, "
+    "initial state and training seed; the interval is the stratified bootstrap's."
+)
+
+
+def paper_note(params: Params) -> str:
+    """What the paper's column means, in one sentence; '' where no experiment names a paper model."""
+    models = dict.fromkeys(entry.paper_model for entry in params.experiments.values() if entry.paper_model)
+    if not models:
+        return ""
+    names = ", ".join(NAMES[model] for model in models)
+    note = (
+        f"Paper: {names} on all 50 tasks of MetaWorld-MT50 (Table 6), the unweighted mean of the four difficulty "
+        "groups. It prints no number for OOD."
+    )
+    if params.scale != "paper":
+        note += " Our policy, tasks and demonstrations are far smaller at this scale: it is a reference, not a target."
+    return note
+
+
+def runs_sentence(runs: dict[str, Any]) -> str:
+    missing = runs["expected"] - runs["recorded"]
+    text = (
+        f"{runs['recorded']} stage runs took {tables.seconds(runs['total_wall_seconds'])} in all; "
+        f"the largest used {tables.memory(runs['peak_memory_mib'])} of memory."
+    )
+    return text + (f" {missing} left no record." if missing else "")

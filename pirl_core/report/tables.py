@@ -1,0 +1,177 @@
+"""Metrics as text. Imports nothing heavy: the terminal table at the end of a run must cost no time."""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+METHODS = {
+    "sft": "SFT",
+    "flow_sde": "Flow-SDE",
+    "flow_noise": "Flow-Noise",
+    "flow_cps": "Flow-CPS",
+    "grpo": "GRPO",
+}
+NUMBER = re.compile(r"[+−]?[\d.]+( |$)|–$")
+Row = dict[str, Any]
+
+
+def method_label(method: str) -> str:
+    """`flow_sde` as the paper writes it; an unknown method by its own name."""
+    return METHODS.get(method, method)
+
+
+def split_title(split: str) -> str:
+    return "ID" if split == "id" else split.replace("ood:", "OOD ").replace("_", " ")
+
+
+def percent(rate: float | None, digits: int = 1) -> str:
+    return "–" if rate is None else f"{100 * rate:.{digits}f}"
+
+
+def interval(low: float, high: float) -> str:
+    return f"{percent(low)} to {percent(high)}"
+
+
+def points(diff: float) -> str:
+    """A difference in percentage points, always with its sign."""
+    return f"{100 * diff:+.1f}".replace("-", "−")
+
+
+def seconds(value: float | None) -> str:
+    """Wall time as people say it: 48 s, 3 min 20 s, 2 h 05 min."""
+    if value is None:
+        return "–"
+    whole = round(value)
+    if whole < 60:
+        return f"{value:.1f} s" if value < 10 else f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def memory(mib: float | None) -> str:
+    if mib is None:
+        return "–"
+    return f"{mib / 1024:.1f} GiB" if mib >= 1024 else f"{mib:.0f} MiB"
+
+
+def rates_table(metrics: dict[str, list[Row]]) -> tuple[list[str], list[list[str]]]:
+    """Header and cells of the main table. The column of difficulty means appears only where it says something new."""
+    rows = metrics["rows"]
+    means = any(row["difficulty_mean"] not in (None, row["rate"]) for row in rows)
+    header = ["experiment", "model", "split", "method", "n", "success %", "95 % interval", "bootstrap"]
+    header += ["mean of groups %", "paper %"] if means else ["paper %"]
+    cells = []
+    for row in rows:
+        line = [
+            row["experiment"],
+            row["model"],
+            split_title(row["split"]),
+            method_label(row["method"]),
+            str(row["n"]),
+            percent(row["rate"]),
+            interval(row["ci_low"], row["ci_high"]),
+            interval(row["boot_low"], row["boot_high"]),
+        ]
+        cells.append(line + ([percent(row["difficulty_mean"])] if means else []) + [percent(row["paper"])])
+    return header, cells
+
+
+def differences_table(metrics: dict[str, list[Row]]) -> tuple[list[str], list[list[str]]]:
+    header = ["experiment", "split", "method", "pairs", "RL − SFT, points", "95 % interval"]
+    cells = [
+        [
+            row["experiment"],
+            split_title(row["split"]),
+            method_label(row["method"]),
+            str(row["n"]),
+            points(row["diff"]),
+            f"{points(row['low'])} to {points(row['high'])}",
+        ]
+        for row in metrics["differences"]
+    ]
+    return header, cells
+
+
+def groups_table(metrics: dict[str, list[Row]]) -> tuple[list[str], list[list[str]]]:
+    """Rates by difficulty; no rows unless some experiment spans more than one group."""
+    header = ["experiment", "method", "difficulty", "n", "success %", "95 % interval", "paper %"]
+    spans = {row["experiment"] for row in metrics["groups"]}
+    spans = {e for e in spans if len({r["difficulty"] for r in metrics["groups"] if r["experiment"] == e}) > 1}
+    cells = [
+        [
+            row["experiment"],
+            method_label(row["method"]),
+            row["difficulty"].replace("_", " "),
+            str(row["n"]),
+            percent(row["rate"]),
+            interval(row["ci_low"], row["ci_high"]),
+            percent(row["paper"]),
+        ]
+        for row in metrics["groups"]
+        if row["experiment"] in spans
+    ]
+    return header, cells
+
+
+def tasks_table(metrics: dict[str, list[Row]], experiment: str, split: str) -> tuple[list[str], list[list[str]]]:
+    """Tasks down, methods across: successes of episodes and the rate in per cent."""
+    rows = [row for row in metrics["tasks"] if row["experiment"] == experiment and row["split"] == split]
+    methods = list(dict.fromkeys(row["method"] for row in rows))
+    by_task = {(row["task"], row["method"]): row for row in rows}
+    cells = []
+    for task in sorted({row["task"] for row in rows}):
+        here = [by_task[task, method] for method in methods]
+        cells.append([task, *[f"{percent(row['rate'], 0)} ({row['successes']}/{row['n']})" for row in here]])
+    return ["task", *[method_label(method) for method in methods]], cells
+
+
+def runs_table(runs: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    header = ["stage", "runs", "wall time", "peak memory", "machine", "revision"]
+    cells = [
+        [
+            stage["stage"],
+            str(stage["runs"]),
+            seconds(stage["wall_seconds"]),
+            memory(stage["peak_memory_mib"]),
+            "; ".join(stage["machines"]) or "–",
+            ", ".join(stage["revisions"]) or "–",
+        ]
+        for stage in runs["by_stage"]
+    ]
+    return header, cells
+
+
+def results_table(metrics: dict[str, list[Row]]) -> str:
+    """The two tables for a terminal, columns aligned."""
+    parts = [aligned(*rates_table(metrics))]
+    if metrics["differences"]:
+        parts.append(aligned(*differences_table(metrics)))
+    return "\n\n".join(parts)
+
+
+def aligned(header: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
+    """Columns padded to equal width, numbers to the right."""
+    rows = [list(header), *[list(row) for row in cells]]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(header))]
+    right = numeric(header, cells)
+    lines = []
+    for index, row in enumerate(rows):
+        pads = [" " * (width - len(cell)) for cell, width in zip(row, widths, strict=True)]
+        parts = [pad + cell if r else cell + pad for cell, pad, r in zip(row, pads, right, strict=True)]
+        lines.append("  ".join(parts).rstrip())
+        if index == 0:
+            lines.append("  ".join("─" * width for width in widths))
+    return "\n".join(lines)
+
+
+def markdown(header: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
+    """A GitHub table; columns of numbers are aligned to the right."""
+    right = numeric(header, cells)
+    lines = [list(header), ["---:" if r else "---" for r in right], *cells]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def numeric(header: Sequence[str], cells: Sequence[Sequence[str]]) -> list[bool]:
+    """Which columns start with a number, or are a dash, in every row."""
+    return [bool(cells) and all(NUMBER.match(row[i]) for row in cells) for i in range(len(header))]

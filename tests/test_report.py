@@ -1,0 +1,368 @@
+"""The report on made-up evaluations with known counts: every number, every refusal, no trace of what was removed."""
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import yaml
+from PIL import Image
+from scipy.stats import binomtest
+
+from pirl_core.errors import UserError
+from pirl_core.params import Params, load_params
+from pirl_core.report.build import build_report
+from pirl_core.report.figures import learning_picture
+from pirl_core.report.inputs import Clip
+from pirl_core.report.paper import METAWORLD, paper_rate
+from pirl_core.report.show import show
+from pirl_core.report.tables import METHODS, points, results_table, seconds
+from pirl_core.report.videos import choose
+from pirl_core.stages.cli import report_main
+from pirl_core.stages.report import run
+
+EASY, MEDIUM = "reach-v3", "hammer-v3"
+PRESET = Path(__file__).parents[1] / "pirl_core" / "presets" / "laptop.yaml"
+Edit = Callable[[dict[str, Any]], None]
+# Successes of 20 episodes per (split, method, task).
+COUNTS = {
+    ("id", "sft"): {EASY: 8, MEDIUM: 2},
+    ("id", "flow_sde"): {EASY: 18, MEDIUM: 12},
+    ("id", "flow_noise"): {EASY: 20, MEDIUM: 0},
+    ("ood:visual", "sft"): {EASY: 4, MEDIUM: 0},
+    ("ood:visual", "flow_sde"): {EASY: 10, MEDIUM: 3},
+    ("ood:visual", "flow_noise"): {EASY: 4, MEDIUM: 0},
+}
+N = 20
+
+
+@pytest.fixture
+def params(tmp_path: Path) -> Params:
+    return make_params(tmp_path)
+
+
+def make_params(folder: Path, edit: Edit = lambda _: None) -> Params:
+    """Two experiments (`tiny` beside π0, `state` beside nothing), three policies, two seeds, two splits."""
+    data = yaml.safe_load(PRESET.read_text())
+    entry = {**next(iter(data["experiments"].values())), "model": "tiny <π0>", "paper_model": "pi0"}
+    data["experiments"] = {"tiny": entry, "state": {**entry, "model": "state", "paper_model": None}}
+    data["policies"], data["seeds"] = ["sft", "flow_sde", "flow_noise"], [0, 1]
+    data["evaluate"]["splits"] = {
+        "ood_visual": {"tasks": None, "shift": "visual", "episodes_per_task": N},
+        "id": {"tasks": None, "shift": "none", "episodes_per_task": N},
+    }
+    data["report"] = {"title": "A report", "bootstrap_samples": 200, "seed": 0}
+    edit(data)
+    path = folder / "params.yaml"
+    path.write_text(yaml.safe_dump(data, sort_keys=False))
+    return load_params(path)
+
+
+def fill(outputs: Path, params: Params, counts: dict[tuple[str, str], dict[str, int]] = COUNTS, n: int = N) -> None:
+    """Evaluations, curves, run records and a video; the first episodes of every task succeed."""
+    for experiment in params.experiments:
+        for seed in params.seeds:
+            write_curve(outputs / "sft" / f"{experiment}-{seed}", "losses/flow_matching", [1.0, 0.2, 0.1])
+            record(outputs, "sft", f"{experiment}-{seed}", 10.0, 1000)
+            for policy in params.policies:
+                name = f"{experiment}-{policy}-{seed}"
+                rows = [
+                    (
+                        experiment,
+                        "metaworld",
+                        "m",
+                        policy,
+                        seed,
+                        split,
+                        task,
+                        i,
+                        1000 + i,
+                        i < wins,
+                        50,
+                        float(i < wins),
+                    )
+                    for (split, method), tasks in counts.items()
+                    if method == policy
+                    for task, wins in tasks.items()
+                    for i in range(n)
+                ]
+                columns = "experiment benchmark model method seed split task episode env_seed success steps reward"
+                folder = outputs / "evaluate" / name
+                (folder / "videos").mkdir(parents=True)
+                pd.DataFrame(rows, columns=columns.split()).to_parquet(folder / "episodes.parquet", index=False)
+                Image.new("RGB", (8, 8), "red").save(folder / "videos" / "a.gif")
+                clip = {"file": "a.gif", "split": "id", "task": EASY, "success": True, "episode": 3}
+                (folder / "videos" / "videos.json").write_text(json.dumps([clip]))
+                record(outputs, "evaluate", name, 5.0, 2048)
+                if policy != "sft":
+                    write_curve(outputs / "rl" / name, "validation/success", [0.25, 0.5, 0.75])
+                    record(outputs, "rl", name, 100.0, 3072)
+
+
+def write_curve(folder: Path, key: str, values: list[float]) -> None:
+    folder.mkdir(parents=True)
+    lines = [json.dumps({"step": step, key: value, "losses/approx_kl": 0.01}) for step, value in enumerate(values)]
+    (folder / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+
+
+def record(outputs: Path, stage: str, name: str, wall: float, peak: float) -> None:
+    path = outputs / "run" / stage / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    machine = {"cpu": "Some CPU", "cores": 2, "memory_mib": 8192, "gpus": [], "system": "Linux"}
+    shared = {"machine": machine, "versions": {"numpy": "1.26.4"}, "revision": "abc1234"}
+    row = {"wall_seconds": wall, "peak_memory_mib": peak, "params": {"env": {"image_size": 64}}, **shared}
+    path.write_text(json.dumps(row))
+
+
+def build(folder: Path, params: Params) -> dict[str, Any]:
+    build_report(params, folder / "outputs", folder / "results")
+    metrics: dict[str, Any] = json.loads((folder / "results" / "metrics.json").read_text())
+    return metrics
+
+
+def text_of(html: str) -> str:
+    """What a reader sees, white space folded."""
+    found: list[str] = []
+    parser = HTMLParser()
+    parser.handle_data = found.append  # type: ignore[method-assign, assignment]
+    parser.feed(re.sub(r"<style>.*?</style>", "", html, flags=re.DOTALL))
+    return " ".join(" ".join(found).split())
+
+
+def test_every_number_of_every_row(tmp_path: Path, params: Params) -> None:
+    fill(tmp_path / "outputs", params)
+    metrics = build(tmp_path, params)
+    order = [("tiny", "id"), ("tiny", "ood:visual"), ("state", "id"), ("state", "ood:visual")]
+    keys = [(row["experiment"], row["split"], row["method"]) for row in metrics["rows"]]
+    assert keys == [(*where, method) for where in order for method in params.policies]
+    for row in metrics["rows"]:
+        wins = 2 * sum(COUNTS[row["split"], row["method"]].values())
+        assert (row["n"], row["successes"], row["rate"]) == (80, wins, round(wins / 80, 6))
+        wilson = binomtest(wins, 80).proportion_ci(method="wilson")
+        assert (row["ci_low"], row["ci_high"]) == pytest.approx((wilson.low, wilson.high), abs=1e-6)
+        assert row["boot_low"] <= row["rate"] <= row["boot_high"]
+        assert (row["benchmark"], row["seeds"]) == ("metaworld", [0, 1])
+        beside = row["experiment"] == "tiny" and row["split"] == "id"
+        paper = {"sft": 0.508, "flow_sde": 0.781, "flow_noise": 0.858}[row["method"]]
+        assert row["paper"] == (paper if beside else None)
+    # The paper averages difficulty groups: here one easy and one medium task.
+    assert metrics["rows"][1]["difficulty_mean"] == 0.75
+    assert [row["difficulty"] for row in metrics["groups"][:2]] == ["easy", "medium"]
+    assert [row["paper"] for row in metrics["groups"][:2]] == [0.779, 0.518]
+
+
+def test_differences_pair_episodes_and_tasks_keep_their_counts(tmp_path: Path, params: Params) -> None:
+    fill(tmp_path / "outputs", params)
+    metrics = build(tmp_path, params)
+    for row in metrics["differences"]:
+        rl, sft = (sum(COUNTS[row["split"], m].values()) for m in (row["method"], "sft"))
+        assert (row["n"], row["diff"]) == (80, round((rl - sft) / 40, 6))
+        assert row["low"] <= row["diff"] <= row["high"]
+    # Flow-Noise wins and loses exactly where SFT does under the visual shift: every pair is a tie.
+    tie = next(r for r in metrics["differences"] if r["method"] == "flow_noise" and r["split"] == "ood:visual")
+    assert (tie["diff"], tie["low"], tie["high"]) == (0, 0, 0)
+    for row in metrics["tasks"]:
+        assert (row["successes"], row["n"]) == (2 * COUNTS[row["split"], row["method"]][row["task"]], 40)
+    assert len(metrics["tasks"]) == 2 * 2 * 3 * 2
+
+
+def test_page_twin_and_terminal_say_the_same_numbers(tmp_path: Path, params: Params) -> None:
+    fill(tmp_path / "outputs", params)
+    metrics = build(tmp_path, params)
+    page = (tmp_path / "outputs/report/report.html").read_text()
+    seen, twin, terminal = text_of(page), (tmp_path / "results/report.md").read_text(), results_table(metrics)
+    for row in metrics["rows"]:
+        for key in ("rate", "ci_low", "ci_high", "boot_low", "boot_high"):
+            assert all(f"{100 * row[key]:.1f}" in text for text in (seen, twin, terminal))
+        assert all(METHODS[row["method"]] in text for text in (seen, twin, terminal))
+    for row in metrics["differences"]:
+        assert all(points(row[key]) in text for key in ("diff", "low", "high") for text in (seen, twin, terminal))
+    for task, wins in COUNTS["id", "flow_sde"].items():
+        assert f"| {task} |" in twin
+        assert f"({2 * wins}/40)" in twin
+        assert f"{2 * wins}/40" in seen
+    assert "tiny <π0>" in seen
+    assert "<π0>" not in page
+    assert "78.1" in seen
+    assert "78.1" in twin
+    # 4 sft, 8 rl and 12 evaluate records of 10, 100 and 5 s; nobody recorded curate.
+    assert "24 stage runs took 15 min 00 s in all; the largest used 3.0 GiB" in twin
+    assert "2 left no record" in twin
+    runs = json.loads((tmp_path / "results/run.json").read_text())
+    assert (runs["total_wall_seconds"], runs["peak_memory_mib"], runs["revisions"]) == (900, 3072, ["abc1234"])
+    assert "Some CPU, 2 cores, 8 GiB" in seen
+    assert "image_size: 64" in seen
+    assert "numpy 1.26.4" in seen
+    shown = show(tmp_path / "results", tmp_path / "outputs/report/report.html")
+    assert terminal in shown
+    assert "report.html" in shown
+    assert "15 min 00 s" in shown
+
+
+def test_page_is_one_file_and_well_formed(tmp_path: Path, params: Params) -> None:
+    fill(tmp_path / "outputs", params)
+    build(tmp_path, params)
+    page = (tmp_path / "outputs/report/report.html").read_text()
+    assert "http" not in page
+    assert "//" not in re.sub(r"data:[^\"]*", "", page)
+    assert not re.search(r"<(script|link|iframe)\b", page)
+    assert page.count("data:image/gif;base64,") == 12  # 2 experiments x 3 policies x 2 seeds
+    ids = re.findall(r'\bid="([^"]*)"', page)
+    assert len(ids) == len(set(ids))
+    assert set(re.findall(r'href="#([^"]*)"', page)) <= set(ids)
+    assert all('alt="' in tag for tag in re.findall(r"<img[^>]*>", page))
+    assert all("aria-label" in tag for tag in re.findall(r'<[a-z]+ [^>]*role="img"[^>]*>', page))
+    assert "#0a0b" not in page
+    assert "#0a0b" not in (tmp_path / "results/learning.svg").read_text()
+
+
+def test_same_inputs_same_bytes(tmp_path: Path, params: Params) -> None:
+    for name in ("a", "b"):
+        fill(tmp_path / name / "outputs", params)
+        build(tmp_path / name, params)
+    for file in ("results/metrics.json", "results/report.md", "results/learning.svg", "outputs/report/report.html"):
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes(), file
+
+
+def test_removed_entries_leave_no_trace_and_move_no_other_number(tmp_path: Path, params: Params) -> None:
+    fill(tmp_path / "outputs", params)
+    before = build(tmp_path, params)
+
+    def shrink(data: dict[str, Any]) -> None:
+        del data["experiments"]["state"]
+        data["policies"] = ["sft", "flow_sde"]
+
+    after = build(tmp_path, make_params(tmp_path, shrink))
+    assert after == {
+        name: [row for row in rows if row["experiment"] == "tiny" and row["method"] != "flow_noise"]
+        for name, rows in before.items()
+    }
+    everything = "".join(path.read_text() for path in (tmp_path / "results").iterdir())
+    everything += text_of((tmp_path / "outputs/report/report.html").read_text())
+    assert not re.search(r"flow_noise|Flow-Noise|\bstate-", everything)
+
+
+def test_one_task_one_episode_no_success(tmp_path: Path) -> None:
+    def shrink(data: dict[str, Any]) -> None:
+        data.update(seeds=[0], policies=["sft", "flow_sde"])
+        del data["experiments"]["state"], data["evaluate"]["splits"]["ood_visual"]
+
+    params = make_params(tmp_path, shrink)
+    fill(tmp_path / "outputs", params, {("id", "sft"): {EASY: 0}, ("id", "flow_sde"): {EASY: 1}}, n=1)
+    metrics = build(tmp_path, params)
+    sft, rl = metrics["rows"]
+    assert (sft["rate"], sft["ci_low"], rl["rate"], rl["ci_high"]) == (0, 0, 1, 1)
+    assert 0.7 < sft["ci_high"] < 0.9
+    assert metrics["differences"][0]["diff"] == 1
+    assert sft["difficulty_mean"] == 0
+    assert "mean of groups" not in results_table(metrics)
+
+
+def test_without_sft_curves_records_and_videos(tmp_path: Path) -> None:
+    params = make_params(tmp_path, lambda data: data.update(policies=["flow_sde"]))
+    fill(tmp_path / "full", params)
+    (tmp_path / "outputs").mkdir()
+    (tmp_path / "full/evaluate").rename(tmp_path / "outputs/evaluate")
+    for path in (tmp_path / "outputs/evaluate").glob("*/videos/videos.json"):
+        path.unlink()
+    assert build(tmp_path, params)["differences"] == []
+    seen = text_of((tmp_path / "outputs/report/report.html").read_text())
+    assert "No training curve was recorded" in seen
+    assert "No video was kept" in seen
+    assert "RL − SFT" not in seen
+
+
+def change(path: Path, edit: Callable[[pd.DataFrame], pd.DataFrame]) -> None:
+    edit(pd.read_parquet(path)).to_parquet(path, index=False)
+
+
+BREAKS: dict[str, Callable[[Path], object]] = {
+    "does not exist": lambda p: p.unlink(),
+    "no readable parquet": lambda p: p.write_bytes(b"PAR1 nonsense"),
+    "lacks the column 'success'": lambda p: change(p, lambda f: f.drop(columns="success")),
+    "column 'success' must hold bool": lambda p: change(p, lambda f: f.assign(success=1.0)),
+    "column 'seed' must be 0": lambda p: change(p, lambda f: f.assign(seed=5)),
+    "column 'method' must be 'flow_sde'": lambda p: change(p, lambda f: f.assign(method="sft")),
+    "holds the splits ['id']": lambda p: change(p, lambda f: f[f["split"] == "id"]),
+    "an episode twice": lambda p: change(p, lambda f: pd.concat([f, f[:1]])),
+    "saw different episodes": lambda p: change(p, lambda f: f.assign(env_seed=f["env_seed"] + 1)),
+    "unknown MetaWorld task 'juggle-v3'": lambda p: change(
+        p, lambda f: f.assign(task=f["task"].replace(EASY, "juggle-v3"))
+    ),
+    "is no JSON object with a 'step'": lambda p: (p.parents[2] / "rl/tiny-flow_sde-0/metrics.jsonl").write_text(
+        '{"step": 1}\n{"st'
+    ),
+    "is no readable JSON": lambda p: (p.parents[2] / "run/rl/tiny-flow_sde-0.json").write_text("{"),
+    "though videos.json lists it": lambda p: (p.parent / "videos/a.gif").unlink(),
+}
+
+
+@pytest.mark.parametrize("message", BREAKS)
+def test_broken_input_is_one_line_and_writes_nothing(tmp_path: Path, params: Params, message: str) -> None:
+    fill(tmp_path / "outputs", params)
+    BREAKS[message](tmp_path / "outputs/evaluate/tiny-flow_sde-0/episodes.parquet")
+    with pytest.raises(UserError, match=re.escape(message)) as error:
+        build_report(params, tmp_path / "outputs", tmp_path / "results")
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "results").exists()
+    assert not (tmp_path / "outputs/report").exists()
+
+
+def test_stage_prints_the_table_or_one_line(
+    tmp_path: Path, params: Params, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert report_main(run, []) == 2
+    message = capsys.readouterr().err
+    assert message.startswith("pirl: report: outputs/evaluate/tiny-sft-0/episodes.parquet does not exist")
+    assert message.count("\n") == 1
+    fill(tmp_path / "outputs", params)
+    assert report_main(run, []) == 0
+    assert results_table(json.loads(Path("results/metrics.json").read_text())) in capsys.readouterr().out
+
+
+def test_paper_figures_average_the_difficulty_groups() -> None:
+    for figures in (figures for model in METAWORLD.values() for figures in model.values()):
+        assert figures.average == pytest.approx(sum(figures[:4]) / 4, abs=0.051)
+    assert paper_rate("pi05", "flow_sde", "id") == 0.707
+    assert paper_rate("pi0", "grpo", "id") is paper_rate("groot", "sft", "id") is paper_rate(None, "sft", "id") is None
+
+
+def test_clips_alternate_outcomes_and_spread_over_tasks() -> None:
+    clips = [Clip(Path(f"{t}{s}{i}"), "id", t, s, i) for t in "ab" for s in (True, False) for i in range(2)]
+    clips.append(Clip(Path("o"), "ood:visual", "c", True, 0))
+    chosen = choose(clips, most=4)
+    assert [clip.success for clip in chosen] == [True, False, True, False]
+    assert [clip.task for clip in chosen] == ["a", "b", "a", "b"]
+    assert choose(clips, most=9)[-1].split == "ood:visual"
+    assert choose(clips[-1:]) == clips[-1:]
+    assert choose([]) == []
+
+
+def test_long_curves_are_thinned_in_the_picture() -> None:
+    curve = {"charts/success": [(float(i), 0.5) for i in range(5000)]}
+    assert len(learning_picture(["flow_sde"], {"e": {"flow_sde": [curve, curve]}})) < 40_000
+
+
+def test_show_refuses_kindly_and_stays_light(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="make reproduce"):
+        show(tmp_path, tmp_path)
+    code = "import sys, pirl_core.report.show; print({'torch', 'pandas', 'matplotlib', 'numpy'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
+def test_durations_read_naturally() -> None:
+    assert [seconds(x) for x in (None, 1.25, 59.6, 200, 7500)] == [
+        "–",
+        "1.2 s",
+        "1 min 00 s",
+        "3 min 20 s",
+        "2 h 05 min",
+    ]
