@@ -10,10 +10,9 @@ import numpy as np
 import torch
 
 from pirl_core import seeds
-from pirl_core.envs.vector import VectorEnv
 from pirl_core.params import Env, Evaluate
 from pirl_core.policy.flow_policy import FlowPolicy, keyed_normals
-from pirl_core.rl.rollout import play
+from pirl_core.rl.rollout import ChunkEnv, play
 from pirl_core.types import Episode, Observation
 
 
@@ -48,14 +47,14 @@ def validation_episodes(env: Env, seed: int, per_task: int) -> list[Episode]:
     return [Episode(task, seeds.validation_seed(seed, task, index)) for task in env.tasks for index in range(per_task)]
 
 
-def run_episodes(policy: FlowPolicy, envs: VectorEnv, episodes: list[Episode]) -> list[Outcome]:
+def run_episodes(policy: FlowPolicy, envs: ChunkEnv, episodes: list[Episode]) -> list[Outcome]:
     """Play each episode with the deterministic (ODE) policy."""
     shape = policy.backbone.shape
     chunks: list[list[np.ndarray]] = [[] for _ in episodes]
 
     def decide(observation: Observation, episode: np.ndarray, decision: np.ndarray) -> np.ndarray:
         keys = [(episodes[e].seed, int(d)) for e, d in zip(episode, decision, strict=True)]
-        normals = keyed_normals(keys, (shape.horizon, shape.action_dim)).to(policy.state_mean.device)
+        normals = keyed_normals(keys, (shape.horizon, shape.action_dim)).to(policy.device)
         with torch.no_grad():
             actions = policy.act(policy.encode(observation), normals).cpu().numpy()
         for row, index in enumerate(episode):

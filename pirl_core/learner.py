@@ -41,12 +41,15 @@ class Learner:
 
     @property
     def device(self) -> torch.device:
-        return self.accelerator.device
+        device: torch.device = self.accelerator.device
+        return device
 
     def step(self, loss: Tensor, lr_factor: float) -> float:
         """One update; returns the gradient norm before clipping. Raises UserError when the loss is not finite."""
         if not torch.isfinite(loss):
-            raise UserError(f"the loss is {loss.item()} at update {self.steps}: lower the learning rate or the noise level")
+            raise UserError(
+                f"the loss is {loss.item()} at update {self.steps}: lower the learning rate or the noise level"
+            )
         self.accelerator.backward(loss)
         norm = self.accelerator.clip_grad_norm_(self.module.parameters(), self.max_grad_norm)
         for group, base in zip(self.optimizer.param_groups, self.base_lrs, strict=True):

@@ -1,6 +1,7 @@
 """The data that crosses module borders, batched over environments.
 
-Axes: B environments (or samples), C cameras, H W image pixels, S state numbers, R executed actions of a chunk, A action numbers.
+Axes: B environments (or samples), C cameras, H W image pixels, S state numbers, R executed actions,
+A action numbers.
 """
 
 from typing import NamedTuple
@@ -34,7 +35,7 @@ class ChunkResult(NamedTuple):
 
     observation: after the chunk; for an episode that ended by the time limit it is the final observation (needed for
         bootstrapping), for a terminated one its images are zeros (never used).
-    reward: (B,) float32, sum over the executed steps. terminated, truncated: (B,) bool. steps: (B,) int64, steps executed.
+    reward: (B,) float32, sum over the executed steps. terminated, truncated: (B,) bool. steps: (B,) int64 executed.
     """
 
     observation: Observation

@@ -26,7 +26,7 @@ def choose(label: str, outcomes: list[Outcome], per_outcome: int) -> list[Filmed
     chosen = []
     for success in (True, False):
         seen: dict[str, int] = {}
-        ranked = []
+        ranked: list[tuple[int, int, Outcome]] = []
         for outcome in outcomes:
             if outcome.success == success:
                 task = outcome.episode.task
@@ -42,7 +42,8 @@ def write_videos(env: Env, filmed: list[Filmed], folder: Path) -> None:
     listed = []
     for number, (label, outcome) in enumerate(filmed):
         frames = render_episode(env, outcome.episode, outcome.actions, SIZE, EVERY)
-        name = f"{number:02d}-{label.replace(':', '-')}-{outcome.episode.task}-{'success' if outcome.success else 'failure'}.gif"
+        result = "success" if outcome.success else "failure"
+        name = f"{number:02d}-{label.replace(':', '-')}-{outcome.episode.task}-{result}.gif"
         images = [Image.fromarray(frame).quantize(64) for frame in frames]
         images[0].save(folder / name, save_all=True, append_images=images[1:], duration=60, loop=0)
         listed.append(

@@ -60,7 +60,7 @@ def test_loss_ignores_padding():
 
 def test_tau_is_denser_near_the_noise_end():
     tau = path.sample_tau(np.random.default_rng(0), 200_000, 1.5, 1.0)
-    assert 0 <= tau.min() and tau.max() < 1
+    assert tau.min() >= 0 and tau.max() < 1
     # E[Beta(1.5, 1)] = 0.6, so E[τ] = 1 − (0.999 · 0.6 + 0.001).
     assert tau.mean().item() == pytest.approx(0.3996, abs=2e-3)
 
@@ -70,7 +70,11 @@ def test_tau_is_denser_near_the_noise_end():
 def test_weights_keep_the_path(steps, k, level):
     """On the exact path (â = A, ε̂ = ε) the mean weight of the action is always τ', and std² + w_e² ≥ (1 − τ')²."""
     tau, delta = torch.tensor(min(k, steps - 1) / steps), 1 / steps
-    for weights in (noise.flow_sde(tau, delta, level), noise.constant_sde(tau, delta, level), noise.flow_cps(tau, delta, level)):
+    for weights in (
+        noise.flow_sde(tau, delta, level),
+        noise.constant_sde(tau, delta, level),
+        noise.flow_cps(tau, delta, level),
+    ):
         assert weights.action == pytest.approx(float(tau) + delta)
         assert weights.noise**2 + weights.std**2 >= (1 - tau - delta) ** 2 - 1e-9
     cps = noise.flow_cps(tau, delta, level)
@@ -111,7 +115,9 @@ def test_flow_sde_noise_weight_closed_form():
     """w_e = (K−1−k)/K − a²/(2 max(k, 1)): negative at the last step."""
     steps, a = 4, 0.5
     w_e = noise.flow_sde(torch.arange(steps) / steps, 1 / steps, a).noise
-    torch.testing.assert_close(w_e, torch.tensor([(steps - 1 - k) / steps - a**2 / (2 * max(k, 1)) for k in range(steps)]))
+    torch.testing.assert_close(
+        w_e, torch.tensor([(steps - 1 - k) / steps - a**2 / (2 * max(k, 1)) for k in range(steps)])
+    )
     assert w_e[-1].item() == pytest.approx(-0.0417, abs=1e-4)
 
 
@@ -119,13 +125,24 @@ def test_flow_cps_is_silent_at_the_last_step():
     std = noise.flow_cps(torch.arange(5).float() / 5, 1 / 5, 0.5).std
     assert std[-1] == 0
     torch.testing.assert_close(
-        noise.flow_cps(torch.arange(4) / 4, 1 / 4, 0.5).std, torch.tensor([0.5303, 0.3536, 0.1768, 0.0]), atol=1e-4, rtol=0
+        noise.flow_cps(torch.arange(4) / 4, 1 / 4, 0.5).std,
+        torch.tensor([0.5303, 0.3536, 0.1768, 0.0]),
+        atol=1e-4,
+        rtol=0,
     )
 
 
 @pytest.mark.parametrize(
     ("level", "steps", "expected"),
-    [(0.5, 4, 0.274), (0.5, 10, 0.281), (0.5, 100, 0.298), (0.5, 1000, 0.300), (0.0, 4, 0.177), (0.0, 10, 0.247), (0.0, 100, 0.295)],
+    [
+        (0.5, 4, 0.274),
+        (0.5, 10, 0.281),
+        (0.5, 100, 0.298),
+        (0.5, 1000, 0.300),
+        (0.0, 4, 0.177),
+        (0.0, 10, 0.247),
+        (0.0, 100, 0.295),
+    ],
 )
 def test_marginal_of_the_constant_sde_on_a_gaussian(level, steps, expected):
     """Exact velocity for A ~ N(0.7, 0.3²): the sampler is linear, so its std is a recursion, with no sampling error."""
@@ -194,7 +211,7 @@ def test_deterministic_elements_count_nothing():
     assert (chain.log_density(torch.ones(2, 2), zero, zero) == 0).all()
     std = torch.zeros(2, 2, requires_grad=True)
     chain.log_density(torch.ones(2, 2), zero, std).sum().backward()
-    assert torch.isfinite(std.grad).all()
+    assert std.grad is not None and torch.isfinite(std.grad).all()
 
 
 def test_exact_joint_is_eq_5():
@@ -204,7 +221,9 @@ def test_exact_joint_is_eq_5():
     joint = chain.reduce_log_prob(scored.log_prob, states[:, 0], "one_layer", "sum")
     expected = Normal(0.0, 1.0).log_prob(states[:, 0]).sum((1, 2))
     for k in range(4):
-        mean, std, _ = chain.transition(toy_velocity, states[:, k], torch.full((B,), k), 4, on[:, k], rule, toy_noise_net)
+        mean, std, _ = chain.transition(
+            toy_velocity, states[:, k], torch.full((B,), k), 4, on[:, k], rule, toy_noise_net
+        )
         expected = expected + Normal(mean, std).log_prob(states[:, k + 1]).sum((1, 2))
     torch.testing.assert_close(joint[:, 0], expected)
     official = chain.reduce_log_prob(scored.log_prob, states[:, 0], "one_layer", "official")

@@ -23,7 +23,7 @@ LearnedStd = Callable[[Tensor], Tensor]
 
 
 class Noise(NamedTuple):
-    """A noise rule with its present strength: ``level`` for the SDE and CPS rules, the std bounds for the learned one."""
+    """A noise rule with its present strength: ``level`` of the SDE and CPS rules, the std bounds of the learned one."""
 
     rule: Rule
     level: float

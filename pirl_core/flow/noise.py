@@ -47,7 +47,7 @@ def constant_sde(tau: Tensor, delta: float, level: float) -> Weights:
 
 
 def flow_cps(tau: Tensor, delta: float, level: float) -> Weights:
-    """Flow-CPS (π_RL App. I): noise is rotated, not added, so the marginal keeps its scale. std = 0 at the last step."""
+    """Flow-CPS (π_RL App. I): noise is rotated, not added, so its scale is kept. std = 0 at the last step."""
     # Rounding must not leave a std of 1e-8 at the last step: its density would be huge.
     rest = torch.where(1 - tau - delta < 1e-6, 0, 1 - tau - delta)
     angle = math.pi * level / 2

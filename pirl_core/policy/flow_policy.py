@@ -1,10 +1,11 @@
 """The flow policy: a backbone, the statistics of its data, and (for RL) a critic and a noise net.
 
-Axes: B batch, C cameras, K denoising steps, N log-probabilities a decision, T scored steps, H horizon, R executed steps,
-D action numbers, S state numbers.
+Axes: B batch, C cameras, K denoising steps, N log-probabilities a decision, T scored steps, H horizon, R executed
+steps, D action numbers, S state numbers.
 Time: τ = 0 is noise, τ = 1 is the action.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -64,6 +65,11 @@ MIN_STD = 0.01
 class FlowPolicy(nn.Module):
     """Observation in, action chunk out. ``forward`` is the only entry that trains (any other would bypass DDP)."""
 
+    state_mean: Tensor
+    state_std: Tensor
+    action_mean: Tensor
+    action_std: Tensor
+
     def __init__(
         self, shape: Pi0Shape, tokenizer: Tokenizer, statistics: Statistics, replan: int, denoise_steps: int
     ) -> None:
@@ -89,12 +95,16 @@ class FlowPolicy(nn.Module):
         if learned_noise:
             self.noise_net = NoiseNet(shape.expert_width, shape.action_dim)
 
+    @property
+    def device(self) -> torch.device:
+        return self.state_mean.device
+
     def drop_heads(self) -> None:
         self.critic = self.noise_net = None
 
     def inputs(self, observation: Observation) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Images (B, C, 3, s, s) in [−1, 1], token ids and validity (B, L), normalised state (B, S)."""
-        device = self.state_mean.device
+        device = self.device
         images = torch.from_numpy(observation.images).to(device).permute(0, 1, 4, 2, 3).float() / 127.5 - 1
         ids, valid = tokenize(self.tokenizer, observation.instructions, self.backbone.shape.text_length)
         state = (torch.from_numpy(observation.state).to(device) - self.state_mean) / self.state_std
@@ -162,10 +172,11 @@ class FlowPolicy(nn.Module):
         if self.critic is None:
             return context.state.new_zeros(len(context.state))
         if process.critic == "vlm":
-            return self.critic(torch.cat([context.pooled, context.state], -1)).squeeze(-1).float()
-        assert features is not None
-        chunk_mean = features.detach().mean(2)
-        return self.critic(chunk_mean).squeeze(-1).mean(1).float()
+            value: Tensor = self.critic(torch.cat([context.pooled, context.state], -1)).squeeze(-1)
+        else:
+            assert features is not None
+            value = self.critic(features.detach().mean(2)).squeeze(-1).mean(1)
+        return value.float()
 
     def _velocity(self, context: Context) -> chain.Velocity:
         return lambda x, tau: self.backbone.velocity(context, x, tau)
@@ -183,7 +194,7 @@ class FlowMatching(nn.Module):
         return self.backbone.velocity(self.backbone.encode(*inputs), x, tau)[0].float()
 
 
-def keyed_normals(keys: list[tuple[int, ...]], shape: tuple[int, ...]) -> Tensor:
+def keyed_normals(keys: Sequence[tuple[int, ...]], shape: tuple[int, ...]) -> Tensor:
     """Standard normals (B, *shape), each row a function of its key alone, (seed, episode, decision) say.
 
     So results depend neither on how episodes are batched nor on how many workers or ranks share them.

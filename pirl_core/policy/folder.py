@@ -1,4 +1,4 @@
-"""A policy folder is complete in itself: ``model.safetensors``, ``config.json``, ``normalization.json``, ``tokenizer.json``."""
+"""A policy folder is complete in itself: model.safetensors, config.json, normalization.json and tokenizer.json."""
 
 import json
 from pathlib import Path
@@ -48,7 +48,9 @@ def load_policy(folder: Path) -> FlowPolicy:
             int(config["denoise_steps"]),
         )
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{folder}: config.json or normalization.json is incomplete ({error}); rerun its stage") from None
+        raise UserError(
+            f"{folder}: config.json or normalization.json is incomplete ({error}); rerun its stage"
+        ) from None
     sizes = {len(policy.state_mean), len(policy.state_std)}, {len(policy.action_mean), len(policy.action_std)}
     if sizes != ({shape.state_dim}, {shape.action_dim}):
         raise UserError(f"{folder}/normalization.json: {sizes} numbers do not fit config.json; rerun its stage")
@@ -65,7 +67,9 @@ def _load_weights(policy: FlowPolicy, path: Path) -> None:
     missing, unexpected = sorted(set(expected) - set(weights)), sorted(set(weights) - set(expected))
     if missing or unexpected:
         first = f"misses {missing[0]}" if missing else f"has the unknown {unexpected[0]}"
-        raise UserError(f"{path}: {first} ({len(missing)} missing, {len(unexpected)} unknown); it fits another config.json")
+        raise UserError(
+            f"{path}: {first} ({len(missing)} missing, {len(unexpected)} unknown); it fits another config.json"
+        )
     for name, value in expected.items():
         if weights[name].shape != value.shape:
             raise UserError(

@@ -3,6 +3,8 @@
 Axes: B batch, H horizon, D action numbers, W feature width.
 """
 
+from itertools import pairwise
+
 from torch import Tensor, nn
 
 CRITIC_HIDDEN = (512, 256, 128)
@@ -13,7 +15,7 @@ def critic_head(width: int, layers: int) -> nn.Sequential:
     """V(o) (Sec. 4.3.2): a 4-layer MLP, or the 1-layer ablation. (B, width) → (B, 1)."""
     sizes = [width, *(CRITIC_HIDDEN if layers == 4 else ())]
     hidden: list[nn.Module] = []
-    for inner, outer in zip(sizes, sizes[1:], strict=False):
+    for inner, outer in pairwise(sizes):
         hidden += [nn.Linear(inner, outer), nn.ReLU()]
     last = nn.Linear(sizes[-1], 1)
     # A near-zero first estimate keeps the first advantages those of the rewards.
@@ -34,4 +36,5 @@ class NoiseNet(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, H, W) → (B, H, D), to be bounded by ``flow.noise.bounded_std``."""
-        return self.layers(features)
+        raw: Tensor = self.layers(features)
+        return raw

@@ -9,7 +9,8 @@ The modules and their parameter names are transformers'; the forward pass is our
 cache on each call, hides the expert's features and has no entry for a cached prefix (parity is tested).
 """
 
-from typing import Literal, NamedTuple
+from itertools import pairwise
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -33,8 +34,8 @@ class Context(NamedTuple):
 
 
 class Pi0Shape(NamedTuple):
-    """Sizes of a π0. ``stem``: patch is SigLIP's own patch embedding; conv is four strided convolutions modulated by the
-    instruction, without which a model this small does not learn from scratch which object a word means."""
+    """Sizes of a π0. ``stem``: patch is SigLIP's own patch embedding; conv is four strided convolutions modulated by
+    the instruction, without which a model this small does not learn from scratch which object a word means."""
 
     image_size: int
     cameras: int
@@ -107,14 +108,14 @@ class ConvStem(nn.Module):
         super().__init__()
         channels = [3, max(16, width // 4), max(16, width // 2), width, width]
         self.convolutions = nn.ModuleList(
-            nn.Conv2d(inner, outer, 3, stride=2, padding=1)
-            for inner, outer in zip(channels, channels[1:], strict=False)
+            nn.Conv2d(inner, outer, 3, stride=2, padding=1) for inner, outer in pairwise(channels)
         )
-        self.modulations = nn.ModuleList(nn.Linear(text_width, 2 * outer) for outer in channels[1:])
-        for modulation in self.modulations:
+        modulations = [nn.Linear(text_width, 2 * outer) for outer in channels[1:]]
+        for modulation in modulations:
             # Start as the identity, so that the stem first learns to see.
             nn.init.zeros_(modulation.weight)
             nn.init.zeros_(modulation.bias)
+        self.modulations = nn.ModuleList(modulations)
 
     def forward(self, images: Tensor, text: Tensor) -> Tensor:
         x = images
@@ -139,7 +140,7 @@ class Pi0(nn.Module):
             self.vlm.vision_tower.embeddings.patch_embedding = None
 
     @property
-    def vlm(self) -> nn.Module:
+    def vlm(self) -> Any:  # transformers' modules are reached by attribute, which nn.Module's types hide
         return self.pi0.model.vlm
 
     @property
@@ -203,7 +204,8 @@ class Pi0(nn.Module):
             patches = self.stem(flat, meaning.repeat_interleave(cameras, 0))
             patches = patches + tower.embeddings.position_embedding.weight
         hidden = tower.post_layernorm(tower.encoder(inputs_embeds=patches).last_hidden_state)
-        return self.vlm.multi_modal_projector(hidden).reshape(count, -1, text.shape[-1])
+        projected: Tensor = self.vlm.multi_modal_projector(hidden)
+        return projected.reshape(count, -1, text.shape[-1])
 
 
 def _decoder_layer(
@@ -213,7 +215,7 @@ def _decoder_layer(
     mask: Tensor,
     cached: tuple[Tensor, Tensor] | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """One Gemma layer on x (B, T, W), attending to ``cached`` keys/values first, then to itself; returns its own too."""
+    """One Gemma layer on x (B, T, W), attending to ``cached`` keys/values and its own, which it returns too."""
     attention = layer.self_attn
     h = layer.input_layernorm(x)
     query, key, value = (

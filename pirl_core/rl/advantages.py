@@ -40,4 +40,5 @@ def group_advantage(returns: np.ndarray, group_size: int) -> np.ndarray:
     groups = returns.reshape(-1, group_size)
     spread = groups.std(1, keepdims=True)
     centred = groups - groups.mean(1, keepdims=True)
-    return np.divide(centred, spread, out=np.zeros_like(centred), where=spread > 1e-8).reshape(-1)
+    advantage: np.ndarray = np.divide(centred, spread, out=np.zeros_like(centred), where=spread > 1e-8)
+    return advantage.reshape(-1)

@@ -1,6 +1,7 @@
 """One iteration's experience, as the numbers the update needs and nothing else.
 
-Axes: N decisions of all episodes, flat and in order, K denoising steps, H horizon, D action numbers, L log-probabilities.
+Axes: N decisions of all episodes, flat and in order, K denoising steps, H horizon, D action numbers,
+L log-probabilities a decision.
 """
 
 from typing import NamedTuple
@@ -9,13 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pirl_core.envs.vector import VectorEnv
 from pirl_core.flow.chain import Noise
 from pirl_core.params import Rl
 from pirl_core.policy.flow_policy import Decision, FlowPolicy, Process, keyed_normals
 from pirl_core.policy.pi0 import Context
 from pirl_core.rl.advantages import gae, group_advantage
-from pirl_core.rl.rollout import Step, play
+from pirl_core.rl.rollout import ChunkEnv, Step, play
 from pirl_core.types import Episode, Observation
 
 
@@ -33,7 +33,7 @@ class Rollout(NamedTuple):
 
 def collect(
     policy: FlowPolicy,
-    envs: VectorEnv,
+    envs: ChunkEnv,
     episodes: list[Episode],
     noise: Noise,
     process: Process,
@@ -43,7 +43,7 @@ def collect(
     """Play ``episodes`` with the stochastic policy. Noise depends on ``key``, the episode and the decision alone."""
     shape = policy.backbone.shape
     chain_shape = (policy.denoise_steps + 1, shape.horizon, shape.action_dim)
-    device = policy.state_mean.device
+    device = policy.device
     order: list[tuple[int, int]] = []
     contexts: list[Context] = []
     decisions: list[Decision] = []
@@ -68,7 +68,9 @@ def collect(
         final_values.update(zip(episode.tolist(), value.tolist(), strict=True))
 
     with torch.no_grad():
-        steps = play(envs, episodes, decide, at_time_limit if process.critic is not None else None)
+        steps = play(
+            envs, episodes, decide, at_time_limit if process.critic is not None and rl.bootstrap_at_time_limit else None
+        )
     rank = torch.tensor(sorted(range(len(order)), key=order.__getitem__), device=device)
     context = Context(*(torch.cat(parts)[rank] for parts in zip(*contexts, strict=True)))
     choice = Decision(*(torch.cat(parts)[rank] for parts in zip(*decisions, strict=True)))

@@ -4,12 +4,21 @@ Axes: B live slots, R executed steps, D action numbers, E episodes, N decisions 
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from pirl_core.envs.vector import VectorEnv
-from pirl_core.types import Episode, Observation
+from pirl_core.types import ChunkResult, Episode, Observation
+
+
+class ChunkEnv(Protocol):
+    """What a rollout asks of a vector environment; ``envs.vector.VectorEnv`` is one."""
+
+    num_envs: int
+
+    def reset(self, slots: list[int], episodes: list[Episode], /) -> Observation: ...
+
+    def step(self, slots: list[int], actions: np.ndarray, /) -> ChunkResult: ...
 
 
 class Step(NamedTuple):
@@ -26,10 +35,10 @@ class Step(NamedTuple):
 Decide = Callable[[Observation, np.ndarray, np.ndarray], np.ndarray]
 """(observation of B slots, episode index (B,), decision number (B,)) → actions (B, R, D) in simulator units."""
 AtTimeLimit = Callable[[Observation, np.ndarray, np.ndarray], Any]
-"""Called with the final observations of episodes that the time limit ended, and (episode, decision) of their last step."""
+"""Called with the final observations of episodes that the time limit ended, and their (episode, last decision)."""
 
 
-def play(envs: VectorEnv, episodes: list[Episode], decide: Decide, at_time_limit: AtTimeLimit | None) -> list[Step]:
+def play(envs: ChunkEnv, episodes: list[Episode], decide: Decide, at_time_limit: AtTimeLimit | None) -> list[Step]:
     """Play every episode to its end. A slot that is done takes the next one, so no step after an end is simulated.
 
     Returns the steps sorted by (episode, decision).
@@ -64,7 +73,7 @@ def play(envs: VectorEnv, episodes: list[Episode], decide: Decide, at_time_limit
 
 
 def _refill(
-    envs: VectorEnv,
+    envs: ChunkEnv,
     episodes: list[Episode],
     waiting: list[int],
     slots: list[int],

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 
 from pirl_core import seeds
-from pirl_core.envs.vector import VectorEnv
 from pirl_core.flow.chain import Noise
 from pirl_core.flow.noise import scheduled
 from pirl_core.learner import Learner, cosine_factor
@@ -21,6 +20,7 @@ from pirl_core.policy.flow_policy import FlowPolicy, Process
 from pirl_core.policy.pi0 import Context
 from pirl_core.rl.collect import Rollout, collect
 from pirl_core.rl.losses import explained_variance, policy_loss, value_loss
+from pirl_core.rl.rollout import ChunkEnv
 from pirl_core.track import Tracker
 from pirl_core.types import Episode
 
@@ -35,7 +35,7 @@ def process_of(rl: Rl) -> Process:
 
 
 def noise_at(rl: Rl, iteration: int) -> Noise:
-    """Noise rule with its strength at this iteration; the schedule moves the level, or the learned rule's upper bound."""
+    """Noise rule and its strength at this iteration; the schedule moves the level, or the learned upper bound."""
     progress = iteration / max(1, rl.iterations - 1)
     if rl.noise_rule == "learned":
         final = 0.3 * rl.noise_min_std + 0.7 * rl.noise_max_std
@@ -63,7 +63,7 @@ def parameter_groups(policy: FlowPolicy, rl: Rl) -> list[dict[str, Any]]:
 
 def train_rl(
     policy: FlowPolicy,
-    envs: VectorEnv,
+    envs: ChunkEnv,
     tasks: list[str],
     rl: Rl,
     seed: int,

@@ -1,0 +1,93 @@
+# `make` lists the targets. Everything runs in .venv, which `make setup` builds from pyproject.toml and .constraints.txt.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+STAMP := .venv/installed
+OPENGL := libegl1 libgl1-mesa-dri libosmesa6
+
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+export PYTHONUNBUFFERED := 1
+# DVC gives up its lock while a stage runs: wait to get it back, or a finished training would not be recorded.
+REPRO := dvc --wait-for-lock repro
+
+.DEFAULT_GOAL := help
+.PHONY: help setup reproduce stage experiment test test-slow test-all lint format bench clean dist-clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## .venv and the system libraries for rendering; costs nothing once done
+
+$(STAMP): pyproject.toml .constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' || \
+	  { echo "make: $(PYTHON) is not Python 3.11 or 3.12; run make setup PYTHON=/path/to/python3.11" >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check -c .constraints.txt -e '.[dev]'
+	@$(MAKE) --no-print-directory opengl
+	@touch $@
+
+# An OpenGL context without a display, from EGL or OSMesa, is what the simulator needs to draw.
+define DRAWS
+for gl in egl osmesa; do \
+  MUJOCO_GL=$$gl PYOPENGL_PLATFORM=$$gl python -c 'import mujoco; mujoco.GLContext(8, 8).make_current()' 2>/dev/null && exit 0; \
+done
+endef
+
+.PHONY: opengl
+opengl:
+	@$(DRAWS); \
+	if [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then \
+	  echo "make: no OpenGL for rendering; run: sudo apt-get install -y $(OPENGL)" >&2; exit 1; \
+	fi; \
+	export DEBIAN_FRONTEND=noninteractive; \
+	apt-get update -qq && apt-get install -y -qq --no-install-recommends $(OPENGL); \
+	$(DRAWS); \
+	echo "make: no OpenGL context although $(OPENGL) are installed; see Troubleshooting in README.md" >&2; exit 1
+
+# DVC clears a stage's outputs before it runs, so the parameters are checked first; once is enough for one params.yaml.
+CHECK = $(if $(SCALE),python -m pirl_core.scale $(SCALE) $(if $(FORCE),--force),$(MAKE) --no-print-directory .pirl/checked)
+
+.pirl/checked: params.yaml pirl_core/params.py
+	@python -m pirl_core.scale
+	@mkdir -p .pirl && touch $@
+
+reproduce: setup ## the whole pipeline, then the results table; SCALE=smoke|laptop|paper switches params.yaml first
+	@$(CHECK)
+	@$(REPRO)
+	@python -m pirl_core.report.show
+
+stage: setup ## one stage and what it needs: STAGE=rl@metaworld-flow_sde-0
+	@$(CHECK)
+	@$(REPRO) $(or $(STAGE),$(error say which: make stage STAGE=rl@metaworld-flow_sde-0))
+
+experiment: setup ## one experiment up to its evaluation: EXPERIMENT=metaworld
+	@$(CHECK)
+	@$(REPRO) --glob 'evaluate@$(or $(EXPERIMENT),$(error say which: make experiment EXPERIMENT=metaworld))-*'
+
+test: setup ## the fast tests
+	@python -m pytest
+
+test-slow: setup ## the tests that take longer than about 20 seconds
+	@python -m pytest -m slow
+
+test-all: setup ## all tests
+	@python -m pytest -m ''
+
+lint: setup ## style, types, and that dvc.yaml lists what each stage imports
+	ruff check .
+	ruff format --check .
+	mypy
+	python -m pirl_core.stages.deps --check
+
+format: setup ## put style and dvc.yaml's lists of sources right
+	ruff check --fix .
+	ruff format .
+	python -m pirl_core.stages.deps --write
+
+bench: setup ## measure what the pipeline spends its time on
+	@for script in benchmarks/*.py; do python $$script || exit 1; done
+
+clean: ## remove outputs; DVC's cache keeps what was computed
+	rm -rf outputs .pirl
+
+dist-clean: clean ## remove the environment and DVC's cache as well
+	rm -rf .venv .dvc/cache .dvc/tmp .pytest_cache .mypy_cache .ruff_cache .hypothesis ./*.egg-info

@@ -1,0 +1,201 @@
+"""One MetaWorld v3 episode slot: episode in, sparse reward out.
+
+An ``Episode`` fixes the start bit for bit. MetaWorld alone does not do that: its resets edit ``body_pos`` and
+``site_pos`` of the model and leave attributes behind, and its first observation shows the object where the previous
+episode had it. So every reset here starts from the pristine model, attributes and a physics snapshot.
+"""
+
+import copy
+import functools
+from typing import Any
+
+import mujoco
+import numpy as np
+from gymnasium.spaces import Box
+from metaworld.env_dict import ALL_V3_ENVIRONMENTS
+
+from pirl_core.envs.metaworld_tasks import find_task
+from pirl_core.envs.shifts import draw_outside, perturb_looks
+from pirl_core.errors import UserError
+from pirl_core.types import Episode
+
+ACTION_DIM = 4
+"""Hand displacement x, y, z (1 unit = 1 cm asked of the mocap per step) and gripper effort, each in [-1, 1]."""
+
+PROPRIOCEPTION_DIM = 4
+OBJECT_STATE_DIM = 39
+CORNER2_POSITION = (0.75, 0.075, 0.7)
+"""Camera pose of lerobot/metaworld_mt50: nearer to the table than MetaWorld's own."""
+
+_STATE = mujoco.mjtState.mjSTATE_INTEGRATION
+EDITED = ("body_pos", "site_pos", "cam_pos", "cam_quat", "mat_rgba", "geom_rgba", "light_diffuse", "light_dir")
+"""Every model array that resets and visual shifts write."""
+
+
+def state_dim(object_state: bool) -> int:
+    """4 (hand xyz in m, gripper opening in [0, 1]), or 39: MetaWorld's full observation, which begins with those 4."""
+    return OBJECT_STATE_DIM if object_state else PROPRIOCEPTION_DIM
+
+
+@functools.cache
+def _compiled(path: str) -> mujoco.MjModel:
+    return mujoco.MjModel.from_xml_path(path)
+
+
+@functools.cache
+def _environment_class(task: str) -> type:
+    """MetaWorld's class of the task, its model copied from a cache (15 ms) instead of compiled from XML (300 ms)."""
+    base: Any = ALL_V3_ENVIRONMENTS[task]
+
+    def simulation(env: Any) -> tuple[mujoco.MjModel, mujoco.MjData]:
+        model = copy.copy(_compiled(env.fullpath))
+        return model, mujoco.MjData(model)
+
+    return type(base.__name__, (base,), {"_initialize_simulation": simulation})
+
+
+def _construct(task: str) -> Any:
+    """MetaWorld's environment with visible goal, own random start on each reset, and no time limit."""
+    env = _environment_class(task)()
+    env._partially_observable = False
+    env._freeze_rand_vec = False
+    env.seeded_rand_vec = True
+    env._set_task_called = True
+    env.max_path_length = np.iinfo(np.int64).max
+    # MetaWorld clips the observed goal to its own goal box, which the position shift leaves.
+    unbounded = np.full(OBJECT_STATE_DIM, np.inf)
+    env.__dict__["sawyer_observation_space"] = Box(-unbounded, unbounded, dtype=np.float64)
+    env.model.cam_pos[env.model.camera("corner2").id] = CORNER2_POSITION
+    return env
+
+
+def simulate_settling(env: Any) -> np.ndarray:
+    """Physics state after MetaWorld's 50 steps that bring the hand to its start, from the pristine model."""
+    mujoco.mj_resetData(env.model, env.data)
+    env._reset_hand()
+    state = np.empty(mujoco.mj_stateSize(env.model, _STATE))
+    mujoco.mj_getState(env.model, env.data, state, _STATE)
+    return state
+
+
+@functools.cache
+def settled_state(task: str) -> np.ndarray:
+    """The outcome of ``simulate_settling``; it is the same for every episode of the task, so simulated once."""
+    return simulate_settling(_construct(task))
+
+
+class MetaWorldEnv:
+    """A simulator for one task that plays one episode after another."""
+
+    def __init__(self, task: str, episode_steps: int, object_state: bool):
+        find_task(task)
+        self.task = task
+        self.episode_steps = episode_steps
+        self._state_dim = state_dim(object_state)
+        self._env = _construct(task)
+        self.model: mujoco.MjModel = self._env.model
+        self.data: mujoco.MjData = self._env.data
+        self.xml: str = self._env.fullpath
+        self._model_start = {name: getattr(self.model, name).copy() for name in EDITED}
+        self._attributes = _own_attributes(self._env)
+        self._observation = np.zeros(OBJECT_STATE_DIM)
+        self._steps = 0
+        self._over = True
+
+    def reset(self, episode: Episode) -> np.ndarray:
+        """Start the episode; returns the state (S,) float32. Raises UserError for an unknown shift."""
+        if episode.task != self.task:
+            raise ValueError(f"this slot simulates {self.task}, not {episode.task}")
+        if episode.shift not in ("none", "visual", "position"):
+            raise UserError(f"shift '{episode.shift}' is unknown; give none, visual or position")
+        self._restore()
+        env = self._env
+        env._reset_hand = self._load_settled
+        if episode.shift == "position":
+            env._get_state_rand_vec = self._draw_shifted_start
+        # Twice with the same draws: resets read positions that depend on edits they make further down.
+        for _ in range(2):
+            env.np_random = np.random.default_rng([episode.seed, 0])
+            env.reset_model()
+        if episode.shift == "visual":
+            perturb_looks(self.model, np.random.default_rng([episode.seed, 1]))
+        self._forward()
+        env._prev_obs = env._get_curr_obs_combined_no_goal()
+        self._observation = env._get_obs()
+        self._steps = 0
+        self._over = False
+        return self.state()
+
+    def step(self, action: np.ndarray) -> tuple[float, bool, bool]:
+        """Apply one action (4,), clipped to [-1, 1]; returns reward, terminated, truncated.
+
+        The reward is 1.0 on the first success, which ends the episode; else 0.0.
+        """
+        if self._over:
+            raise RuntimeError(f"{self.task}: step after the episode's end; reset first")
+        self._observation, _, _, _, info = self._env.step(np.clip(action, -1.0, 1.0).astype(np.float64))
+        if not np.isfinite(self._observation).all():
+            raise RuntimeError(f"{self.task}: the simulation diverged at step {self._steps}")
+        self._steps += 1
+        success = bool(info["success"])
+        truncated = not success and self._steps >= self.episode_steps
+        self._over = success or truncated
+        return float(success), success, truncated
+
+    def state(self) -> np.ndarray:
+        """What the policy reads now, (S,) float32."""
+        return self._observation[: self._state_dim].astype(np.float32)
+
+    def full_observation(self) -> np.ndarray:
+        """MetaWorld's own observation (39,) float64, for the scripted experts."""
+        return self._observation.copy()
+
+    def close(self) -> None:
+        """Give up the 20 MB of model and data now: MetaWorld's objects refer to each other in circles, which Python's
+        collector counts by objects, not by bytes, and lets grow by gigabytes."""
+        self._env.__dict__.clear()
+        self.__dict__.clear()
+
+    def _restore(self) -> None:
+        for name, value in self._model_start.items():
+            getattr(self.model, name)[:] = value
+        for name in set(self._env.__dict__) - set(self._attributes):
+            del self._env.__dict__[name]
+        self._env.__dict__.update(_copied(self._attributes, self.data))
+
+    def _load_settled(self) -> None:
+        mujoco.mj_setState(self.model, self.data, settled_state(self.task), _STATE)
+        mujoco.mj_forward(self.model, self.data)
+        self._env.init_tcp = self._env.tcp_center
+
+    def _draw_shifted_start(self) -> np.ndarray:
+        vector = draw_outside(self._env._random_reset_space, self._env.np_random)
+        self._env._last_rand_vec = vector
+        return vector
+
+    def _forward(self) -> None:
+        mujoco.mj_forward(self.model, self.data)
+        for name, position in self._env._target_site_config:
+            self._env._set_pos_site(name, position)
+
+
+def _own_attributes(env: Any) -> dict[str, Any]:
+    """Attributes as constructed; those in the tuple hold the simulator itself and are never replaced."""
+    kept = ("model", "data", "mujoco_renderer", "_np_random")
+    return _copied({name: value for name, value in env.__dict__.items() if name not in kept}, env.data) | {
+        name: env.__dict__[name] for name in kept if name in env.__dict__
+    }
+
+
+def _copied(attributes: dict[str, Any], data: mujoco.MjData) -> dict[str, Any]:
+    """Copies of arrays, lists and dictionaries; live views of the simulator's positions stay views."""
+    return {
+        name: copy.deepcopy(value)
+        if isinstance(value, (np.ndarray, dict, list)) and not _is_view(value, data)
+        else value
+        for name, value in attributes.items()
+    }
+
+
+def _is_view(value: Any, data: mujoco.MjData) -> bool:
+    return isinstance(value, np.ndarray) and np.may_share_memory(value, data.xpos)

@@ -1,0 +1,177 @@
+"""Many episode slots over worker processes, stepped by whole action chunks.
+
+Axes: n slots of a call, C cameras, H W pixels, S state numbers, R executed actions of a chunk, A = 4 action numbers.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from pirl_core.envs.metaworld_tasks import find_task
+from pirl_core.envs.worker import Outcome, Settings
+from pirl_core.errors import UserError
+from pirl_core.params import Env
+from pirl_core.types import ChunkResult, Episode, Observation
+
+WORKERS_VARIABLE = "PIRL_WORKERS"
+_ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+_GRACE_SECONDS = 5.0
+
+
+class WorkerDied(RuntimeError):  # noqa: N818 - says what happened
+    """An environment process ended on its own; the others have been closed."""
+
+
+class _Worker(NamedTuple):
+    process: subprocess.Popen[bytes]
+    pipe: Connection
+
+
+def worker_count(num_envs: int) -> int:
+    """PIRL_WORKERS, or the processor count, at most one per slot. Raises UserError unless it is a positive integer."""
+    text = os.environ.get(WORKERS_VARIABLE, "")
+    if text and not (text.isdecimal() and int(text) > 0):
+        raise UserError(f"{WORKERS_VARIABLE}={text} is no positive integer; unset it to use one worker per processor")
+    return min(num_envs, int(text) if text else len(os.sched_getaffinity(0)))
+
+
+class VectorEnv:
+    """``num_envs`` slots. Any slot can play any task; results do not depend on the number of workers.
+
+    A context manager: leaving it ends the worker processes.
+    """
+
+    def __init__(self, env: Env, num_envs: int, workers: int | None = None):
+        for name in env.tasks:
+            find_task(name)
+        self._settings = Settings(
+            env.episode_steps, list(env.cameras), env.image_size, env.fast_render, env.object_state
+        )
+        self.num_envs = num_envs
+        self._tasks: dict[int, str] = {}
+        count = worker_count(num_envs) if workers is None else min(workers, num_envs)
+        self._workers: list[_Worker] = []
+        try:
+            for _ in range(count):
+                self._workers.append(_start_worker())
+            self._call(dict.fromkeys(range(count), ("start", self._settings)))
+        except BaseException:
+            self.close()
+            raise
+
+    def reset(self, slots: Sequence[int], episodes: Sequence[Episode]) -> Observation:
+        """Start ``episodes[i]`` in ``slots[i]``; rows of the result follow ``slots``.
+
+        Raises UserError for an unknown task or shift, WorkerDied when a process was lost.
+        """
+        instructions = [find_task(episode.task).instruction for episode in episodes]
+        self._tasks.update((slot, episode.task) for slot, episode in zip(slots, episodes, strict=True))
+        rows = self._rows(slots)
+        answers = self._call(
+            {worker: ("reset", [(slots[i], episodes[i]) for i in where]) for worker, where in rows.items()}
+        )
+        order = np.argsort(np.concatenate([rows[worker] for worker in answers]))
+        images, state = (np.concatenate(parts)[order] for parts in zip(*answers.values(), strict=True))
+        return Observation(images, state, instructions)
+
+    def step(self, slots: Sequence[int], actions: np.ndarray) -> ChunkResult:
+        """Execute ``actions`` (n, R, A) in ``slots``; an episode that ends early ignores the rest of its chunk.
+
+        An ended slot must be reset before its next step.
+        """
+        if actions.ndim != 3 or len(actions) != len(slots):
+            raise ValueError(f"actions have shape {actions.shape}, expected ({len(slots)}, R, 4)")
+        rows = self._rows(slots)
+        answers = self._call(
+            {worker: ("step", ([slots[i] for i in where], actions[where])) for worker, where in rows.items()}
+        )
+        order = np.argsort(np.concatenate([rows[worker] for worker in answers]))
+        outcome = Outcome(*(np.concatenate(parts)[order] for parts in zip(*answers.values(), strict=True)))
+        instructions = [find_task(self._tasks[slot]).instruction for slot in slots]
+        observation = Observation(outcome.images, outcome.state, instructions)
+        return ChunkResult(observation, outcome.reward, outcome.terminated, outcome.truncated, outcome.steps)
+
+    def close(self) -> None:
+        """End the worker processes; safe to call twice."""
+        for worker in self._workers:
+            worker.pipe.close()
+        for worker in self._workers:
+            try:
+                worker.process.wait(_GRACE_SECONDS)
+            except subprocess.TimeoutExpired:
+                worker.process.kill()
+                worker.process.wait()
+        self._workers = []
+
+    def __enter__(self) -> "VectorEnv":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _rows(self, slots: Sequence[int]) -> dict[int, list[int]]:
+        """Rows of this call by worker; slot s lives in worker s mod count."""
+        if len(set(slots)) != len(slots) or not all(0 <= slot < self.num_envs for slot in slots) or not slots:
+            raise ValueError(f"slots {list(slots)} must be distinct, at least one, and in [0, {self.num_envs})")
+        if not self._workers:
+            raise RuntimeError("the environment is closed")
+        rows: dict[int, list[int]] = {}
+        for row, slot in enumerate(slots):
+            rows.setdefault(slot % len(self._workers), []).append(row)
+        return rows
+
+    def _call(self, messages: dict[int, tuple[str, Any]]) -> dict[int, Any]:
+        """Send every worker its message, then collect the answers."""
+        for index, message in messages.items():
+            try:
+                self._workers[index].pipe.send(message)
+            except OSError:
+                self._lost(index)
+        replies = {}
+        for index in messages:
+            try:
+                replies[index] = self._workers[index].pipe.recv()
+            except (EOFError, OSError):
+                self._lost(index)
+        for index, (status, answer) in replies.items():
+            if status == "user_error":
+                raise UserError(answer)
+            if status == "error":
+                raise RuntimeError(f"environment worker {index} failed:\n{answer}")
+        return {index: answer for index, (_, answer) in replies.items()}
+
+    def _lost(self, index: int) -> None:
+        code = self._workers[index].process.wait()
+        ending = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"
+        tasks = sorted({task for slot, task in self._tasks.items() if slot % len(self._workers) == index})
+        self.close()
+        raise WorkerDied(
+            f"environment worker {index} {ending} while it ran {', '.join(tasks) or 'no task'};"
+            f" if memory ran out, lower num_envs or set {WORKERS_VARIABLE}"
+        )
+
+
+def _start_worker() -> _Worker:
+    # Not multiprocessing.Process: its children import the parent's main module, and torch with it.
+    parent, child = Pipe()
+    root = str(Path(__file__).resolve().parents[2])
+    path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))
+    process = subprocess.Popen(
+        [sys.executable, "-c", "from pirl_core.envs.worker import main; main()", str(child.fileno())],
+        pass_fds=[child.fileno()],
+        env={**os.environ, **_ONE_THREAD, "LP_NUM_THREADS": "0", "PYTHONPATH": path},
+        stdin=subprocess.DEVNULL,
+    )
+    child.close()
+    return _Worker(process, parent)

@@ -1,0 +1,379 @@
+"""Typed sections of ``params.yaml``.
+
+A default lives in the file and nowhere else: every key is required, unknown keys are errors.
+
+An experiment (one benchmark, one model) is an entry of ``experiments`` that overrides the base sections; a method is an
+entry of ``methods`` that overrides ``rl``. For RL the order is ``rl`` < ``methods.M`` < ``experiments.E.rl``.
+"""
+
+import difflib
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from pirl_core.envs.metaworld_tasks import TASKS
+from pirl_core.errors import UserError
+from pirl_core.strict_yaml import read_yaml
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(ge=1)]
+Whole = Annotated[int, Field(ge=0)]
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+
+
+def _known_task(name: str) -> str:
+    if name not in TASKS:
+        raise ValueError(_unknown(name, TASKS, f"unknown MetaWorld task '{name}'"))
+    return name
+
+
+def _distinct(values: list[Any]) -> list[Any]:
+    twice = [value for i, value in enumerate(values) if value in values[:i]]
+    if twice:
+        raise ValueError(f"lists {twice[0]} twice; remove one")
+    return values
+
+
+Text = Annotated[str, Field(min_length=1)]
+Tasks = Annotated[list[Annotated[str, AfterValidator(_known_task)]], Field(min_length=1), AfterValidator(_distinct)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class Env(Section):
+    """What the policy acts in and sees."""
+
+    tasks: Tasks
+    episode_steps: Count
+    cameras: Annotated[list[Literal["corner2", "corner3", "gripperPOV"]], AfterValidator(_distinct)]
+    image_size: Annotated[int, Field(ge=32, le=512, multiple_of=16)]
+    fast_render: bool
+    object_state: bool
+
+    @model_validator(mode="after")
+    def _sees_something(self) -> "Env":
+        if not self.cameras and not self.object_state:
+            raise ValueError("the policy would be blind: give a camera or set object_state: true")
+        return self
+
+
+class Curate(Section):
+    """Demonstrations of the scripted experts, and the few-shot subset that SFT sees."""
+
+    seed: Whole
+    episodes_per_task: Count
+    action_noise: Annotated[float, Field(ge=0, le=1)]
+    max_attempts_per_episode: Count
+    keep_per_task: Count | None
+    keep_episodes: Annotated[list[Whole], Field(min_length=1), AfterValidator(_distinct)] | None
+
+    @model_validator(mode="after")
+    def _one_selector(self) -> "Curate":
+        if self.keep_per_task is not None and self.keep_episodes is not None:
+            raise ValueError("give keep_per_task or keep_episodes, not both; set the other to null")
+        if self.keep_per_task is not None and self.keep_per_task > self.episodes_per_task:
+            raise ValueError(f"keep_per_task {self.keep_per_task} exceeds episodes_per_task {self.episodes_per_task}")
+        return self
+
+
+class Policy(Section):
+    """Architecture of the flow policy: a π0 built from transformers' own modules."""
+
+    backbone: Literal["tiny_pi0"]
+    vlm_width: Annotated[int, Field(ge=16, multiple_of=8)]
+    vlm_layers: Count
+    vision_width: Annotated[int, Field(ge=16, multiple_of=8)]
+    vision_layers: Count
+    expert_width: Annotated[int, Field(ge=16, multiple_of=8)]
+    heads: Count
+    head_dim: Annotated[int, Field(ge=8, multiple_of=2)]
+    horizon: Count
+    replan: Count
+    denoise_steps: Count
+
+    @model_validator(mode="after")
+    def _replan_in_horizon(self) -> "Policy":
+        if self.replan > self.horizon:
+            raise ValueError(f"replan {self.replan} exceeds horizon {self.horizon}")
+        return self
+
+
+class Sft(Section):
+    """Supervised flow matching on the demonstrations (Eq. 3)."""
+
+    steps: Count
+    batch_size: Count
+    lr: Positive
+    warmup_steps: Whole
+    final_lr_fraction: Fraction
+    weight_decay: NonNegative
+    max_grad_norm: Positive
+    tau_alpha: Positive
+    tau_beta: Positive
+    image_shift: Whole
+    precision: Literal["fp32", "bf16"]
+    log_every: Count
+
+
+class Rl(Section):
+    """Online RL of the flow policy: noise rule, decision process, PPO or GRPO."""
+
+    algorithm: Literal["ppo", "grpo"]
+    # noise
+    noise_rule: Literal["flow_sde", "constant_sde", "flow_cps", "learned"]
+    noise_level: Annotated[float, Field(gt=0, le=2)]
+    noise_schedule: Literal["constant", "linear", "reinflow"]
+    noise_level_final: Annotated[float, Field(gt=0, le=2)]
+    noise_min_std: Positive
+    noise_max_std: Positive
+    # decision process
+    mdp: Literal["one_layer", "two_layer", "hybrid"]
+    hybrid_draw: Literal["env", "batch"]
+    logprob_reduction: Literal["sum", "official", "mean"]
+    # rollouts
+    iterations: Count
+    num_envs: Count
+    episodes_per_iteration: Count
+    group_size: Count
+    # advantages
+    gamma: Fraction
+    gae_lambda: Fraction
+    bootstrap_at_time_limit: bool
+    normalize_advantages: bool
+    # update
+    update_epochs: Count
+    minibatch_size: Count
+    actor_lr: Positive
+    critic_lr: Positive
+    lr_schedule: Literal["constant", "cosine"]
+    final_lr_fraction: Fraction
+    weight_decay: NonNegative
+    clip_ratio: Positive
+    value_clip: Positive | None
+    huber_delta: Positive
+    value_coef: NonNegative
+    entropy_coef: NonNegative
+    max_grad_norm: Positive
+    target_kl: Positive | None
+    critic: Literal["vlm", "expert"]
+    critic_layers: Literal[1, 4]
+    critic_warmup_iterations: Whole
+    precision: Literal["fp32", "bf16"]
+    # validation
+    validate_every: Count
+    validation_episodes_per_task: Count
+    keep: Literal["best", "last"]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Rl":
+        if self.noise_min_std >= self.noise_max_std:
+            raise ValueError(f"noise_min_std {self.noise_min_std} must be below noise_max_std {self.noise_max_std}")
+        if self.algorithm == "grpo" and self.group_size < 2:
+            raise ValueError("grpo compares episodes of one initial state: set group_size to 2 or more")
+        if self.episodes_per_iteration % self.group_size:
+            raise ValueError(
+                f"episodes_per_iteration {self.episodes_per_iteration} is no multiple of group_size {self.group_size}"
+            )
+        if self.noise_rule == "flow_cps" and self.mdp == "hybrid" and self.noise_level > 1:
+            raise ValueError("flow_cps turns noise_level into an angle: give at most 1")
+        return self
+
+
+class Split(Section):
+    """One evaluation set: the training tasks (``tasks: null``) or others, under a named shift."""
+
+    tasks: Tasks | None
+    shift: Literal["none", "visual", "position"]
+    episodes_per_task: Count
+
+
+class Evaluate(Section):
+    """The frozen protocol. ``splits`` has the key ``id`` and any number of ``ood_<name>``."""
+
+    seed: Whole
+    num_envs: Count
+    splits: dict[Name, Split]
+    videos_per_outcome: Whole
+
+    @model_validator(mode="after")
+    def _has_id(self) -> "Evaluate":
+        if "id" not in self.splits:
+            raise ValueError("splits needs the key 'id', the in-distribution set")
+        wrong = [name for name in self.splits if name != "id" and not name.startswith("ood_")]
+        if wrong:
+            raise ValueError(f"split '{wrong[0]}' must be called 'id' or 'ood_<name>'")
+        return self
+
+
+class Report(Section):
+    """How the results are shown."""
+
+    title: Text
+    bootstrap_samples: Annotated[int, Field(ge=100)]
+    seed: Whole
+
+
+class Experiment(Section):
+    """One benchmark and one model; each section holds what it overrides, or ``{}``."""
+
+    benchmark: Literal["metaworld"]
+    model: Text
+    paper_model: Literal["pi0", "pi05", "groot"] | None
+    env: dict[str, Any]
+    curate: dict[str, Any]
+    policy: dict[str, Any]
+    sft: dict[str, Any]
+    rl: dict[str, Any]
+    evaluate: dict[str, Any]
+
+
+class Params(Section):
+    """The whole file."""
+
+    scale: Literal["smoke", "laptop", "paper"]
+    seeds: Annotated[list[Whole], Field(min_length=1), AfterValidator(_distinct)]
+    policies: Annotated[list[Name], Field(min_length=1), AfterValidator(_distinct)]
+    methods: dict[Name, dict[str, Any]]
+    experiments: Annotated[dict[Name, Experiment], Field(min_length=1)]
+    env: Env
+    curate: Curate
+    policy: Policy
+    sft: Sft
+    rl: Rl
+    evaluate: Evaluate
+    report: Report
+
+    @model_validator(mode="after")
+    def _names_agree(self) -> "Params":
+        if "sft" in self.methods:
+            raise ValueError("methods.sft: 'sft' names the policy before RL; call the method something else")
+        unknown = [name for name in self.policies if name != "sft" and name not in self.methods]
+        if unknown:
+            raise ValueError(f"policies: {_unknown(unknown[0], ['sft', *self.methods])}")
+        return self
+
+
+class Run(NamedTuple):
+    """The sections as one experiment and one method see them, overrides merged."""
+
+    env: Env
+    curate: Curate
+    policy: Policy
+    sft: Sft
+    rl: Rl
+    evaluate: Evaluate
+
+
+def load_params(path: Path | str = "params.yaml") -> Params:
+    """Read and check the whole file, every experiment with every method included.
+
+    Raises UserError in one line: the first problem's dotted key, its value, the remedy; and how many more there are.
+    """
+    path = Path(path)
+    try:
+        params = Params.model_validate(read_yaml(path))
+        problems: list[str] = []
+    except ValidationError as error:
+        problems = [_describe(e, [((), None)], Params) for e in _unknown_keys_first(error)]
+    if not problems:
+        problems = list(dict.fromkeys(_override_problems(params)))
+    if problems:
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        raise UserError(f"{path}: {problems[0]}{more}")
+    return params
+
+
+def resolve(params: Params, experiment: str, method: str | None = None) -> Run:
+    """The sections of one experiment; for RL ``rl`` < ``methods.method`` < ``experiments.experiment.rl``.
+
+    An override replaces the whole value of its key. Raises UserError for a name that params.yaml does not have.
+    """
+    if experiment not in params.experiments:
+        raise UserError(f"--experiment: {_unknown(experiment, params.experiments)}")
+    if method is not None and method not in params.methods:
+        raise UserError(f"--method: {_unknown(method, params.methods)}")
+    merged: Any = [_merge(model, layers) for model, layers in _layers(params, experiment, method)]
+    return Run(*merged)
+
+
+Layer = tuple[tuple[str | int, ...], dict[str, Any] | None]
+S = TypeVar("S", bound=Section)
+
+
+def _layers(params: Params, experiment: str, method: str | None) -> Iterator[tuple[type[Section], list[Layer]]]:
+    """Per section of Run: its class and (dotted place, values) from the base section to the strongest override."""
+    for name in Run._fields:
+        base: Section = getattr(params, name)
+        layers: list[Layer] = [((name,), base.model_dump())]
+        if name == "rl" and method is not None:
+            layers.append((("methods", method), params.methods[method]))
+        layers.append((("experiments", experiment, name), getattr(params.experiments[experiment], name)))
+        yield type(base), layers
+
+
+def _merge(model: type[S], layers: Sequence[Layer]) -> S:
+    return model.model_validate({key: value for _, values in layers for key, value in (values or {}).items()})
+
+
+def _override_problems(params: Params) -> Iterator[str]:
+    for experiment in params.experiments:
+        for method in (None, *params.methods):
+            for model, layers in _layers(params, experiment, method):
+                try:
+                    _merge(model, layers)
+                except ValidationError as error:
+                    for e in _unknown_keys_first(error):
+                        yield _describe(e, layers, model)
+
+
+def _unknown_keys_first(error: ValidationError) -> list[Any]:
+    """A misspelt key is also a missing key: show the half that can say 'did you mean'."""
+    return sorted(error.errors(include_url=False), key=lambda e: e["type"] != "extra_forbidden")
+
+
+def _describe(error: Any, layers: Sequence[Layer], model: type[Section]) -> str:
+    """One pydantic error as ``dotted.key = value: what to do``, placed in the layer that set the key."""
+    location = tuple(part for part in error["loc"] if part != "[key]")
+    owners = [place for place, values in layers if values is None or (location and location[0] in values)]
+    filled = [place for place, values in layers if values]
+    place = (owners or (filled if not location else [layers[0][0]]))[-1]
+    key = ".".join(str(part) for part in (*place, *location))
+    kind, value, message = error["type"], error["input"], error["msg"]
+    if kind == "missing":
+        return f"{key}: missing; add this key (pirl_core/presets/ has every key with its meaning)"
+    if kind == "value_error":
+        return f"{key}: {message.removeprefix('Value error, ')}".removeprefix(": ")
+    if kind == "extra_forbidden":
+        message = _unknown(str(location[-1]), _fields_at(model, location[:-1]), "unknown key")
+    elif kind == "string_pattern_mismatch":
+        message = "a name starts with a small letter and goes on with small letters, digits and _"
+    else:
+        message = message.replace("Input should be", "must be").replace("should have", "must have")
+        message = message.replace("a valid boolean", "true or false").replace("valid dictionary", "mapping of keys")
+    shown = json.dumps(value, ensure_ascii=False, default=str)
+    shown = shown if len(shown) <= 60 else shown[:57] + "..."
+    return f"{key} = {shown}: {message}"
+
+
+def _fields_at(model: type[BaseModel], location: Sequence[str | int]) -> list[str]:
+    """Names that the section at ``location`` knows."""
+    for part in location:
+        field = model.model_fields.get(str(part))
+        inner = field.annotation if field else model
+        candidates = [inner, *getattr(inner, "__args__", ())]
+        model = next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), model)
+    return list(model.model_fields)
+
+
+def _unknown(name: str, known: Iterable[str], what: str = "") -> str:
+    known = list(known)
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean '{close[0]}'?" if close else f"known: {', '.join(known)}"
+    return f"{what or f'unknown name {name!r}'}; {hint}"

@@ -1,0 +1,58 @@
+"""``python -m pirl_core.scale smoke|laptop|paper`` writes params.yaml from a preset; without a name it tells the scale.
+
+Without a name it also checks the whole file: `make reproduce` calls it before DVC, which would clear outputs first.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from pirl_core.errors import UserError
+from pirl_core.files import write_text
+from pirl_core.params import load_params
+
+SCALES = ("smoke", "laptop", "paper")
+PRESETS = Path(__file__).parent / "presets"
+
+
+def switch(scale: str, path: Path, force: bool) -> None:
+    """Raises UserError rather than overwrite a file that differs from every preset, unless ``force``."""
+    texts = {name: (PRESETS / f"{name}.yaml").read_text(encoding="utf-8") for name in SCALES}
+    if path.exists() and not force and path.read_bytes() not in [text.encode() for text in texts.values()]:
+        raise UserError(f"{path} has edits that would be lost; keep a copy and add --force (make: FORCE=1)")
+    write_text(path, texts[scale])
+
+
+def describe(path: Path) -> str:
+    """One line on a valid parameter file. Raises UserError for an invalid one."""
+    params = load_params(path)
+    preset = (PRESETS / f"{params.scale}.yaml").read_bytes()
+    edited = "" if path.read_bytes() == preset else ", edited"
+    count = len(params.experiments) * len(params.seeds)
+    return (
+        f"{path}: scale {params.scale}{edited}; experiments {', '.join(params.experiments)}; "
+        f"policies {', '.join(params.policies)}; seeds {', '.join(map(str, params.seeds))} ({count} SFT runs, "
+        f"{count * len(params.methods)} RL runs)"
+    )
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m pirl_core.scale", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("scale", nargs="?", choices=SCALES, help="preset to write; left out: tell and check the scale")
+    parser.add_argument(
+        "--params", type=Path, default=Path("params.yaml"), help="parameter file (default: %(default)s)"
+    )
+    parser.add_argument("--force", action="store_true", help="overwrite a file with edits of your own")
+    args = parser.parse_args(argv)
+    try:
+        if args.scale:
+            switch(args.scale, args.params, args.force)
+        print(describe(args.params))
+    except UserError as error:
+        print(f"pirl: scale: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,203 @@
+"""RL: advantages against brute force, losses by hand, and every method on a bandit with a known optimum."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from pirl_core import seeds
+from pirl_core.flow.chain import Noise
+from pirl_core.learner import Learner
+from pirl_core.params import Rl
+from pirl_core.policy.flow_policy import Process
+from pirl_core.rl.advantages import gae, group_advantage
+from pirl_core.rl.collect import collect
+from pirl_core.rl.losses import explained_variance, policy_loss, value_loss
+from pirl_core.rl.train import iteration_episodes, noise_at, parameter_groups, process_of, update
+from pirl_core.types import Episode
+from tests.worlds import Bandit, small_policy
+
+BASE = {
+    "algorithm": "ppo", "noise_rule": "flow_sde", "noise_level": 0.5, "noise_schedule": "constant",
+    "noise_level_final": 0.5, "noise_min_std": 0.08, "noise_max_std": 0.3, "mdp": "hybrid", "hybrid_draw": "env",
+    "logprob_reduction": "sum", "iterations": 8, "num_envs": 64, "episodes_per_iteration": 192, "group_size": 1,
+    "gamma": 0.99, "gae_lambda": 0.95, "bootstrap_at_time_limit": False, "normalize_advantages": True,
+    "update_epochs": 4, "minibatch_size": 64, "actor_lr": 3e-3, "critic_lr": 3e-3, "lr_schedule": "constant",
+    "final_lr_fraction": 0.1, "weight_decay": 0.0, "clip_ratio": 0.2, "value_clip": None, "huber_delta": 10.0,
+    "value_coef": 1.0, "entropy_coef": 0.0, "max_grad_norm": 1.0, "target_kl": None, "critic": "vlm",
+    "critic_layers": 4, "critic_warmup_iterations": 0, "precision": "fp32", "validate_every": 5,
+    "validation_episodes_per_task": 4, "keep": "best",
+}  # fmt: skip
+
+
+def rl_params(**changes) -> Rl:
+    return Rl.model_validate(BASE | changes)
+
+
+def brute_force_gae(reward, value, last, final_value, gamma, lam):
+    """Eq. 13 as it is written: a sum of discounted TD errors up to the episode's end."""
+    result = np.zeros(len(reward))
+    for t in range(len(reward)):
+        weight, s = 1.0, t
+        while True:
+            following = final_value[s] if last[s] else value[s + 1]
+            result[t] += weight * (reward[s] + gamma * following - value[s])
+            if last[s]:
+                break
+            weight, s = weight * gamma * lam, s + 1
+    return result
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.data())
+def test_gae_is_the_sum(data):
+    lengths = data.draw(st.lists(st.integers(1, 7), min_size=1, max_size=6))
+    n = sum(lengths)
+    number = st.floats(-3, 3)
+    reward, value, final = (data.draw(arrays(np.float64, n, elements=number)) for _ in range(3))
+    last = np.zeros(n, bool)
+    last[np.cumsum(lengths) - 1] = True
+    gamma, lam = data.draw(st.floats(0, 1)), data.draw(st.floats(0, 1))
+    expected = brute_force_gae(reward, value, last, final, gamma, lam)
+    np.testing.assert_allclose(gae(reward, value, last, final, gamma, lam), expected, atol=1e-9)
+
+
+def test_termination_and_time_limit_differ():
+    """The same numbers, ended by success or by the clock: the clock bootstraps from the final observation."""
+    reward, value, last = np.array([0.0, 1.0]), np.array([0.5, 0.6]), np.array([False, True])
+    ended = gae(reward, value, last, np.array([0.0, 0.0]), 0.9, 1.0)
+    limited = gae(reward, value, last, np.array([0.0, 2.0]), 0.9, 1.0)
+    assert ended == pytest.approx([0.9 * 1.0 - 0.5, 1.0 - 0.6])
+    assert limited == pytest.approx([0.9 * (1.0 + 0.9 * 2.0) - 0.5, 1.0 + 0.9 * 2.0 - 0.6])
+
+
+def test_group_advantage():
+    advantage = group_advantage(np.array([1.0, 0, 0, 1, 1, 1, 1, 1]), 4)
+    assert advantage == pytest.approx([1, -1, -1, 1, 0, 0, 0, 0])
+
+
+def test_policy_loss_by_hand():
+    """Ratios e and 1/e with advantages +1 and −1: the first is clipped to 1.2, the second to 0.8."""
+    log_prob = torch.tensor([[1.0], [-1.0], [1.0]])
+    result = policy_loss(log_prob, torch.zeros(3, 1), torch.tensor([1.0, -1.0, -1.0]), 0.2)
+    expected = -(1.2 - 0.8 - np.e) / 3
+    assert result.loss.item() == pytest.approx(expected, rel=1e-6)
+    assert result.clipfrac.item() == 1
+    assert result.approx_kl.item() == pytest.approx(((np.e - 2) + (1 / np.e) + (np.e - 2)) / 3, rel=1e-5)
+
+
+def test_value_loss_by_hand():
+    value, old, target = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 0.0]), torch.tensor([1.0, 3.0])
+    assert value_loss(value, old, target, None, 10.0).item() == pytest.approx((0 + 4.5) / 2)
+    # The first moved by 1 but is held to 0.2: (1 − 0.2)²/2. The second is beyond delta 1: 1 · (3 − 0.5).
+    assert value_loss(value, old, target, 0.2, 1.0).item() == pytest.approx((0.32 + 2.5) / 2)
+
+
+def test_explained_variance():
+    target = torch.tensor([0.0, 1.0, 2.0])
+    assert explained_variance(target, target) == 1
+    assert explained_variance(torch.zeros(3), target) == 0
+    assert explained_variance(target, torch.ones(3)) == 0
+
+
+def test_episodes_cover_tasks_and_groups():
+    plain = iteration_episodes(["a", "b"], rl_params(episodes_per_iteration=6), 0, 1)
+    assert [e.task for e in plain] == ["a", "b"] * 3 and len({e.seed for e in plain}) == 6
+    grouped = iteration_episodes(["a", "b"], rl_params(algorithm="grpo", episodes_per_iteration=6, group_size=3), 0, 1)
+    assert [e.task for e in grouped] == ["a"] * 3 + ["b"] * 3 and len({e.seed for e in grouped}) == 2
+    assert not {e.seed for e in plain} & {e.seed for e in iteration_episodes(["a"], rl_params(), 0, 2)}
+
+
+def test_noise_schedule_moves_the_right_number():
+    learned = rl_params(noise_rule="learned", mdp="one_layer", noise_schedule="reinflow")
+    assert noise_at(learned, 0).max_std == 0.3
+    assert noise_at(learned, 11).max_std == pytest.approx(0.3 * 0.08 + 0.7 * 0.3)
+    sde = rl_params(noise_schedule="linear", noise_level_final=0.1)
+    assert noise_at(sde, 0).level == 0.5 and noise_at(sde, 11).level == pytest.approx(0.1)
+
+
+METHODS: dict[str, dict[str, Any]] = {
+    "flow_sde": {},
+    "flow_sde_expert_critic": {"critic": "expert", "critic_layers": 1},
+    "flow_noise": {"noise_rule": "learned", "mdp": "one_layer", "entropy_coef": 0.005},
+    "two_layer": {"mdp": "two_layer"},
+    "flow_cps": {"noise_rule": "flow_cps"},
+    "constant_sde": {"noise_rule": "constant_sde", "noise_level": 0.5},
+    "grpo": {"algorithm": "grpo", "group_size": 8},
+    "official_mean": {"noise_rule": "learned", "mdp": "one_layer", "logprob_reduction": "official"},
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_climbs_the_bandit(method):
+    """Reward 1 at the target, known in closed form. The first ratio of every iteration is 1 to 1e-6."""
+    torch.set_num_threads(1)
+    rl = rl_params(**METHODS[method])
+    policy = small_policy(cameras=0, horizon=2, replan=2)
+    process: Process = process_of(rl)
+    policy.backbone.freeze_vlm()
+    policy.add_heads(process, rl.critic_layers, rl.noise_rule == "learned")
+    learner = Learner(policy, parameter_groups(policy, rl), rl.weight_decay, rl.max_grad_norm, rl.precision)
+    bandit = Bandit(4, target=0.8)
+    rewards = []
+    for iteration in range(rl.iterations):
+        noise: Noise = noise_at(rl, iteration)
+        episodes = [Episode("bandit", seeds.train_seed(0, iteration, i)) for i in range(rl.episodes_per_iteration)]
+        rollout, _ = collect(policy, bandit, episodes, noise, process, rl, (0, 2, iteration))
+        chunk = policy.executed(rollout.states)
+        rewards.append(float(1 - (chunk - 0.8).square().mean()))
+        metrics = update(learner, rollout, noise, process, rl, np.random.default_rng(iteration), False, iteration)
+        assert metrics["losses/first_ratio_error"] < 1e-5
+    assert rewards[-1] > rewards[0] + 0.5 * (1 - rewards[0]), rewards
+
+
+def test_warm_up_moves_the_critic_alone():
+    rl = rl_params()
+    policy = small_policy(cameras=0, horizon=2, replan=2)
+    process = process_of(rl)
+    policy.backbone.freeze_vlm()
+    policy.add_heads(process, 4, False)
+    learner = Learner(policy, parameter_groups(policy, rl), 0.0, 1.0, "fp32")
+    episodes = [Episode("bandit", i) for i in range(64)]
+    rollout, _ = collect(policy, Bandit(4, 0.8), episodes, noise_at(rl, 0), process, rl, (0,))
+    before = {name: value.clone() for name, value in policy.state_dict().items()}
+    update(learner, rollout, noise_at(rl, 0), process, rl, np.random.default_rng(0), True, 0)
+    moved = {name.split(".")[0] for name, value in policy.state_dict().items() if not torch.equal(value, before[name])}
+    assert moved == {"critic"}
+
+
+def test_kl_stop():
+    rl = rl_params(target_kl=1e-9, update_epochs=50)
+    policy = small_policy(cameras=0, horizon=2, replan=2)
+    process = process_of(rl)
+    policy.backbone.freeze_vlm()
+    policy.add_heads(process, 4, False)
+    learner = Learner(policy, parameter_groups(policy, rl), 0.0, 1.0, "fp32")
+    rollout, _ = collect(
+        policy, Bandit(4, 0.8), [Episode("b", i) for i in range(64)], noise_at(rl, 0), process, rl, (0,)
+    )
+    assert (
+        update(learner, rollout, noise_at(rl, 0), process, rl, np.random.default_rng(0), False, 0)["charts/updates"] < 5
+    )
+
+
+def test_bf16_computes_over_fp32_masters():
+    AcceleratorState._reset_state(reset_partial_state=True)  # one process has one precision; the tests need two
+    policy = small_policy(cameras=0, horizon=2, replan=2)
+    learner = Learner(policy, [{"params": list(policy.parameters()), "lr": 1e-3}], 0.0, 1.0, "bf16")
+    seen = []
+    policy.backbone.pi0.action_out_proj.register_forward_hook(lambda *args: seen.append(args[2].dtype))
+    rl = rl_params(precision="bf16")
+    process = process_of(rl)
+    with learner.accelerator.autocast():
+        rollout, _ = collect(
+            policy, Bandit(4, 0.8), [Episode("b", i) for i in range(8)], noise_at(rl, 0), process, rl, (0,)
+        )
+    AcceleratorState._reset_state(reset_partial_state=True)
+    assert torch.bfloat16 in seen and rollout.log_prob.dtype == torch.float32
+    assert {p.dtype for p in policy.parameters()} == {torch.float32}

@@ -1,0 +1,78 @@
+"""Small policies and a one-step bandit that the tests share."""
+
+from typing import Literal
+
+import numpy as np
+import torch
+
+from pirl_core.policy.flow_policy import FlowPolicy, Statistics
+from pirl_core.policy.pi0 import Pi0Shape
+from pirl_core.policy.tokenizer import build_tokenizer
+from pirl_core.types import ChunkResult, Episode, Observation
+
+INSTRUCTIONS = ["press the red button", "open the drawer", "slide the green window open slowly"]
+
+
+def small_policy(
+    cameras: int = 1,
+    stem: Literal["patch", "conv"] = "conv",
+    horizon: int = 6,
+    replan: int = 4,
+    seed: int = 0,
+    **sizes: int,
+) -> FlowPolicy:
+    """A random policy whose every parameter is far from its initial value, so that no mistake hides behind a zero."""
+    torch.manual_seed(seed)
+    tokenizer = build_tokenizer(INSTRUCTIONS)
+    numbers = {
+        "vlm_width": 32, "vlm_layers": 2, "vision_width": 32, "vision_layers": 1, "expert_width": 24, "heads": 2,
+        "head_dim": 8, "image_size": 32, "text_length": 7, "state_dim": 4, "action_dim": 3, **sizes,
+    }  # fmt: skip
+    shape = Pi0Shape(
+        cameras=cameras,
+        vocabulary=tokenizer.get_vocab_size(),
+        horizon=horizon,
+        stem=stem,
+        **numbers,
+    )
+    statistics = Statistics(
+        [0.1] * shape.state_dim, [0.5] * shape.state_dim, [0.2] * shape.action_dim, [0.6] * shape.action_dim
+    )
+    policy = FlowPolicy(shape, tokenizer, statistics, replan, 4)
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            parameter.copy_(torch.randn_like(parameter) * 0.15)
+    return policy.eval()
+
+
+def random_observation(policy: FlowPolicy, count: int, seed: int = 0) -> Observation:
+    rng = np.random.default_rng(seed)
+    shape = policy.backbone.shape
+    size = shape.image_size
+    return Observation(
+        rng.integers(0, 256, (count, shape.cameras, size, size, 3), np.uint8),
+        rng.standard_normal((count, shape.state_dim)).astype(np.float32),
+        [INSTRUCTIONS[i % 3] for i in range(count)],
+    )
+
+
+class Bandit:
+    """One decision an episode; reward 1 − mean squared distance of the chunk to ``target`` (simulator units)."""
+
+    num_envs = 256
+
+    def __init__(self, state_dim: int, target: float) -> None:
+        self.state_dim = state_dim
+        self.target = target
+
+    def _observe(self, count: int) -> Observation:
+        state = np.zeros((count, self.state_dim), np.float32)
+        return Observation(np.zeros((count, 0, 0, 0, 3), np.uint8), state, [INSTRUCTIONS[0]] * count)
+
+    def reset(self, slots: list[int], episodes: list[Episode]) -> Observation:
+        return self._observe(len(slots))
+
+    def step(self, slots: list[int], actions: np.ndarray) -> ChunkResult:
+        reward = 1 - np.square(actions - self.target).mean((1, 2))
+        yes = np.ones(len(slots), bool)
+        return ChunkResult(self._observe(len(slots)), reward.astype(np.float32), yes, ~yes, yes.astype(np.int64))
