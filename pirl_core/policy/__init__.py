@@ -1,0 +1,1 @@
+"""The flow policy: backbone, heads, and its folder on disk."""

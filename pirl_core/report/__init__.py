@@ -1,0 +1,1 @@
+"""Results with intervals beside the paper's figures, as HTML, Markdown and JSON."""
