@@ -28,7 +28,7 @@ class Tracker:
         for key, value in metrics.items():
             self.writer.add_scalar(key, value, step)
         left = (time.monotonic() - self.started) / max(step, 1) * (self.total - step)
-        values = " ".join(f"{key.rsplit('/')[-1]}={metrics[key]:.3g}" for key in shown if key in metrics)
+        values = " ".join(f"{key}={metrics[key]:.3g}" for key in shown if key in metrics)
         print(f"[{self.name}] {step}/{self.total} {values} eta={int(left // 60)}:{int(left % 60):02d}", flush=True)
 
     def __enter__(self) -> "Tracker":

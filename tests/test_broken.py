@@ -35,7 +35,10 @@ RUN: dict[str, Callable[[Any], None]] = {"curate": curate.run, "sft": sft.run, "
 ARGUMENTS = {"experiment": "metaworld", "method": "flow_sde", "seed": "0"}
 CAMERAS = ["corner2", "gripperPOV"]
 DATASET, POLICY = "outputs/curate/metaworld", "outputs/policy/metaworld-sft-0"
-SIZES = {"vlm_width": 16, "vlm_layers": 1, "expert_width": 16, "state_dim": 39, "action_dim": 4, "text_length": 16}
+SIZES: dict[str, Any] = {
+    "cameras": 2, "horizon": 4, "replan": 2, "vlm_width": 16, "vlm_layers": 1, "expert_width": 16, "state_dim": 39,
+    "action_dim": 4, "text_length": 16,
+}  # fmt: skip
 Edit = Callable[[Path], object]
 
 
@@ -58,7 +61,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_dataset(here / DATASET, demos, CAMERAS, fps=80)
     for name in (POLICY, POLICY.replace("sft", "flow_sde")):
         (here / name).mkdir(parents=True)
-        save_policy(small_policy(cameras=2, horizon=4, replan=2, **SIZES), here / name)
+        save_policy(small_policy(**SIZES), here / name)
     for earlier in ("evaluate/metaworld-flow_sde-0", "rl/metaworld-flow_sde-0", "sft/metaworld-0", "report"):
         (here / "outputs" / earlier).mkdir(parents=True)
         (here / "outputs" / earlier / "earlier").write_text(earlier)
@@ -194,7 +197,7 @@ def widen(folder: Path, actions: int) -> None:
 
 
 OTHER_DATASETS: dict[str, tuple[Edit, str]] = {
-    "a file": (lambda f: (shutil.rmtree(f), f.write_text("")), "meta/info.json: missing"),
+    "a folder without files": (lambda f: shutil.rmtree(f / "meta"), "meta/info.json: missing"),
     "images of another size": (other_dataset(size=48), "image_size"),
     "actions of another robot": (other_dataset(actions=7), "action"),
     "null state": (edit_json("meta/info.json", lambda i: i["features"].pop("observation.state")), "observation.state"),
@@ -231,10 +234,9 @@ def set_statistics(**changes: Any) -> Edit:
     return edit_json("normalization.json", lambda c: c.update(changes))
 
 
-def other_policy(**sizes: int) -> Edit:
+def other_policy(**sizes: Any) -> Edit:
     """A good policy that was trained for another ``env``."""
-    cameras = sizes.pop("cameras", 2)
-    return lambda folder: save_policy(small_policy(cameras=cameras, horizon=4, replan=2, **(SIZES | sizes)), folder)
+    return lambda folder: save_policy(small_policy(**(SIZES | sizes)), folder)
 
 
 OTHER_POLICIES: dict[str, tuple[Edit, str]] = {
@@ -270,7 +272,7 @@ def test_policies(case: str, here: Path, capfd: pytest.CaptureFixture[str]) -> N
     edit, words = OTHER_POLICIES.get(case, (POLICIES.get(case), ""))
     assert edit is not None
     edit(here / f"outputs/policy/metaworld-{name}-0")
-    refused(stage, words or f"outputs/policy/metaworld-{name}-0/", capfd)
+    refused(stage, words or f"outputs/policy/metaworld-{name}-0", capfd)
 
 
 @pytest.mark.parametrize("stage", ["curate", "rl", "evaluate"])

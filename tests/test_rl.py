@@ -25,9 +25,9 @@ from tests.worlds import Bandit, small_policy
 BASE = {
     "algorithm": "ppo", "noise_rule": "flow_sde", "noise_level": 0.5, "noise_schedule": "constant",
     "noise_level_final": 0.5, "noise_min_std": 0.08, "noise_max_std": 0.3, "mdp": "hybrid", "hybrid_draw": "env",
-    "logprob_reduction": "sum", "iterations": 8, "num_envs": 64, "episodes_per_iteration": 192, "group_size": 1,
+    "logprob_reduction": "sum", "iterations": 12, "num_envs": 64, "episodes_per_iteration": 192, "group_size": 1,
     "gamma": 0.99, "gae_lambda": 0.95, "bootstrap_at_time_limit": False, "normalize_advantages": True,
-    "update_epochs": 4, "minibatch_size": 64, "actor_lr": 3e-3, "critic_lr": 3e-3, "lr_schedule": "constant",
+    "update_epochs": 4, "minibatch_size": 64, "actor_lr": 2e-3, "critic_lr": 3e-3, "lr_schedule": "constant",
     "final_lr_fraction": 0.1, "weight_decay": 0.0, "clip_ratio": 0.2, "value_clip": None, "huber_delta": 10.0,
     "value_coef": 1.0, "entropy_coef": 0.0, "max_grad_norm": 1.0, "target_kl": None, "critic": "vlm",
     "critic_layers": 4, "critic_warmup_iterations": 0, "precision": "fp32", "validate_every": 5,

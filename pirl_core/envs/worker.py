@@ -17,7 +17,7 @@ from pirl_core.envs import opengl
 from pirl_core.errors import UserError
 from pirl_core.types import Episode
 
-IDLE_SIMULATORS = 16
+IDLE_SIMULATORS = 8
 """Simulators kept for later slots beyond those in use; each holds about 25 MB."""
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import torch
 
 from pirl_core.data.lerobot import Frames
+from pirl_core.errors import UserError
 from pirl_core.params import Env, Policy
 from pirl_core.policy.flow_policy import FlowPolicy, Statistics
 from pirl_core.policy.pi0 import Pi0Shape
@@ -11,7 +12,13 @@ from pirl_core.policy.tokenizer import build_tokenizer
 
 
 def build_policy(env: Env, policy: Policy, frames: Frames, instructions: list[str], seed: int) -> FlowPolicy:
-    """An untrained tiny π0. ``instructions``: every sentence that its vocabulary should know."""
+    """An untrained tiny π0. ``instructions``: every sentence that its vocabulary should know.
+
+    Raises UserError when the frames are not of ``env.image_size``.
+    """
+    if env.cameras and frames.images.shape[2:4] != (env.image_size, env.image_size):
+        found = "x".join(map(str, frames.images.shape[2:4]))
+        raise UserError(f"env.image_size = {env.image_size}: the dataset's images are {found}; rerun stage curate")
     torch.manual_seed(seed)
     tokenizer = build_tokenizer(instructions)
     shape = Pi0Shape(

@@ -2,18 +2,65 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Literal, TypeVar
 
 import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
 
 from pirl_core.errors import UserError
+from pirl_core.params import Env
 from pirl_core.policy.flow_policy import FlowPolicy, Statistics
 from pirl_core.policy.pi0 import Pi0Shape
-from pirl_core.policy.tokenizer import load_tokenizer
+from pirl_core.policy.tokenizer import PAD, START, UNKNOWN, load_tokenizer
 
 FORMAT = 1
+RERUN = "rerun the stage that writes this folder"
+Size = Annotated[int, Field(ge=1, le=16384)]
+Number = Annotated[float, Field(allow_inf_nan=False)]
+Spread = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class _Checked(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class _Shape(_Checked):
+    image_size: Size
+    cameras: Annotated[int, Field(ge=0, le=3)]
+    vocabulary: Annotated[int, Field(ge=3, le=1_000_000)]
+    text_length: Size
+    state_dim: Size
+    action_dim: Size
+    horizon: Size
+    vlm_width: Size
+    vlm_layers: Annotated[int, Field(ge=1, le=256)]
+    vision_width: Size
+    vision_layers: Annotated[int, Field(ge=1, le=256)]
+    expert_width: Size
+    heads: Annotated[int, Field(ge=1, le=256)]
+    head_dim: Annotated[int, Field(ge=2, le=1024, multiple_of=2)]
+    stem: Literal["patch", "conv"]
+
+
+class _Config(_Checked):
+    format: Literal[1]
+    backbone: Literal["tiny_pi0"]
+    replan: Size
+    denoise_steps: Annotated[int, Field(ge=1, le=1000)]
+    shape: _Shape
+
+
+class _Normalization(_Checked):
+    state_mean: list[Number]
+    state_std: list[Spread]
+    action_mean: list[Number]
+    action_std: list[Spread]
+
+
+C = TypeVar("C", bound=BaseModel)
 
 
 def save_policy(policy: FlowPolicy, folder: Path) -> None:
@@ -34,35 +81,51 @@ def save_policy(policy: FlowPolicy, folder: Path) -> None:
 
 def load_policy(folder: Path) -> FlowPolicy:
     """Raises UserError when a file is missing, damaged, or does not fit the others."""
-    config = _read_json(folder / "config.json")
-    if config.get("format") != FORMAT:
-        raise UserError(f"{folder}/config.json: format = {config.get('format')!r}, this version reads {FORMAT}")
-    statistics = _read_json(folder / "normalization.json")
-    try:
-        shape = Pi0Shape(**config["shape"])
-        policy = FlowPolicy(
-            shape,
-            load_tokenizer(folder / "tokenizer.json"),
-            Statistics(**statistics),
-            int(config["replan"]),
-            int(config["denoise_steps"]),
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(
-            f"{folder}: config.json or normalization.json is incomplete ({error}); rerun its stage"
-        ) from None
-    sizes = {len(policy.state_mean), len(policy.state_std)}, {len(policy.action_mean), len(policy.action_std)}
-    if sizes != ({shape.state_dim}, {shape.action_dim}):
-        raise UserError(f"{folder}/normalization.json: {sizes} numbers do not fit config.json; rerun its stage")
+    config = _read(_Config, folder / "config.json")
+    numbers = _read(_Normalization, folder / "normalization.json")
+    shape = Pi0Shape(**config.shape.model_dump())
+    if config.replan > shape.horizon:
+        raise UserError(f"{folder}/config.json: replan = {config.replan} exceeds horizon {shape.horizon}; {RERUN}")
+    for name, values in numbers:
+        wanted = shape.state_dim if name.startswith("state") else shape.action_dim
+        if len(values) != wanted:
+            raise UserError(f"{folder}/normalization.json: {name} has {len(values)} numbers, not {wanted}; {RERUN}")
+    tokenizer = load_tokenizer(folder / "tokenizer.json")
+    _check_words(tokenizer, shape.vocabulary, folder / "tokenizer.json")
+    statistics = Statistics(**numbers.model_dump())
+    policy = FlowPolicy(shape, tokenizer, statistics, config.replan, config.denoise_steps)
     _load_weights(policy, folder / "model.safetensors")
     return policy.eval()
+
+
+def require_fit(policy: FlowPolicy, env: Env, state_dim: int, action_dim: int, folder: Path) -> None:
+    """Raises UserError where the policy was made for other cameras, images, states or actions than ``env`` has."""
+    shape = policy.backbone.shape
+    pairs = {
+        "env.cameras": (shape.cameras, len(env.cameras)),
+        "env.image_size": (shape.image_size, env.image_size if env.cameras else shape.image_size),
+        f"state numbers (env.object_state = {env.object_state})": (shape.state_dim, state_dim),
+        "action numbers": (shape.action_dim, action_dim),
+    }
+    for name, (made_for, given) in pairs.items():
+        if made_for != given:
+            raise UserError(f"{folder}: made for {made_for} as {name}, but it is {given} now; rerun stage sft")
+
+
+def _check_words(tokenizer: Tokenizer, vocabulary: int, path: Path) -> None:
+    words = tokenizer.get_vocab()
+    missing = [word for word in (PAD, UNKNOWN, START) if word not in words]
+    if missing:
+        raise UserError(f"{path}: the word {missing[0]} is missing; {RERUN}")
+    if sorted(words.values()) != list(range(vocabulary)):
+        raise UserError(f"{path}: its words are not numbered 0 to {vocabulary - 1} as config.json says; {RERUN}")
 
 
 def _load_weights(policy: FlowPolicy, path: Path) -> None:
     try:
         weights: dict[str, torch.Tensor] = load_file(path)
     except (OSError, SafetensorError) as error:
-        raise UserError(f"{path}: not readable as safetensors ({error}); rerun the stage that wrote it") from None
+        raise UserError(f"{path}: not readable as safetensors ({error}); {RERUN}") from None
     expected = policy.backbone.state_dict()
     missing, unexpected = sorted(set(expected) - set(weights)), sorted(set(weights) - set(expected))
     if missing or unexpected:
@@ -76,17 +139,18 @@ def _load_weights(policy: FlowPolicy, path: Path) -> None:
                 f"{path}: {name} has shape {tuple(weights[name].shape)}, config.json asks for {tuple(value.shape)}"
             )
         if not torch.isfinite(weights[name]).all():
-            raise UserError(f"{path}: {name} holds numbers that are not finite; rerun the stage that wrote it")
+            raise UserError(f"{path}: {name} holds numbers that are not finite; {RERUN}")
     policy.backbone.load_state_dict(weights)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read(model: type[C], path: Path) -> C:
     try:
-        content = json.loads(path.read_text())
+        return model.model_validate(json.loads(path.read_text()))
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); rerun the stage that writes this folder") from None
+        raise UserError(f"{path}: cannot be read ({error.strerror}); {RERUN}") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "content"
+        raise UserError(f"{path}: {where} = {first['input']!r:.60}: {first['msg'].lower()}; {RERUN}") from None
     except ValueError as error:
-        raise UserError(f"{path}: no valid JSON ({error}); rerun the stage that writes this folder") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: holds {type(content).__name__}, expected an object; rerun its stage")
-    return content
+        raise UserError(f"{path}: no valid JSON ({error}); {RERUN}") from None

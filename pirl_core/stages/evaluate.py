@@ -8,14 +8,19 @@ from pirl_core.stages.cli import Job, stage_main
 
 def run(job: Job) -> None:
     import pandas as pd
+    import torch
 
+    from pirl_core.envs.metaworld import ACTION_DIM, state_dim
     from pirl_core.envs.vector import VectorEnv
     from pirl_core.evaluate import run_episodes, split_episodes, split_label
-    from pirl_core.policy.folder import load_policy
+    from pirl_core.policy.folder import load_policy, require_fit
     from pirl_core.videos import choose, write_videos
 
     env, evaluate = job.run.env, job.run.evaluate
-    policy = load_policy(Path("outputs/policy") / job.name)
+    source = Path("outputs/policy") / job.name
+    policy = load_policy(source)
+    require_fit(policy, env, state_dim(env.object_state), ACTION_DIM, source)
+    policy.to("cuda" if torch.cuda.is_available() else "cpu")
     rows = []
     filmed = []
     with replace_folder(Path("outputs/evaluate") / job.name) as folder:

@@ -7,14 +7,17 @@ from pirl_core.stages.cli import Job, stage_main
 
 
 def run(job: Job) -> None:
+    from pirl_core.envs.metaworld import ACTION_DIM, state_dim
     from pirl_core.envs.vector import VectorEnv
     from pirl_core.evaluate import run_episodes, success_rate, validation_episodes
-    from pirl_core.policy.folder import load_policy, save_policy
+    from pirl_core.policy.folder import load_policy, require_fit, save_policy
     from pirl_core.rl.train import train_rl
     from pirl_core.track import Tracker
 
     env, rl = job.run.env, job.run.rl
-    policy = load_policy(Path("outputs/policy") / f"{job.experiment}-sft-{job.seed}")
+    source = Path("outputs/policy") / f"{job.experiment}-sft-{job.seed}"
+    policy = load_policy(source)
+    require_fit(policy, env, state_dim(env.object_state), ACTION_DIM, source)
     held_out = validation_episodes(env, job.seed, rl.validation_episodes_per_task)
     with (
         replace_folder(Path("outputs/policy") / job.name) as folder,

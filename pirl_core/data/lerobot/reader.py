@@ -125,6 +125,8 @@ def _shapes(folder: Path, info: dict[str, Any], pictures: list[str], vectors: li
     for name in [*pictures, *vectors]:
         if name not in features:
             raise UserError(f"{folder}: no feature '{name}'; the dataset has {', '.join(sorted(features))}")
+        if not isinstance(features[name], dict):
+            raise UserError(f"{folder / schema.INFO}: feature '{name}' is {features[name]!r}, not a mapping; {REMAKE}")
         kind, shape = features[name].get("dtype"), tuple(features[name].get("shape", ()))
         if kind == "video":
             raise UserError(

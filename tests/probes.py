@@ -1,0 +1,264 @@
+"""What each section of params.yaml does, seen in what its stage writes.
+
+The stages are the real ones; where they would simulate, a small world of two or three decisions stands in.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import yaml
+
+from pirl_core import params, seeds
+from pirl_core.data.experts import Demonstrator, Wish
+from pirl_core.data.lerobot import write_dataset
+from pirl_core.envs import vector
+from pirl_core.envs.worker import Slots
+from pirl_core.evaluate import validation_episodes
+from pirl_core.policy.flow_policy import keyed_normals
+from pirl_core.policy.folder import load_policy, save_policy
+from pirl_core.report.build import build_report
+from pirl_core.stages import curate, evaluate, rl, sft
+from pirl_core.stages.cli import Job
+from pirl_core.types import ChunkResult, Episode, Observation
+from tests.test_data import make_episode
+from tests.test_report import COUNTS, EASY, MEDIUM, N, fill
+from tests.worlds import random_observation, small_policy
+
+PRESET = Path(__file__).parents[1] / "pirl_core" / "presets" / "smoke.yaml"
+SMOKE: dict[str, Any] = yaml.safe_load(PRESET.read_text())
+
+EXPERIMENT = {
+    "benchmark": "metaworld", "model": "tiny π0", "paper_model": "pi0", "env": {}, "curate": {}, "policy": {},
+    "sft": {}, "rl": {}, "evaluate": {},
+}  # fmt: skip
+BASE: dict[str, dict[str, Any]] = {
+    "Env": {
+        "tasks": ["reach-v3"], "episode_steps": 6, "cameras": ["corner2"], "image_size": 32, "fast_render": True,
+        "object_state": False,
+    },
+    "Curate": {
+        "seed": 0, "episodes_per_task": 2, "action_noise": 0.1, "max_attempts_per_episode": 2, "keep_per_task": None,
+        "keep_episodes": None,
+    },
+    "Policy": {
+        "backbone": "tiny_pi0", "vlm_width": 16, "vlm_layers": 1, "vision_width": 32, "vision_layers": 1,
+        "expert_width": 16, "heads": 2, "head_dim": 8, "horizon": 4, "replan": 2, "denoise_steps": 2,
+    },
+    "Sft": {
+        "steps": 3, "batch_size": 4, "lr": 1e-3, "warmup_steps": 1, "final_lr_fraction": 0.1, "weight_decay": 0.01,
+        "max_grad_norm": 1.0, "tau_alpha": 1.5, "tau_beta": 1.0, "image_shift": 0, "precision": "fp32", "log_every": 1,
+    },
+    "Rl": {
+        "algorithm": "ppo", "noise_rule": "flow_sde", "noise_level": 0.5, "noise_schedule": "constant",
+        "noise_level_final": 0.1, "noise_min_std": 0.04, "noise_max_std": 0.1, "mdp": "hybrid", "hybrid_draw": "env",
+        "logprob_reduction": "sum", "iterations": 2, "num_envs": 4, "episodes_per_iteration": 8, "group_size": 1,
+        "gamma": 0.99, "gae_lambda": 0.95, "bootstrap_at_time_limit": True, "normalize_advantages": True,
+        "update_epochs": 2, "minibatch_size": 8, "actor_lr": 3e-3, "critic_lr": 1e-2, "lr_schedule": "constant",
+        "final_lr_fraction": 0.1, "weight_decay": 0.01, "clip_ratio": 0.2, "value_clip": 0.2, "huber_delta": 10.0,
+        "value_coef": 1.0, "entropy_coef": 0.0, "max_grad_norm": 1.0, "target_kl": None, "critic": "expert",
+        "critic_layers": 4, "critic_warmup_iterations": 0, "precision": "fp32", "validate_every": 1,
+        "validation_episodes_per_task": 1, "keep": "best",
+    },
+    "Evaluate": {
+        "seed": 0, "num_envs": 4, "videos_per_outcome": 1,
+        "splits": {"id": {"tasks": None, "shift": "none", "episodes_per_task": 4}},
+    },
+    "Split": {"tasks": None, "shift": "none", "episodes_per_task": 4},
+    "Report": {"title": "A title", "bootstrap_samples": 100, "seed": 0},
+    "Experiment": EXPERIMENT,
+    "Params": {
+        "scale": "smoke", "seeds": [0, 1], "policies": ["sft", "flow_sde", "flow_noise"],
+        "methods": {"flow_sde": {"mdp": "hybrid"}, "flow_noise": {"noise_rule": "learned", "mdp": "one_layer"}},
+        "experiments": {"e": EXPERIMENT},
+    },
+}  # fmt: skip
+
+
+class Walk:
+    """Stands in for the simulators: episodes of two decisions (success) or three (time limit).
+
+    Start and reward depend on the episode; a validation episode succeeds only the first time it is played, so the
+    first policy is the best one. ``played`` lists every start, ``widest`` is the largest batch.
+    """
+
+    made: ClassVar[list["Walk"]] = []
+
+    def __init__(self, env: params.Env, num_envs: int) -> None:
+        self.num_envs = num_envs
+        self.state_dim = 39
+        self.played: list[Episode] = []
+        self.widest = 0
+        self.slots: dict[int, tuple[Episode, int, bool]] = {}
+        Walk.made.append(self)
+
+    def __enter__(self) -> "Walk":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def _observe(self, slots: list[int]) -> Observation:
+        rows = []
+        for slot in slots:
+            (_, seed, shift), decision, _ = self.slots[slot]
+            rows.append(np.random.default_rng([seed, len(shift)]).standard_normal(self.state_dim) + decision)
+        images = np.zeros((len(slots), 0, 32, 32, 3), np.uint8)
+        return Observation(images, np.array(rows, np.float32), ["reach"] * len(slots))
+
+    def reset(self, slots: list[int], episodes: list[Episode]) -> Observation:
+        for slot, episode in zip(slots, episodes, strict=True):
+            validation = seeds.purpose_of(episode.seed) == seeds.VALIDATION
+            self.slots[slot] = episode, 0, episode not in self.played if validation else bool(episode.seed % 2)
+            self.played.append(episode)
+        return self._observe(slots)
+
+    def step(self, slots: list[int], actions: np.ndarray) -> ChunkResult:
+        self.widest = max(self.widest, len(slots))
+        for slot in slots:
+            episode, before, success = self.slots[slot]
+            self.slots[slot] = episode, before + 1, success
+        decision = np.array([self.slots[slot][1] for slot in slots])
+        wins = np.array([self.slots[slot][2] for slot in slots])
+        terminated, truncated = wins & (decision == 2), ~wins & (decision == 3)
+        reward = terminated - np.square(actions - 0.5).mean((1, 2))
+        steps = np.full(len(slots), actions.shape[1])
+        return ChunkResult(self._observe(slots), reward.astype(np.float32), terminated, truncated, steps)
+
+
+BLIND = params.Env.model_validate(BASE["Env"] | {"cameras": [], "object_state": True, "episode_steps": 150})
+SEEING = params.Env.model_validate(BASE["Env"])
+ENTRY = params.Experiment.model_validate(BASE["Experiment"])
+
+
+def job(stage: str, entry: params.Experiment = ENTRY, **sections: params.Section) -> Job:
+    name = {"curate": "e", "sft": "e-0", "rl": "e-m-0", "evaluate": "e-m-0"}[stage]
+    read: Any = [sections.get(field) for field in params.Run._fields]
+    return Job(stage, name, "e", "m", 0, entry, params.Run(*read))
+
+
+def everything(folder: Path) -> list[tuple[str, str]]:
+    """Each file and its hash; metrics without what the clock says."""
+    found = []
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        content = path.read_bytes()
+        if path.name == "metrics.jsonl":
+            rows = [json.loads(line) for line in content.decode().splitlines()]
+            kept = [{k: v for k, v in row.items() if k[:4] != "time" and k != "charts/SPS"} for row in rows]
+            content = json.dumps(kept).encode()
+        found.append((path.relative_to(folder).as_posix(), hashlib.sha256(content).hexdigest()))
+    return found
+
+
+def see_env(values: dict[str, Any]) -> Any:
+    env = params.Env.model_validate(values)
+    settings = vector.VectorEnv(env, 1, 0)._settings
+    slots = Slots(settings)
+    episodes = validation_episodes(env, 0, 1)
+    images, state = slots.reset(list(enumerate(episodes)))
+    outcome = slots.step(list(range(len(episodes))), np.full((len(episodes), 8, 4), 0.5))
+    return [(array.shape, hashlib.sha256(array.tobytes()).hexdigest()) for array in (images, state, *outcome)]
+
+
+class Counting(Demonstrator):
+    attempts = 0
+
+    def attempt(self, *arguments: Any) -> Any:
+        self.attempts += 1
+        return super().attempt(*arguments)
+
+
+def see_curate(values: dict[str, Any]) -> Any:
+    section = params.Curate.model_validate(values)
+    curate.run(job("curate", env=BLIND, curate=section))
+    hopeless = Counting(BLIND.model_copy(update={"episode_steps": 2}), section)
+    assert hopeless.make(Wish("reach-v3", 0)) is None
+    return everything(Path("outputs")), hopeless.attempts
+
+
+def demonstrate_here(env: params.Env, section: params.Curate, wishes: list[Wish], workers: int | None) -> Iterator[Any]:
+    """As ``data.experts.demonstrations``, without processes."""
+    return map(Demonstrator(env, section).make, wishes)
+
+
+def write_demonstrations() -> None:
+    rng = np.random.default_rng(0)
+    Path("outputs/curate/e").mkdir(parents=True)
+    demos = [make_episode(rng, task, length, cameras=1) for task, length in ((0, 9), (1, 6))]
+    write_dataset(Path("outputs/curate/e"), demos, ["corner2"], fps=80)
+
+
+def see_sft(values: dict[str, Any]) -> Any:
+    write_demonstrations()
+    policy = params.Policy.model_validate(BASE["Policy"])
+    sft.run(job("sft", env=SEEING, policy=policy, sft=params.Sft.model_validate(values)))
+    return everything(Path("outputs"))
+
+
+def see_policy(values: dict[str, Any]) -> Any:
+    """What the written policy does, not what its folder says."""
+    write_demonstrations()
+    section = params.Sft.model_validate(BASE["Sft"] | {"steps": 1})
+    sft.run(job("sft", env=SEEING, policy=params.Policy.model_validate(values), sft=section))
+    policy = load_policy(Path("outputs/policy/e-sft-0"))
+    shape = policy.backbone.shape
+    context = policy.encode(random_observation(policy, 2))
+    act = policy.act(context, keyed_normals([(0,), (1,)], (shape.horizon, shape.action_dim)))
+    return act.tolist(), {name: tuple(value.shape) for name, value in policy.state_dict().items()}
+
+
+def small_start(name: str) -> None:
+    sizes: dict[str, Any] = {"vlm_width": 16, "vlm_layers": 1, "expert_width": 16, "state_dim": 39, "action_dim": 4}
+    folder = Path("outputs/policy") / name
+    folder.mkdir(parents=True)
+    save_policy(small_policy(cameras=0, horizon=2, replan=2, **sizes), folder)
+
+
+def see_rl(values: dict[str, Any]) -> Any:
+    small_start("e-sft-0")
+    rl.run(job("rl", env=BLIND, rl=params.Rl.model_validate(values)))
+    world = Walk.made[-1]
+    return everything(Path("outputs")), sorted(world.played), world.widest
+
+
+def see_evaluate(values: dict[str, Any], entry: params.Experiment = ENTRY) -> Any:
+    small_start("e-m-0")
+    evaluate.run(job("evaluate", entry, env=BLIND, evaluate=params.Evaluate.model_validate(values)))
+    return everything(Path("outputs")), Walk.made[-1].widest
+
+
+def see_split(values: dict[str, Any]) -> Any:
+    return see_evaluate(BASE["Evaluate"] | {"splits": {"id": values}})
+
+
+def see_report(values: dict[str, Any], **top: Any) -> Any:
+    """Every file of the report on made-up evaluations."""
+    splits = {"id": {"tasks": None, "shift": "none", "episodes_per_task": N}}
+    whole = SMOKE | BASE["Params"] | {"report": values, "evaluate": SMOKE["evaluate"] | {"splits": splits}} | top
+    checked = params.Params.model_validate(whole)
+    counts = {key: {EASY: wins[EASY], MEDIUM: wins[MEDIUM]} for key, wins in COUNTS.items() if key[0] == "id"}
+    fill(Path("outputs"), checked, counts)
+    build_report(checked, Path("outputs"), Path("results"))
+    return everything(Path("results")), everything(Path("outputs/report"))
+
+
+def see_experiment(values: dict[str, Any]) -> Any:
+    whole = params.Params.model_validate(SMOKE | {"experiments": {"e": values}})
+    seen = see_evaluate(BASE["Evaluate"], whole.experiments["e"]) if values["model"] != ENTRY.model else None
+    return params.resolve(whole, "e"), seen, see_report(BASE["Report"], experiments={"e": values})
+
+
+def see_params(values: dict[str, Any]) -> Any:
+    whole = params.Params.model_validate(SMOKE | values)
+    found = [params.resolve(whole, e, m) for e in whole.experiments for m in whole.methods]
+    return found, see_report(BASE["Report"], **values)
+
+
+SEE: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "Env": see_env, "Curate": see_curate, "Policy": see_policy, "Sft": see_sft, "Rl": see_rl,
+    "Evaluate": see_evaluate, "Split": see_split, "Report": see_report, "Experiment": see_experiment,
+    "Params": see_params,
+}  # fmt: skip

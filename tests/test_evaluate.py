@@ -1,0 +1,182 @@
+"""The frozen protocol: an outcome belongs to policy and episode, whatever runs beside it."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pirl_core import seeds
+from pirl_core.data.experts import Wish
+from pirl_core.envs.replay import replay
+from pirl_core.envs.vector import VectorEnv
+from pirl_core.evaluate import Outcome, run_episodes, split_episodes, success_rate, validation_episodes
+from pirl_core.params import Env, load_params, resolve
+from pirl_core.policy.flow_policy import FlowPolicy
+from pirl_core.rl.rollout import play
+from pirl_core.rl.train import iteration_episodes
+from pirl_core.types import ChunkResult, Episode, Observation
+from tests.worlds import small_policy
+
+ENV = Env(
+    tasks=["reach-v3", "handle-press-v3"],
+    episode_steps=23,  # no multiple of the chunk
+    cameras=["corner2"],
+    image_size=32,
+    fast_render=True,
+    object_state=True,
+)
+EPISODES = [
+    Episode(task, seeds.evaluation_seed(0, task, index), shift)
+    for task in ENV.tasks
+    for index, shift in enumerate(("none", "none", "visual", "position"))
+]
+
+
+def random_policy() -> FlowPolicy:
+    """Its chunks depend on everything it sees, and tend forward and down, so that it presses some handles."""
+    sizes: dict[str, Any] = {"state_dim": 39, "action_dim": 4, "text_length": 12}
+    policy = small_policy(horizon=6, replan=5, **sizes)
+    policy.action_mean.copy_(torch.tensor([0.0, 0.3, -0.9, 0.0]))
+    return policy
+
+
+@pytest.fixture(scope="module")
+def outcomes() -> list[Outcome]:
+    torch.set_num_threads(1)
+    with VectorEnv(ENV, 3, 1) as envs:
+        return run_episodes(random_policy(), envs, EPISODES)
+
+
+@pytest.mark.parametrize(("num_envs", "workers", "order"), [(8, 2, 1), (2, 1, -1)])
+def test_outcomes_depend_on_nothing_else(num_envs: int, workers: int, order: int, outcomes: list[Outcome]) -> None:
+    """Not on how many run side by side, in which process, or in which order."""
+    with VectorEnv(ENV, num_envs, workers) as envs:
+        others = run_episodes(random_policy(), envs, EPISODES[::order])[::order]
+    for one, other in zip(outcomes, others, strict=True):
+        assert (one.episode, one.success, one.steps, one.reward) == other[:4]
+        # A batch of another size adds in another order; the simulator hardly enlarges that in so few steps.
+        np.testing.assert_allclose(one.actions, other.actions, atol=1e-5)
+
+
+def test_outcomes_say_what_happened(outcomes: list[Outcome]) -> None:
+    """Recorded actions are all that was executed, and replay to the same end."""
+    assert [outcome.episode for outcome in outcomes] == EPISODES
+    assert 0 < success_rate(outcomes) < 1
+    for outcome in outcomes:
+        assert outcome.actions.shape == (outcome.steps, 4)
+        assert outcome.steps <= ENV.episode_steps and (outcome.success or outcome.steps == ENV.episode_steps)
+        assert outcome.reward == outcome.success
+        solved = [success for _, success in replay(ENV, outcome.episode, outcome.actions)]
+        assert len(solved) == 1 + outcome.steps
+        assert solved == [False] * outcome.steps + [outcome.success]
+
+
+class Recorder:
+    """Episodes of given lengths (in decisions) that end by success or by the clock; it refuses what a simulator would.
+
+    seed: index of the episode. The observation's state holds (episode, decision), so that rows cannot be mixed up.
+    """
+
+    def __init__(self, num_envs: int, lengths: list[int], wins: list[bool]) -> None:
+        self.num_envs = num_envs
+        self.lengths, self.wins = lengths, wins
+        self.slots: dict[int, list[int]] = {}
+        self.started: list[int] = []
+        self.executed: list[tuple[int, int, float]] = []
+
+    def _observe(self, slots: list[int]) -> Observation:
+        state = np.array([self.slots[slot] for slot in slots], np.float32)
+        return Observation(np.zeros((len(slots), 0, 0, 0, 3), np.uint8), state, [f"do {e:.0f}" for e, _ in state])
+
+    def reset(self, slots: list[int], episodes: list[Episode]) -> Observation:
+        for slot, episode in zip(slots, episodes, strict=True):
+            assert 0 <= slot < self.num_envs
+            assert slot not in self.slots or self._over(slot), "restarted before its end"
+            self.slots[slot] = [episode.seed, 0]
+            self.started.append(episode.seed)
+        return self._observe(slots)
+
+    def _over(self, slot: int) -> bool:
+        episode, decision = self.slots[slot]
+        return decision == self.lengths[episode]
+
+    def step(self, slots: list[int], actions: np.ndarray) -> ChunkResult:
+        assert slots and len(set(slots)) == len(slots) == len(actions)
+        for slot, action in zip(slots, actions, strict=True):
+            assert not self._over(slot), "stepped after its end"
+            self.executed.append((*self.slots[slot], float(action[0, 0])))  # type: ignore[arg-type]
+            self.slots[slot][1] += 1
+        over = np.array([self._over(slot) for slot in slots])
+        won = np.array([self.wins[self.slots[slot][0]] for slot in slots])
+        steps = np.full(len(slots), actions.shape[1])
+        return ChunkResult(self._observe(slots), np.where(over & won, 1.0, 0.0), over & won, over & ~won, steps)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_play_plays_each_episode_once_to_its_end(data: st.DataObject) -> None:
+    lengths = data.draw(st.lists(st.integers(1, 5), min_size=1, max_size=12))
+    wins = data.draw(st.lists(st.booleans(), min_size=len(lengths), max_size=len(lengths)))
+    envs = Recorder(data.draw(st.integers(1, 6)), lengths, wins)
+    limits: list[tuple[int, int]] = []
+
+    def decide(observation: Observation, episode: np.ndarray, decision: np.ndarray) -> np.ndarray:
+        assert np.array_equal(observation.state, np.stack([episode, decision], 1))
+        assert observation.instructions == [f"do {index}" for index in episode]
+        return np.tile((100 * episode + decision)[:, None, None], (1, 2, 1)).astype(np.float32)
+
+    def at_time_limit(observation: Observation, episode: np.ndarray, decision: np.ndarray) -> None:
+        assert np.array_equal(observation.state, np.stack([episode, decision + 1], 1))
+        limits.extend(zip(episode.tolist(), decision.tolist(), strict=True))
+
+    steps = play(envs, [Episode("any", index) for index in range(len(lengths))], decide, at_time_limit)
+    wanted = [(e, d) for e, length in enumerate(lengths) for d in range(length)]
+    assert sorted(envs.started) == list(range(len(lengths)))
+    assert sorted(envs.executed) == [(e, d, 100.0 * e + d) for e, d in wanted]
+    assert [(step.episode, step.decision) for step in steps] == wanted
+    ends = [(e, d) for e, d in wanted if d == lengths[e] - 1]
+    assert [(s.episode, s.decision) for s in steps if s.terminated or s.truncated] == ends
+    assert [s.episode for s in steps if s.terminated] == [e for e, won in enumerate(wins) if won]
+    assert sorted(limits) == [(e, d) for e, d in ends if not wins[e]]
+
+
+def test_no_seed_serves_two_purposes(root: Path) -> None:
+    """Of all starts of the laptop scale: demonstrations, every RL iteration, validation and each evaluation set."""
+    params = load_params(root / "pirl_core/presets/laptop.yaml")
+    for experiment in params.experiments:
+        run = resolve(params, experiment)
+        curate, training = run.curate, params.seeds
+        wishes = [Wish(task, number) for task in run.env.tasks for number in range(curate.episodes_per_task)]
+        found = {
+            "demonstrations": {
+                seeds.demo_seed(curate.seed, wish.task, wish.number, attempt)
+                for wish in wishes
+                for attempt in range(curate.max_attempts_per_episode)
+            },
+            "training": {
+                episode.seed
+                for seed in training
+                for method in params.methods
+                for rl in [resolve(params, experiment, method).rl]
+                for iteration in range(rl.iterations)
+                for episode in iteration_episodes(list(run.env.tasks), rl, seed, iteration)
+            },
+            "validation": {
+                episode.seed
+                for seed in training
+                for episode in validation_episodes(run.env, seed, run.rl.validation_episodes_per_task)
+            },
+            "evaluation": {
+                episode.seed for name in run.evaluate.splits for episode in split_episodes(run.env, run.evaluate, name)
+            },
+        }
+        total = sum(len(group) for group in found.values())
+        assert len(set().union(*found.values())) == total > 1000
+        # Within an evaluation set no start comes twice either.
+        for name in run.evaluate.splits:
+            episodes = split_episodes(run.env, run.evaluate, name)
+            assert len(set(episodes)) == len(episodes)

@@ -1,0 +1,145 @@
+"""SFT: it learns what can be learnt, repeats itself bit for bit, and never looks past the end of an episode."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pirl_core.data.lerobot import Frames, action_chunks
+from pirl_core.learner import Learner
+from pirl_core.params import Env, Policy, Sft
+from pirl_core.policy.build import build_policy
+from pirl_core.policy.flow_policy import FlowMatching, FlowPolicy, keyed_normals
+from pirl_core.sft import batch_loss, shift_images, train_sft
+from pirl_core.track import Tracker
+from pirl_core.types import Observation
+from tests.worlds import INSTRUCTIONS
+
+ENV = Env(
+    tasks=["reach-v3"], episode_steps=10, cameras=["corner2"], image_size=32, fast_render=True, object_state=False
+)
+POLICY = Policy(
+    backbone="tiny_pi0", vlm_width=32, vlm_layers=1, vision_width=32, vision_layers=1, expert_width=32, heads=2,
+    head_dim=16, horizon=4, replan=4, denoise_steps=4,
+)  # fmt: skip
+BASE: dict[str, Any] = {
+    "steps": 3, "batch_size": 8, "lr": 3e-3, "warmup_steps": 0, "final_lr_fraction": 0.1, "weight_decay": 0.0,
+    "max_grad_norm": 1.0, "tau_alpha": 1.5, "tau_beta": 1.0, "image_shift": 2, "precision": "fp32", "log_every": 1,
+}  # fmt: skip
+TARGETS = np.array([[0.8, -0.8, 0.5, 1.0], [-0.8, 0.8, -0.5, -1.0], [0.8, 0.8, -0.5, 1.0]], np.float32)
+
+
+def learnable(episodes: int = 12, length: int = 8, cameras: int = 1) -> Frames:
+    """The action follows from the instruction (which target) and the state (how much of it)."""
+    rng = np.random.default_rng(0)
+    count = episodes * length
+    episode = np.repeat(np.arange(episodes), length)
+    task = episode % 3
+    state = rng.uniform(-1, 1, (count, 4)).astype(np.float32)
+    images = rng.integers(0, 256, (count, cameras, 32, 32, 3), np.uint8)
+    actions = TARGETS[task] * (1 + state[:, :1]) / 2
+    return Frames(images, state, actions, episode, np.tile(np.arange(length), episodes), task, INSTRUCTIONS)
+
+
+def train(folder: Path, frames: Frames, seed: int = 0, **changes: Any) -> tuple[FlowPolicy, list[float]]:
+    """The trained policy and its logged losses. One process has one precision, so the choice is forgotten first."""
+    torch.set_num_threads(1)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    folder.mkdir(exist_ok=True)
+    sft = Sft(**(BASE | changes))
+    env = ENV if frames.images.shape[1] else ENV.model_copy(update={"cameras": []})
+    policy = build_policy(env, POLICY, frames, INSTRUCTIONS, seed)
+    with Tracker("test", folder, folder / "tensorboard", sft.steps) as tracker:
+        train_sft(policy, frames, sft, seed, tracker)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return policy, [row["losses/flow_matching"] for row in rows]
+
+
+def same(one: FlowPolicy, other: FlowPolicy) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+
+
+def test_it_learns_what_can_be_learnt(tmp_path: Path) -> None:
+    """The loss falls, and the chunks that the policy then draws are the demonstrated ones, told by words and state."""
+    frames = learnable(episodes=150, length=1, cameras=0)
+    policy, losses = train(tmp_path, frames, steps=300, batch_size=32, log_every=50)
+    assert losses[-1] < 0.4 * losses[0], losses
+    state = np.random.default_rng(1).uniform(-1, 1, (30, 4)).astype(np.float32)
+    task = np.arange(30) % 3
+    images = np.zeros((30, 0, 32, 32, 3), np.uint8)
+    observation = Observation(images, state, [INSTRUCTIONS[index] for index in task])
+    chosen = policy.act(policy.encode(observation), keyed_normals([(i,) for i in range(30)], (4, 4))).numpy()[:, 0]
+    error = np.abs(chosen - TARGETS[task] * (1 + state[:, :1]) / 2).mean()
+    blind = np.abs(frames.actions - frames.actions.mean(0)).mean()
+    assert error < 0.5 * blind, (error, blind)
+
+
+def test_equal_seeds_give_equal_bits(tmp_path: Path) -> None:
+    frames = learnable()
+    one, again, other = (train(tmp_path / str(i), frames, seed) for i, seed in enumerate((0, 0, 1)))
+    assert same(one[0], again[0]) and one[1] == again[1]
+    assert not same(one[0], other[0]) and one[1] != other[1]
+
+
+def test_nothing_beyond_an_episodes_end_is_learnt() -> None:
+    """A field that is blind to its own noisy actions meets an action only as a target: real ones pull, padded never."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    frames = learnable(length=3)
+    policy = build_policy(ENV, POLICY, frames, INSTRUCTIONS, 0)
+    with torch.no_grad():
+        policy.backbone.pi0.embed_action_time.action_in_proj.weight.zero_()
+    learner = Learner(FlowMatching(policy.backbone), [{"params": list(policy.parameters()), "lr": 0.0}], 0, 1, "fp32")
+    index, real = action_chunks(frames, POLICY.horizon)
+    assert real[:3].tolist() == [[True, True, True, False], [True, True, False, False], [True, False, False, False]]
+    rows = np.arange(9)
+    observation = Observation(frames.images[rows], frames.state[rows], [frames.instructions[row] for row in rows])
+    action = policy.normalize_actions(torch.from_numpy(frames.actions[index[rows]])).requires_grad_()
+    rng = np.random.default_rng(0)
+    batch_loss(learner, policy, observation, action, real[rows], Sft(**BASE), rng).backward()
+    assert action.grad is not None
+    pull = action.grad.abs().sum(-1).numpy()
+    assert (pull[real[rows]] > 0).all()
+    assert (pull[~real[rows]] == 0).all()
+
+
+def test_bf16_runs_over_fp32_weights(tmp_path: Path) -> None:
+    frames = learnable()
+    half, low = train(tmp_path / "a", frames, precision="bf16", steps=5)
+    full, high = train(tmp_path / "b", frames, steps=5)
+    assert {parameter.dtype for parameter in half.parameters()} == {torch.float32}
+    assert not same(half, full)
+    assert low == pytest.approx(high, rel=0.05)
+
+
+def shift_slowly(images: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    """Pixel by pixel: the pixel at (y, x) comes from (y + dy, x + dx), or from the border nearest to it."""
+    result = np.empty_like(images)
+    count, cameras, size = images.shape[:3]
+    for b in range(count):
+        for c in range(cameras):
+            for y in range(size):
+                for x in range(size):
+                    row, column = np.clip([y + offsets[b, 0], x + offsets[b, 1]], 0, size - 1)
+                    result[b, c, y, x] = images[b, c, row, column]
+    return result
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.data())
+def test_shift_images_against_a_slow_loop(data: st.DataObject) -> None:
+    count, cameras, size = (data.draw(st.integers(low, high)) for low, high in ((1, 3), (0, 3), (1, 7)))
+    images = np.random.default_rng(data.draw(st.integers(0, 99))).integers(0, 256, (count, cameras, size, size, 3))
+    reach = data.draw(st.integers(0, 9))  # beyond the size too
+    offset = st.integers(-reach, reach)
+    offsets = np.array(data.draw(st.lists(st.tuples(offset, offset), min_size=count, max_size=count)))
+    images = images.astype(np.uint8)
+    before = images.copy()
+    assert np.array_equal(shift_images(images, offsets), shift_slowly(images, offsets))
+    assert np.array_equal(images, before)
