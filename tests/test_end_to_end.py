@@ -119,6 +119,8 @@ def test_a_stopped_training_leaves_nothing_behind(sent: signal.Signals, code: in
     with subprocess.Popen(
         command("rl", "0", "flow_sde"), cwd=tmp_path, env=variables(2), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         text=True,
+        # A test run started in the background has SIGINT ignored, and its children would inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     ) as process:  # fmt: skip
         assert process.stdout is not None and process.stderr is not None
         lines = [process.stdout.readline() for _ in range(3)]
