@@ -26,11 +26,6 @@ class Outcome(NamedTuple):
     actions: np.ndarray
 
 
-def split_label(name: str) -> str:
-    """``ood_visual`` in params is ``ood:visual`` in tables."""
-    return name.replace("_", ":", 1) if name.startswith("ood_") else name
-
-
 def split_episodes(env: Env, evaluate: Evaluate, name: str) -> list[Episode]:
     """The episodes of one split, task by task."""
     split = evaluate.splits[name]

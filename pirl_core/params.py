@@ -212,6 +212,11 @@ class Evaluate(Section):
         return self
 
 
+def split_label(name: str) -> str:
+    """``ood_visual`` in params.yaml is ``ood:visual`` in tables."""
+    return name.replace("_", ":", 1) if name.startswith("ood_") else name
+
+
 class Report(Section):
     """How the results are shown."""
 

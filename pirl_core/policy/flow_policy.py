@@ -87,7 +87,7 @@ class FlowPolicy(nn.Module):
             self.register_buffer(name, scale, persistent=False)
 
     def add_heads(self, process: Process, critic_layers: int, learned_noise: bool) -> None:
-        """What RL adds to an SFT policy. Leave it with ``drop_heads``: only the velocity is kept (Sec. 4.1.1)."""
+        """What RL adds to an SFT policy. A policy folder keeps the velocity alone (Sec. 4.1.1)."""
         shape = self.backbone.shape
         if process.critic is not None:
             width = self.backbone.context_width if process.critic == "vlm" else shape.expert_width
@@ -98,9 +98,6 @@ class FlowPolicy(nn.Module):
     @property
     def device(self) -> torch.device:
         return self.state_mean.device
-
-    def drop_heads(self) -> None:
-        self.critic = self.noise_net = None
 
     def inputs(self, observation: Observation) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Images (B, C, 3, s, s) in [−1, 1], token ids and validity (B, L), normalised state (B, S)."""

@@ -10,7 +10,7 @@ import pyarrow
 import pyarrow.parquet as pq
 
 from pirl_core.errors import UserError
-from pirl_core.params import Params, resolve
+from pirl_core.params import Params, resolve, split_label
 
 COLUMNS = {
     "experiment": "object",
@@ -34,11 +34,6 @@ class Clip(NamedTuple):
     task: str
     success: bool
     episode: int
-
-
-def split_label(name: str) -> str:
-    """`ood_visual` of params.yaml is `ood:visual` in tables."""
-    return name.replace("ood_", "ood:", 1) if name.startswith("ood_") else name
 
 
 def listed_splits(params: Params, experiment: str) -> list[str]:

@@ -12,7 +12,8 @@ def run(job: Job) -> None:
 
     from pirl_core.envs.metaworld import ACTION_DIM, state_dim
     from pirl_core.envs.vector import VectorEnv
-    from pirl_core.evaluate import run_episodes, split_episodes, split_label
+    from pirl_core.evaluate import run_episodes, split_episodes
+    from pirl_core.params import split_label
     from pirl_core.policy.folder import load_policy, require_fit
     from pirl_core.videos import choose, write_videos
 
