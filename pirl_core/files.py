@@ -2,17 +2,27 @@
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @contextmanager
-def replace_folder(folder: Path) -> Iterator[Path]:
-    """Gives an empty temporary folder beside ``folder``: it takes that name if the block ends well, else is removed."""
+def replace_folder(folder: Path, main: bool = True) -> Iterator[Path]:
+    """Gives an empty temporary folder beside ``folder``: it takes that name if the block ends well, else is removed.
+
+    main: False on all ranks but the one that writes; they get the path and touch nothing.
+    """
     temporary, old = (folder.with_name(f".{folder.name}.{role}.partial") for role in ("new", "old"))
+    if not main:
+        yield temporary
+        return
     for leftover in (temporary, old):
         shutil.rmtree(leftover, ignore_errors=True)
     temporary.mkdir(parents=True)
@@ -33,6 +43,22 @@ def write_text(path: Path, text: str) -> None:
     try:
         temporary.write_text(text, encoding="utf-8")
         os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_tensors(path: Path, tensors: "dict[str, Tensor]") -> None:
+    """A safetensors file, written beside and renamed. Raises OSError where the disk is full."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    temporary = path.with_name(f".{path.name}.partial")
+    try:
+        save_file(tensors, temporary)
+        os.replace(temporary, path)
+    except SafetensorError as error:
+        code = re.search(r"os error (\d+)", str(error))
+        raise OSError(int(code[1]) if code else 0, str(error), str(path)) from None
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -4,13 +4,15 @@ The learning rate is a pure function of the step count, so nothing but that coun
 """
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor, nn
 
 from pirl_core.errors import UserError
+from pirl_core.ranks import Ranks
 
 
 def cosine_factor(step: int, total: int, warmup: int, final: float) -> float:
@@ -25,36 +27,97 @@ class Learner:
     """Owns the prepared module and the optimiser; ``step`` turns a loss into an update.
 
     groups: AdamW parameter groups with their base ``lr``. precision: bf16 computes under autocast over fp32 masters.
+    max_skipped: so many updates in a row may be skipped because their loss or gradient was not finite.
+    unused: whether parameters exist that never reach the loss; DDP looks for them only if told, and else complains.
     """
 
     def __init__(
-        self, module: nn.Module, groups: list[dict[str, Any]], weight_decay: float, max_grad_norm: float, precision: str
+        self,
+        module: nn.Module,
+        groups: list[dict[str, Any]],
+        weight_decay: float,
+        max_grad_norm: float,
+        precision: str,
+        max_skipped: int,
+        unused: bool = False,
     ) -> None:
         self.accelerator = Accelerator(
-            cpu=not torch.cuda.is_available(), mixed_precision="bf16" if precision == "bf16" else "no"
+            cpu=not torch.cuda.is_available(),
+            mixed_precision="bf16" if precision == "bf16" else "no",
+            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=unused)],
         )
+        self.ranks = Ranks(self.accelerator.process_index, self.accelerator.num_processes)
         optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95), weight_decay=weight_decay)
         self.base_lrs = [group["lr"] for group in optimizer.param_groups]
         self.module, self.optimizer = self.accelerator.prepare(module, optimizer)
         self.max_grad_norm = max_grad_norm
+        self.max_skipped = max_skipped
         self.steps = 0
+        self.skipped = 0
 
     @property
     def device(self) -> torch.device:
         device: torch.device = self.accelerator.device
         return device
 
-    def step(self, loss: Tensor, lr_factor: float) -> float:
-        """One update; returns the gradient norm before clipping. Raises UserError when the loss is not finite."""
-        if not torch.isfinite(loss):
-            raise UserError(
-                f"the loss is {loss.item()} at update {self.steps}: lower the learning rate or the noise level"
-            )
-        self.accelerator.backward(loss)
-        norm = self.accelerator.clip_grad_norm_(self.module.parameters(), self.max_grad_norm)
+    def step(self, loss: Tensor, total: float, lr_factor: float) -> float | None:
+        """One update; returns the gradient norm before clipping.
+
+        loss: this rank's part; DDP averages the gradients of the parts. total: the loss of the whole minibatch, the
+        same on every rank. Where loss or gradient is not finite the update is skipped and None comes back; raises
+        UserError after ``max_skipped`` of them in a row. Every rank sees the same numbers, so all skip or none.
+        """
+        norm = math.nan
+        # A rank must not leave the others alone in the gradients' exchange: the finite test looks at the total.
+        if math.isfinite(total):
+            self.accelerator.backward(loss)
+            norm = float(self.accelerator.clip_grad_norm_(self.module.parameters(), self.max_grad_norm))
+        if not math.isfinite(norm):
+            self.optimizer.zero_grad()
+            self.skipped += 1
+            if self.skipped > self.max_skipped:
+                raise UserError(
+                    f"loss {total} and gradient norm {norm} at update {self.steps}: {self.skipped} in a row were not"
+                    " finite (run.max_skipped_updates); lower the learning rate or the noise level"
+                )
+            return None
+        self.skipped = 0
         for group, base in zip(self.optimizer.param_groups, self.base_lrs, strict=True):
             group["lr"] = base * lr_factor
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.steps += 1
-        return float(norm)
+        return norm
+
+    def state(self) -> "LearnerState":
+        """What the next update depends on. Frozen parameters are left out: the source policy has them."""
+        tensors = {}
+        for name, parameter in self._trained():
+            tensors[f"parameter/{name}"] = parameter.detach()
+            for key, value in self.optimizer.state[parameter].items():
+                tensors[f"{key}/{name}"] = value
+        return LearnerState({key: value.cpu().contiguous() for key, value in tensors.items()}, self.steps, self.skipped)
+
+    def restore(self, state: "LearnerState") -> None:
+        """Raises KeyError when the state belongs to another module; its fingerprint should have told."""
+        self.steps, self.skipped = state.steps, state.skipped
+        for name, parameter in self._trained():
+            with torch.no_grad():
+                parameter.copy_(state.tensors[f"parameter/{name}"])
+            for key in ("step", "exp_avg", "exp_avg_sq"):
+                if f"{key}/{name}" in state.tensors:
+                    value = state.tensors[f"{key}/{name}"]
+                    # AdamW keeps its step count on the CPU.
+                    self.optimizer.state[parameter][key] = value if key == "step" else value.to(parameter.device)
+
+    def _trained(self) -> list[tuple[str, nn.Parameter]]:
+        module = self.accelerator.unwrap_model(self.module)
+        return [(name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad]
+
+
+class LearnerState(NamedTuple):
+    """tensors: trained parameters and AdamW's moments by name. steps: updates done. skipped: of them in a row."""
+
+    tensors: dict[str, Tensor]
+    steps: int
+    skipped: int

@@ -225,6 +225,20 @@ class Report(Section):
     seed: Whole
 
 
+class Supervision(Section):
+    """How a run is looked after: checkpoints, trackers, guards. Nothing here changes a result."""
+
+    checkpoint_minutes: NonNegative
+    trackers: Annotated[list[Literal["wandb", "trackio"]], AfterValidator(_distinct)]
+    validation_videos: Whole
+    warn_kl: Positive
+    warn_first_ratio_error: Positive
+    warn_success_drop: Fraction
+    stop_kl: Positive | None
+    stop_success_drop: Positive | None
+    max_skipped_updates: Whole
+
+
 class Experiment(Section):
     """One benchmark and one model; each section holds what it overrides, or ``{}``."""
 
@@ -254,6 +268,7 @@ class Params(Section):
     rl: Rl
     evaluate: Evaluate
     report: Report
+    run: Supervision
 
     @model_validator(mode="after")
     def _names_agree(self) -> "Params":

@@ -11,6 +11,7 @@ from pirl_core.errors import UserError
 from pirl_core.files import write_text
 from pirl_core.params import load_params
 
+SUMMARY = "write params.yaml from a preset, or tell which scale it holds and check it"
 SCALES = ("smoke", "laptop", "paper")
 PRESETS = Path(__file__).parent / "presets"
 
@@ -36,18 +37,25 @@ def describe(path: Path) -> str:
     )
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m pirl_core.scale", description=(__doc__ or "").split("\n")[0])
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("scale", nargs="?", choices=SCALES, help="preset to write; left out: tell and check the scale")
     parser.add_argument(
         "--params", type=Path, default=Path("params.yaml"), help="parameter file (default: %(default)s)"
     )
     parser.add_argument("--force", action="store_true", help="overwrite a file with edits of your own")
-    args = parser.parse_args(argv)
+
+
+def run(args: argparse.Namespace) -> None:
+    if args.scale:
+        switch(args.scale, args.params, args.force)
+    print(describe(args.params))
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m pirl_core.scale", description=(__doc__ or "").split("\n")[0])
+    add_arguments(parser)
     try:
-        if args.scale:
-            switch(args.scale, args.params, args.force)
-        print(describe(args.params))
+        run(parser.parse_args(argv))
     except UserError as error:
         print(f"pirl: scale: {error}", file=sys.stderr)
         return 2

@@ -3,6 +3,8 @@
 Axes: B batch, C cameras, H horizon, D action numbers.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -12,7 +14,8 @@ from pirl_core.flow import path
 from pirl_core.learner import Learner, cosine_factor
 from pirl_core.params import Sft
 from pirl_core.policy.flow_policy import FlowMatching, FlowPolicy
-from pirl_core.track import Tracker
+from pirl_core.ranks import summed
+from pirl_core.session import Session
 from pirl_core.types import Observation
 
 
@@ -34,9 +37,8 @@ def shift_images(images: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     return np.moveaxis(moved, 3, 1)
 
 
-def train_sft(policy: FlowPolicy, frames: Frames, sft: Sft, seed: int, tracker: Tracker) -> None:
-    """Train ``policy`` in place. Batch b of step t depends on (seed, t) alone."""
-    torch.manual_seed(seed)
+def train_sft(policy: FlowPolicy, frames: Frames, sft: Sft, seed: int, session: Session) -> None:
+    """Train ``policy`` in place. Batch b of step t depends on (seed, t) alone; each rank takes its share of it."""
     policy.train()
     learner = Learner(
         FlowMatching(policy.backbone),
@@ -44,44 +46,70 @@ def train_sft(policy: FlowPolicy, frames: Frames, sft: Sft, seed: int, tracker: 
         sft.weight_decay,
         sft.max_grad_norm,
         sft.precision,
+        session.supervision.max_skipped_updates,
+        unused=True,  # the VLM's last layer acts through its keys and values; what follows them is never read
     )
     policy.to(learner.device)
+    numbers = session.restore(learner) or {"step": 0}
     chunk_index, chunk_real = action_chunks(frames, policy.backbone.shape.horizon)
     losses: list[float] = []
-    for step in range(sft.steps):
+    skipped = 0
+    for step in range(numbers["step"], sft.steps):
         rng = np.random.default_rng([seed, 1, step])
         rows = rng.choice(len(frames.state), sft.batch_size, replace=len(frames.state) < sft.batch_size)
         offsets = rng.integers(-sft.image_shift, sft.image_shift + 1, (sft.batch_size, 2))
-        instructions = [frames.tasks[index] for index in frames.task_index[rows]]
-        observation = Observation(shift_images(frames.images[rows], offsets), frames.state[rows], instructions)
-        action = policy.normalize_actions(torch.from_numpy(frames.actions[chunk_index[rows]]).to(learner.device))
-        loss = batch_loss(learner, policy, observation, action, chunk_real[rows], sft, rng)
+        noise = rng.standard_normal((sft.batch_size, *policy.chunk_shape), np.float32)
+        tau = path.sample_tau(rng, sft.batch_size, sft.tau_alpha, sft.tau_beta)
+        mine = slice(session.ranks.rank, None, session.ranks.size)
+        batch = Batch(
+            Observation(
+                shift_images(frames.images[rows[mine]], offsets[mine]),
+                frames.state[rows[mine]],
+                [frames.tasks[index] for index in frames.task_index[rows[mine]]],
+            ),
+            torch.from_numpy(frames.actions[chunk_index[rows[mine]]]),
+            torch.from_numpy(noise[mine]),
+            tau[mine],
+            torch.from_numpy(chunk_real[rows[mine]]),
+        )
+        # DDP averages over ranks: weigh each by its share of the batch's real steps, and the sum is the batch's mean.
+        share = batch.real.sum().item() / max(1, chunk_real[rows].sum())
+        loss = batch_loss(learner, policy, batch) * share
+        total = summed(loss.detach().clone()).item()
         factor = cosine_factor(step, sft.steps, sft.warmup_steps, sft.final_lr_fraction)
-        norm = learner.step(loss, factor)
-        losses.append(loss.item())
+        norm = learner.step(loss * session.ranks.size, total, factor)
+        if norm is None:
+            skipped += 1
+        else:
+            losses.append(total)
         if (step + 1) % sft.log_every == 0 or step + 1 == sft.steps:
-            metrics = {
-                "losses/flow_matching": float(np.mean(losses)),
-                "charts/learning_rate": sft.lr * factor,
-                "charts/grad_norm": norm,
-            }
-            tracker.log(step + 1, metrics, ("losses/flow_matching",))
-            losses = []
+            metrics = {"charts/learning_rate": sft.lr * factor, "charts/skipped_updates": float(skipped)}
+            if losses:
+                metrics["losses/flow_matching"] = float(np.mean(losses))
+            if norm is not None:
+                metrics["charts/grad_norm"] = norm
+            session.tracker.log(step + 1, metrics, ("losses/flow_matching",))
+            if skipped:
+                session.tracker.warn(step + 1, f"{skipped} updates skipped: loss or gradient not finite")
+            losses, skipped = [], 0
+            session.save_if_due(step + 1, learner, {"step": step + 1})
     policy.eval()
 
 
-def batch_loss(
-    learner: Learner,
-    policy: FlowPolicy,
-    observation: Observation,
-    action: Tensor,
-    real: np.ndarray,
-    sft: Sft,
-    rng: np.random.Generator,
-) -> Tensor:
-    """Flow-matching loss of one batch. action: (B, H, D) normalised; real: (B, H) bool."""
-    noise = torch.from_numpy(rng.standard_normal(action.shape, np.float32)).to(action.device)
-    tau = path.sample_tau(rng, len(action), sft.tau_alpha, sft.tau_beta).to(action.device)
-    velocity = learner.module(policy.inputs(observation), path.interpolate(action, noise, tau), tau)
-    target = path.velocity_target(action, noise)
-    return path.flow_matching_loss(velocity, target, torch.from_numpy(real).to(action.device))
+class Batch(NamedTuple):
+    """This rank's part of a batch. action: (B, H, D) in simulator units; noise: (B, H, D); tau: (B,); real: (B, H)."""
+
+    observation: Observation
+    action: Tensor
+    noise: Tensor
+    tau: Tensor
+    real: Tensor
+
+
+def batch_loss(learner: Learner, policy: FlowPolicy, batch: Batch) -> Tensor:
+    """Flow-matching loss, the mean over the real steps of ``batch``."""
+    device = learner.device
+    action = policy.normalize_actions(batch.action.to(device))
+    noise, tau = batch.noise.to(device), batch.tau.to(device)
+    velocity = learner.module(policy.inputs(batch.observation), path.interpolate(action, noise, tau), tau)
+    return path.flow_matching_loss(velocity, path.velocity_target(action, noise), batch.real.to(device))

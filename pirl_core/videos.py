@@ -1,9 +1,11 @@
 """A few successes and failures as small GIFs, re-simulated from the recorded actions at full render quality."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 from PIL import Image
 
 from pirl_core.envs.replay import render_episode
@@ -12,6 +14,7 @@ from pirl_core.params import Env
 
 SIZE = 160
 EVERY = 4
+FPS = 16
 
 
 class Filmed(NamedTuple):
@@ -36,16 +39,20 @@ def choose(label: str, outcomes: list[Outcome], per_outcome: int) -> list[Filmed
     return chosen
 
 
-def write_videos(env: Env, filmed: list[Filmed], folder: Path) -> None:
-    """GIFs and ``videos.json``, which lists them with split, task, success and episode seed."""
+def write_videos(env: Env, filmed: list[Filmed], folder: Path) -> Iterator[tuple[str, np.ndarray]]:
+    """GIFs, then ``videos.json``, which lists them with split, task, success and episode seed.
+
+    Passes on the title and the frames (F, SIZE, SIZE, 3) uint8 of each.
+    """
     folder.mkdir()
     listed = []
     for number, (label, outcome) in enumerate(filmed):
-        frames = render_episode(env, outcome.episode, outcome.actions, SIZE, EVERY)
+        frames = render_episode(env, outcome.episode, outcome.actions, SIZE, EVERY, fast=False)
         result = "success" if outcome.success else "failure"
         name = f"{number:02d}-{label.replace(':', '-')}-{outcome.episode.task}-{result}.gif"
         images = [Image.fromarray(frame).quantize(64) for frame in frames]
-        images[0].save(folder / name, save_all=True, append_images=images[1:], duration=60, loop=0)
+        images[0].save(folder / name, save_all=True, append_images=images[1:], duration=1000 // FPS, loop=0)
+        yield name.removesuffix(".gif"), frames
         listed.append(
             {
                 "file": name,

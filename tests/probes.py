@@ -4,12 +4,12 @@ The stages are the real ones; where they would simulate, a small world of two or
 """
 
 import hashlib
-import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import pytest
 import yaml
 
 from pirl_core import params, seeds
@@ -17,16 +17,20 @@ from pirl_core.data.experts import Demonstrator, Wish
 from pirl_core.data.lerobot import write_dataset
 from pirl_core.envs import vector
 from pirl_core.envs.worker import Slots
+from pirl_core.errors import UserError
 from pirl_core.evaluate import validation_episodes
 from pirl_core.policy.flow_policy import keyed_normals
 from pirl_core.policy.folder import load_policy, save_policy
 from pirl_core.report.build import build_report
+from pirl_core.resume import Checkpoints
+from pirl_core.rl import guards
 from pirl_core.stages import curate, evaluate, rl, sft
 from pirl_core.stages.cli import Job
+from pirl_core.track import Tracker
 from pirl_core.types import ChunkResult, Episode, Observation
 from tests.test_data import make_episode
 from tests.test_report import COUNTS, EASY, MEDIUM, N, fill
-from tests.worlds import random_observation, small_policy
+from tests.worlds import SUPERVISION, random_observation, small_policy
 
 PRESET = Path(__file__).parents[1] / "pirl_core" / "presets" / "smoke.yaml"
 SMOKE: dict[str, Any] = yaml.safe_load(PRESET.read_text())
@@ -69,6 +73,7 @@ BASE: dict[str, dict[str, Any]] = {
     },
     "Split": {"tasks": None, "shift": "none", "episodes_per_task": 4},
     "Report": {"title": "A title", "bootstrap_samples": 100, "seed": 0},
+    "Supervision": SUPERVISION,
     "Experiment": EXPERIMENT,
     "Params": {
         "scale": "smoke", "seeds": [0, 1], "policies": ["sft", "flow_sde", "flow_noise"],
@@ -132,25 +137,24 @@ class Walk:
 BLIND = params.Env.model_validate(BASE["Env"] | {"cameras": [], "object_state": True, "episode_steps": 150})
 SEEING = params.Env.model_validate(BASE["Env"])
 ENTRY = params.Experiment.model_validate(BASE["Experiment"])
+CALM = params.Supervision.model_validate(BASE["Supervision"])
 
 
-def job(stage: str, entry: params.Experiment = ENTRY, **sections: params.Section) -> Job:
+def job(
+    stage: str,
+    entry: params.Experiment = ENTRY,
+    supervision: params.Supervision = CALM,
+    **sections: params.Section,
+) -> Job:
     name = {"curate": "e", "sft": "e-0", "rl": "e-m-0", "evaluate": "e-m-0"}[stage]
     read: Any = [sections.get(field) for field in params.Run._fields]
-    return Job(stage, name, "e", "m", 0, entry, params.Run(*read))
+    return Job(stage, name, "e", "m", 0, entry, params.Run(*read), supervision)
 
 
 def everything(folder: Path) -> list[tuple[str, str]]:
-    """Each file and its hash; metrics without what the clock says."""
-    found = []
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-        content = path.read_bytes()
-        if path.name == "metrics.jsonl":
-            rows = [json.loads(line) for line in content.decode().splitlines()]
-            kept = [{k: v for k, v in row.items() if k[:4] != "time" and k != "charts/SPS"} for row in rows]
-            content = json.dumps(kept).encode()
-        found.append((path.relative_to(folder).as_posix(), hashlib.sha256(content).hexdigest()))
-    return found
+    """Each file and its hash, but for what the clock says."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "timing.jsonl")
+    return [(path.relative_to(folder).as_posix(), hashlib.sha256(path.read_bytes()).hexdigest()) for path in paths]
 
 
 def see_env(values: dict[str, Any]) -> Any:
@@ -179,9 +183,11 @@ def see_curate(values: dict[str, Any]) -> Any:
     return everything(Path("outputs")), hopeless.attempts
 
 
-def demonstrate_here(env: params.Env, section: params.Curate, wishes: list[Wish], workers: int | None) -> Iterator[Any]:
+def demonstrate_here(
+    env: params.Env, section: params.Curate, wishes: list[Wish], workers: int | None
+) -> Generator[Any]:
     """As ``data.experts.demonstrations``, without processes."""
-    return map(Demonstrator(env, section).make, wishes)
+    yield from map(Demonstrator(env, section).make, wishes)
 
 
 def write_demonstrations() -> None:
@@ -208,6 +214,29 @@ def see_policy(values: dict[str, Any]) -> Any:
     context = policy.encode(random_observation(policy, 2))
     act = policy.act(context, keyed_normals([(0,), (1,)], (shape.horizon, shape.action_dim)))
     return act.tolist(), {name: tuple(value.shape) for name, value in policy.state_dict().items()}
+
+
+def see_supervision(values: dict[str, Any]) -> Any:
+    """What is said of a run that goes badly, what is filmed, what is saved, and when it is stopped."""
+    section = params.Supervision.model_validate(values)
+    bad = {"losses/approx_kl": 5.0, "losses/first_ratio_error": 0.5, "validation/success": 0.3}
+    said = guards.warnings(bad, 0.6, section), guards.divergence(bad, 0.6, section)
+    small_start("e-sft-0")
+    stopped = filmed = None
+    saved: list[int] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Checkpoints, "save", lambda _, step, write: saved.append(step))
+        patch.setattr("pirl_core.envs.replay.render_episode", lambda *_, **__: np.zeros((2, 8, 8, 3), np.uint8))
+        seen: list[str] = []
+        patch.setattr(Tracker, "video", lambda _, step, tag, *rest: seen.append(tag))
+        # Every update is skipped: two epochs of so many minibatches, in two iterations.
+        broken = params.Rl.model_validate(BASE["Rl"] | {"max_grad_norm": 1e30, "actor_lr": 1e30, "iterations": 4})
+        try:
+            rl.run(job("rl", supervision=section, env=BLIND, rl=broken))
+        except UserError as error:
+            stopped = str(error)
+        filmed = sorted(set(seen))
+    return said, saved, filmed, stopped
 
 
 def small_start(name: str) -> None:
@@ -260,5 +289,5 @@ def see_params(values: dict[str, Any]) -> Any:
 SEE: dict[str, Callable[[dict[str, Any]], Any]] = {
     "Env": see_env, "Curate": see_curate, "Policy": see_policy, "Sft": see_sft, "Rl": see_rl,
     "Evaluate": see_evaluate, "Split": see_split, "Report": see_report, "Experiment": see_experiment,
-    "Params": see_params,
+    "Supervision": see_supervision, "Params": see_params,
 }  # fmt: skip

@@ -1,7 +1,9 @@
 """Demonstrations by real experts in the real simulator."""
 
 import json
+from contextlib import chdir
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
@@ -13,6 +15,8 @@ from pirl_core.data.lerobot import read_dataset
 from pirl_core.envs.metaworld import MetaWorldEnv
 from pirl_core.errors import UserError
 from pirl_core.params import Curate, Env
+from pirl_core.resume import Checkpoints
+from pirl_core.track import Tracker
 from pirl_core.types import Episode
 
 TASKS = ["button-press-topdown-v3", "reach-v3"]
@@ -25,10 +29,16 @@ CURATE = Curate(
 pytestmark = pytest.mark.filterwarnings("ignore:Constant")
 
 
+def make(curate: Curate, folder: Path, env: Env = ENV, workers: int | None = None) -> None:
+    """The dataset, with nothing left over from another call."""
+    with TemporaryDirectory() as scratch, chdir(scratch), Tracker("curate", "test", 1, None) as tracker:
+        make_dataset(env, curate, folder, Checkpoints(Path("store"), 0, kept=None), tracker, workers)
+
+
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("curate") / "metaworld"
-    make_dataset(ENV, CURATE, folder, workers=2)
+    make(CURATE, folder, workers=2)
     return folder
 
 
@@ -56,12 +66,12 @@ def test_replaying_the_recorded_seed_gives_the_recorded_start(dataset: Path) -> 
 
 
 def test_bytes_do_not_depend_on_workers_or_on_what_else_is_kept(dataset: Path, tmp_path: Path) -> None:
-    make_dataset(ENV, CURATE, tmp_path / "alone", workers=1)
+    make(CURATE, tmp_path / "alone", workers=1)
     for path in dataset.rglob("*"):
         if path.is_file():
             assert path.read_bytes() == (tmp_path / "alone" / path.relative_to(dataset)).read_bytes()
     chosen = CURATE.model_copy(update={"keep_per_task": None, "keep_episodes": [4, 1]})
-    make_dataset(ENV, chosen, tmp_path / "chosen", workers=2)
+    make(chosen, tmp_path / "chosen", workers=2)
     # Ids 1 and 4 are the second of the first task and of the second task: rows 1 and 3 of the set with two of each.
     some = read_dataset(tmp_path / "chosen", ["corner2"], object_state=True)
     full = read_dataset(dataset, ["corner2"], object_state=True)
@@ -85,11 +95,11 @@ def test_noise_is_executed_but_not_recorded() -> None:
 def test_a_failing_expert_is_told_and_leaves_nothing(tmp_path: Path) -> None:
     short = ENV.model_copy(update={"episode_steps": 2})
     with pytest.raises(UserError, match=r"button-press-topdown-v3.*5 times.*max_attempts_per_episode"):
-        make_dataset(short, CURATE, tmp_path / "out", workers=1)
+        make(CURATE, tmp_path / "out", short, workers=1)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_unknown_episode_ids_cost_nothing(tmp_path: Path) -> None:
     chosen = CURATE.model_copy(update={"keep_per_task": None, "keep_episodes": [6]})
     with pytest.raises(UserError, match="no episode 6"):
-        make_dataset(ENV, chosen, tmp_path / "out")
+        make(chosen, tmp_path / "out")

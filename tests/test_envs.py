@@ -208,7 +208,7 @@ def test_replay_retraces_the_episode() -> None:
     assert success
     assert solved
     assert np.array_equal(physics(last), physics(simulator))
-    frames = render_episode(env, episode, np.array(actions[:7]), size=96, every=3)
+    frames = render_episode(env, episode, np.array(actions[:7]), size=96, every=3, fast=False)
     assert frames.shape == (4, 96, 96, 3)
     assert frames.dtype == np.uint8
     assert frames.std() > 10

@@ -123,6 +123,17 @@ CHANGES: dict[str, dict[str, Change]] = {
     },
     "Split": {"tasks": Change([["drawer-close-v3"]]), "shift": Change(), "episodes_per_task": Change([5])},
     "Report": {"title": Change(["Another"]), "bootstrap_samples": Change([150]), "seed": Change([1])},
+    "Supervision": {
+        "checkpoint_minutes": Change([60.0]),
+        "trackers": Change([["trackio"]]),  # asked for where it is not installed
+        "validation_videos": Change([2]),
+        "warn_kl": Change([10.0]),
+        "warn_first_ratio_error": Change([0.9]),
+        "warn_success_drop": Change([0.9]),
+        "stop_kl": Change([0.5]),
+        "stop_success_drop": Change([0.1]),
+        "max_skipped_updates": Change([3]),
+    },
     "Experiment": {
         "model": Change(["large π0"]),
         "paper_model": Change(["pi0", "pi05", "groot"], {"paper_model": None}),
@@ -177,7 +188,7 @@ memory: dict[str, Any] = {}
 def see(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     """(section, values, how often seen before) → what the section's stage does with these values."""
     monkeypatch.setattr(curate, "demonstrations", demonstrate_here)
-    monkeypatch.setattr("pirl_core.videos.render_episode", lambda *_: np.zeros((2, 8, 8, 3), np.uint8))
+    monkeypatch.setattr("pirl_core.videos.render_episode", lambda *_, **__: np.zeros((2, 8, 8, 3), np.uint8))
     torch.set_num_threads(1)
 
     def look(section: str, values: dict[str, Any], repeat: int = 0) -> Any:

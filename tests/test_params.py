@@ -240,7 +240,10 @@ def test_stopping_a_stage_leaves_nothing_half_written(here: Path, capfd: pytest.
             raise KeyboardInterrupt
 
     assert stage_main("curate", stopped, ["--experiment", "metaworld"]) == 130
-    assert capfd.readouterr().err == "pirl: curate: stopped; unfinished outputs were removed\n"
+    assert (
+        capfd.readouterr().err
+        == "pirl: curate: stopped; unfinished outputs were removed, a rerun goes on from the last checkpoint\n"
+    )
     assert list(Path("outputs/curate").iterdir()) == []
 
 

@@ -205,6 +205,31 @@ def test_page_twin_and_terminal_say_the_same_numbers(tmp_path: Path, params: Par
     assert "15 min 00 s" in shown
 
 
+def test_warnings_of_training_are_told_alike_ones_together(tmp_path: Path, params: Params) -> None:
+    fill(tmp_path / "outputs", params)
+    build(tmp_path, params)
+    page, twin = (tmp_path / path for path in ("outputs/report/report.html", "results/report.md"))
+    assert all("No training run raised a warning." in text for text in (text_of(page.read_text()), twin.read_text()))
+    told = [(3, "approx_kl 1.3 exceeds 1"), (5, "2 updates skipped"), (9, "approx_kl 2.5e+01 exceeds 1")]
+    lines = [json.dumps({"step": step, "text": text}) + "\n" for step, text in told]
+    (tmp_path / "outputs/rl/tiny-flow_sde-1/warnings.jsonl").write_text("".join(lines))
+    (tmp_path / "outputs/sft/state-0/warnings.jsonl").write_text(lines[1])
+    (tmp_path / "outputs/sft/tiny-0/warnings.jsonl").write_text("")
+    (tmp_path / "outputs/rl/removed-flow_sde-1").mkdir()
+    (tmp_path / "outputs/rl/removed-flow_sde-1/warnings.jsonl").write_text(lines[0])
+    build(tmp_path, params)
+    table = twin.read_text().split("## Warnings")[1].split("##")[0].strip().splitlines()
+    assert table[2:] == [
+        "| sft | state-0 | 1 | 5 | 2 updates skipped |",
+        "| rl | tiny-flow_sde-1 | 2 | 3 to 9 | approx_kl 2.5e+01 exceeds 1 |",
+        "| rl | tiny-flow_sde-1 | 1 | 5 | 2 updates skipped |",
+    ]
+    seen = text_of(page.read_text())
+    assert "rl tiny-flow_sde-1 2 3 to 9 approx_kl 2.5e+01 exceeds 1" in seen
+    assert "approx_kl 1.3" not in seen
+    assert "No training run" not in seen
+
+
 def test_page_is_one_file_and_well_formed(tmp_path: Path, params: Params) -> None:
     fill(tmp_path / "outputs", params)
     build(tmp_path, params)
@@ -298,6 +323,9 @@ BREAKS: dict[str, Callable[[Path], object]] = {
     "is no JSON object with a 'step'": lambda p: (p.parents[2] / "rl/tiny-flow_sde-0/metrics.jsonl").write_text(
         '{"step": 1}\n{"st'
     ),
+    "warnings.jsonl:1 is no JSON object with 'step' and 'text'": lambda p: (
+        p.parents[2] / "rl/tiny-flow_sde-0/warnings.jsonl"
+    ).write_text('{"step": 1}\n'),
     "is no readable JSON": lambda p: (p.parents[2] / "run/rl/tiny-flow_sde-0.json").write_text("{"),
     "though videos.json lists it": lambda p: (p.parent / "videos/a.gif").unlink(),
 }

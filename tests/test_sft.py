@@ -12,14 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pirl_core.data.lerobot import Frames, action_chunks
+from pirl_core.flow import path
 from pirl_core.learner import Learner
 from pirl_core.params import Env, Policy, Sft
 from pirl_core.policy.build import build_policy
 from pirl_core.policy.flow_policy import FlowMatching, FlowPolicy, keyed_normals
-from pirl_core.sft import batch_loss, shift_images, train_sft
-from pirl_core.track import Tracker
+from pirl_core.sft import Batch, batch_loss, shift_images, train_sft
 from pirl_core.types import Observation
-from tests.worlds import INSTRUCTIONS
+from tests.worlds import INSTRUCTIONS, session
 
 ENV = Env(
     tasks=["reach-v3"], episode_steps=10, cameras=["corner2"], image_size=32, fast_render=True, object_state=False
@@ -51,14 +51,13 @@ def train(folder: Path, frames: Frames, seed: int = 0, **changes: Any) -> tuple[
     """The trained policy and its logged losses. One process has one precision, so the choice is forgotten first."""
     torch.set_num_threads(1)
     AcceleratorState._reset_state(reset_partial_state=True)
-    folder.mkdir(exist_ok=True)
     sft = Sft(**(BASE | changes))
     env = ENV if frames.images.shape[1] else ENV.model_copy(update={"cameras": []})
     policy = build_policy(env, POLICY, frames, INSTRUCTIONS, seed)
-    with Tracker("test", folder, folder / "tensorboard", sft.steps) as tracker:
-        train_sft(policy, frames, sft, seed, tracker)
+    with session(folder, sft.steps) as opened:
+        train_sft(policy, frames, sft, seed, opened)
     AcceleratorState._reset_state(reset_partial_state=True)
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (folder / "log/metrics.jsonl").read_text().splitlines()]
     return policy, [row["losses/flow_matching"] for row in rows]
 
 
@@ -95,14 +94,17 @@ def test_nothing_beyond_an_episodes_end_is_learnt() -> None:
     policy = build_policy(ENV, POLICY, frames, INSTRUCTIONS, 0)
     with torch.no_grad():
         policy.backbone.pi0.embed_action_time.action_in_proj.weight.zero_()
-    learner = Learner(FlowMatching(policy.backbone), [{"params": list(policy.parameters()), "lr": 0.0}], 0, 1, "fp32")
+    learner = Learner(
+        FlowMatching(policy.backbone), [{"params": list(policy.parameters()), "lr": 0.0}], 0, 1, "fp32", 0
+    )
     index, real = action_chunks(frames, POLICY.horizon)
     assert real[:3].tolist() == [[True, True, True, False], [True, True, False, False], [True, False, False, False]]
     rows = np.arange(9)
     observation = Observation(frames.images[rows], frames.state[rows], [frames.instructions[row] for row in rows])
-    action = policy.normalize_actions(torch.from_numpy(frames.actions[index[rows]])).requires_grad_()
-    rng = np.random.default_rng(0)
-    batch_loss(learner, policy, observation, action, real[rows], Sft(**BASE), rng).backward()
+    action = torch.from_numpy(frames.actions[index[rows]]).requires_grad_()
+    noise = torch.from_numpy(np.random.default_rng(0).standard_normal(action.shape, np.float32))
+    tau = path.sample_tau(np.random.default_rng(1), len(rows), 1.5, 1.0)
+    batch_loss(learner, policy, Batch(observation, action, noise, tau, torch.from_numpy(real[rows]))).backward()
     assert action.grad is not None
     pull = action.grad.abs().sum(-1).numpy()
     assert (pull[real[rows]] > 0).all()

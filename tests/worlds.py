@@ -1,15 +1,24 @@
 """Small policies and a one-step bandit that the tests share."""
 
-from typing import Literal
+from collections.abc import Iterator
+from contextlib import chdir, contextmanager
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import torch
 
+from pirl_core.params import Supervision
 from pirl_core.policy.flow_policy import FlowPolicy, Statistics
 from pirl_core.policy.pi0 import Pi0Shape
 from pirl_core.policy.tokenizer import build_tokenizer
+from pirl_core.session import Session, open_session
 from pirl_core.types import ChunkResult, Episode, Observation
 
+SUPERVISION: dict[str, Any] = {
+    "checkpoint_minutes": 0.0, "trackers": [], "validation_videos": 0, "warn_kl": 1.0, "warn_first_ratio_error": 0.01,
+    "warn_success_drop": 0.2, "stop_kl": None, "stop_success_drop": None, "max_skipped_updates": 0,
+}  # fmt: skip
 INSTRUCTIONS = ["press the red button", "open the drawer", "slide the green window open slowly"]
 
 
@@ -76,3 +85,12 @@ class Bandit:
         reward = 1 - np.square(actions - self.target).mean((1, 2))
         yes = np.ones(len(slots), bool)
         return ChunkResult(self._observe(len(slots)), reward.astype(np.float32), yes, ~yes, yes.astype(np.int64))
+
+
+@contextmanager
+def session(folder: Path, total: int, mark: str = "mark", **supervision: Any) -> Iterator[Session]:
+    """A session in ``folder``, which gets ``policy``, ``log`` and the checkpoints under .pirl."""
+    folder.mkdir(parents=True, exist_ok=True)
+    limits = Supervision.model_validate(SUPERVISION | supervision)
+    with chdir(folder), open_session("test", "x", mark, {}, limits, total, Path("policy"), Path("log")) as opened:
+        yield opened

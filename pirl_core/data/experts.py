@@ -6,7 +6,7 @@ off-path states (DART, Laskey et al. 2017, arXiv:1703.09327), which clean demons
 
 import signal
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from multiprocessing.synchronize import Event
@@ -37,7 +37,7 @@ class Wish(NamedTuple):
 
 def demonstrations(
     env: Env, curate: Curate, wishes: Sequence[Wish], workers: int | None = None
-) -> Iterator[DemoEpisode]:
+) -> Generator[DemoEpisode]:
     """One episode per wish, in that order; the number of worker processes (default: PIRL_WORKERS, or the processor
     count) changes nothing but the time.
 
@@ -45,6 +45,8 @@ def demonstrations(
     """
     for task in {wish.task for wish in wishes}:
         find_task(task)
+    if not wishes:
+        return
     count = worker_count(len(wishes)) if workers is None else workers
     successes, failures = 0, 0
     context = get_context("spawn")

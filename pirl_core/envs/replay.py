@@ -1,4 +1,4 @@
-"""Videos of episodes already played: simulate the executed actions again and draw them in full quality."""
+"""Videos of episodes already played: simulate the executed actions again and draw them."""
 
 import functools
 from collections.abc import Iterator
@@ -34,8 +34,11 @@ def replay(env: Env, episode: Episode, actions: np.ndarray) -> Iterator[tuple[Me
             return
 
 
-def render_episode(env: Env, episode: Episode, actions: np.ndarray, size: int, every: int) -> np.ndarray:
-    """Frames (F, size, size, 3) uint8 of the first camera: the start, each ``every``-th step, and the last step."""
+def render_episode(env: Env, episode: Episode, actions: np.ndarray, size: int, every: int, fast: bool) -> np.ndarray:
+    """Frames (F, size, size, 3) uint8 of the first camera: the start, each ``every``-th step, and the last step.
+
+    fast: drawn as the policy sees it, else in full quality.
+    """
     cameras: list[str] = [*env.cameras[:1]] or [VIDEO_CAMERA]
     frames = []
     step = 0
@@ -43,7 +46,7 @@ def render_episode(env: Env, episode: Episode, actions: np.ndarray, size: int, e
     for step, (simulator, _) in enumerate(replay(env, episode, actions)):
         last = simulator
         if step % every == 0:
-            frames.append(_renderer().frames(simulator, cameras, size, fast=False)[0])
+            frames.append(_renderer().frames(simulator, cameras, size, fast=fast)[0])
     if last is not None and step % every:
-        frames.append(_renderer().frames(last, cameras, size, fast=False)[0])
+        frames.append(_renderer().frames(last, cameras, size, fast=fast)[0])
     return np.stack(frames)

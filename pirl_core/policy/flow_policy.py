@@ -99,6 +99,11 @@ class FlowPolicy(nn.Module):
     def device(self) -> torch.device:
         return self.state_mean.device
 
+    @property
+    def chunk_shape(self) -> tuple[int, int]:
+        """(H, D) of a chunk."""
+        return self.backbone.shape.horizon, self.backbone.shape.action_dim
+
     def inputs(self, observation: Observation) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Images (B, C, 3, s, s) in [−1, 1], token ids and validity (B, L), normalised state (B, S)."""
         device = self.device

@@ -7,10 +7,11 @@ from typing import Annotated, Literal, TypeVar
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from tokenizers import Tokenizer
 
 from pirl_core.errors import UserError
+from pirl_core.files import write_json, write_tensors, write_text
 from pirl_core.params import Env
 from pirl_core.policy.flow_policy import FlowPolicy, Statistics
 from pirl_core.policy.pi0 import Pi0Shape
@@ -65,8 +66,9 @@ C = TypeVar("C", bound=BaseModel)
 
 def save_policy(policy: FlowPolicy, folder: Path) -> None:
     """Write the velocity model and all that it needs; critic and noise net are left behind. ``folder`` must exist."""
+    # Files are replaced, never written into: a checkpoint may hold links to the earlier ones.
     state = {name: value.contiguous() for name, value in policy.backbone.state_dict().items()}
-    save_file(state, folder / "model.safetensors")
+    write_tensors(folder / "model.safetensors", state)
     config = {
         "format": FORMAT,
         "backbone": "tiny_pi0",
@@ -74,9 +76,9 @@ def save_policy(policy: FlowPolicy, folder: Path) -> None:
         "denoise_steps": policy.denoise_steps,
         "shape": policy.backbone.shape._asdict(),
     }
-    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-    (folder / "normalization.json").write_text(json.dumps(policy.statistics._asdict(), indent=2) + "\n")
-    policy.tokenizer.save(str(folder / "tokenizer.json"))
+    write_json(folder / "config.json", config)
+    write_json(folder / "normalization.json", policy.statistics._asdict())
+    write_text(folder / "tokenizer.json", policy.tokenizer.to_str(pretty=True))
 
 
 def load_policy(folder: Path) -> FlowPolicy:

@@ -5,10 +5,20 @@ from pathlib import Path
 from pirl_core.files import write_text
 from pirl_core.params import Params
 from pirl_core.report.figures import Curves, learning_panels, learning_picture, split_panel
-from pirl_core.report.inputs import Curve, listed_splits, read_clips, read_curve, read_episodes, read_runs, stage_names
+from pirl_core.report.inputs import (
+    Curve,
+    listed_splits,
+    read_clips,
+    read_curve,
+    read_episodes,
+    read_runs,
+    read_warnings,
+    stage_names,
+)
 from pirl_core.report.metrics import Row, build_metrics, to_json
 from pirl_core.report.page import Section, render_html, render_markdown
 from pirl_core.report.runs import build_runs
+from pirl_core.report.tables import warnings_table
 from pirl_core.report.videos import MAX_BYTES, Embedded, choose, embed
 
 
@@ -19,6 +29,7 @@ def build_report(params: Params, outputs: Path, results: Path) -> dict[str, list
     """
     metrics = build_metrics(params, read_episodes(outputs, params))
     runs = build_runs(read_runs(outputs, params), len(stage_names(params)))
+    warned = warnings_table(read_warnings(outputs, params))
     curves = {experiment: _rl_curves(params, outputs, experiment) for experiment in params.experiments}
     clips, dropped = _all_clips(params, outputs)
     rows = {e: [row for row in metrics["rows"] if row["experiment"] == e] for e in params.experiments}
@@ -41,9 +52,9 @@ def build_report(params: Params, outputs: Path, results: Path) -> dict[str, list
     files = {
         results / "metrics.json": to_json(metrics),
         results / "run.json": to_json(runs),
-        results / "report.md": render_markdown(params, metrics, runs),
+        results / "report.md": render_markdown(params, metrics, runs, warned),
         results / "learning.svg": learning_picture(params.policies, curves),
-        outputs / "report" / "report.html": render_html(params, metrics, runs, sections, dropped),
+        outputs / "report" / "report.html": render_html(params, metrics, runs, warned, sections, dropped),
     }
     for path, text in files.items():
         write_text(path, text)

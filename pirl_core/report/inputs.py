@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +24,18 @@ COLUMNS = {
     "steps": "int",
 }
 REMEDY = "delete its folder and run `dvc repro`"
+TRAINING = ("sft", "rl")
+NUMBERS = re.compile(r"[-+]?\d[\d.]*(e[-+]?\d+)?|\bnan\b|\binf\b")
 Curve = dict[str, list[tuple[float, float]]]  # metric name -> (step, value) points
+
+
+class Warned(NamedTuple):
+    """Warnings of one run that say the same but for their numbers. text: the newest."""
+
+    stage: str
+    name: str
+    steps: list[int]
+    text: str
 
 
 class Clip(NamedTuple):
@@ -62,13 +74,14 @@ def read_episodes(outputs: Path, params: Params) -> pd.DataFrame:
         for policy in params.policies:
             for seed in params.seeds:
                 path = outputs / "evaluate" / f"{experiment}-{policy}-{seed}" / "episodes.parquet"
-                frame = _read_table(path)
+                frame = read_table(path)
                 _check(frame, path, {"experiment": experiment, "method": policy, "seed": seed}, splits)
-                frames.append(frame[list(COLUMNS)])
+                frames.append(frame)
     return pd.concat(frames, ignore_index=True)
 
 
-def _read_table(path: Path) -> pd.DataFrame:
+def read_table(path: Path) -> pd.DataFrame:
+    """The COLUMNS of one table of episodes. Raises UserError for a missing or broken one, and where values are."""
     try:
         table = pq.ParquetFile(path).read()
     except FileNotFoundError:
@@ -78,16 +91,16 @@ def _read_table(path: Path) -> pd.DataFrame:
     missing = [name for name in COLUMNS if name not in table.column_names]
     if missing:
         raise UserError(f"{path} lacks the column '{missing[0]}': {REMEDY}")
-    frame: pd.DataFrame = table.to_pandas()
-    return frame
-
-
-def _check(frame: pd.DataFrame, path: Path, identity: dict[str, Any], splits: list[str]) -> None:
+    frame: pd.DataFrame = table.select(list(COLUMNS)).to_pandas()
     for name, kind in COLUMNS.items():
         right = frame[name].dtype == bool if kind == "bool" else True
         right = right and (pd.api.types.is_integer_dtype(frame[name]) if kind == "int" else True)
         if not right or frame[name].isna().any():
             raise UserError(f"{path}: column '{name}' must hold {kind} values without gaps: {REMEDY}")
+    return frame
+
+
+def _check(frame: pd.DataFrame, path: Path, identity: dict[str, Any], splits: list[str]) -> None:
     for name, value in identity.items():
         if (frame[name] != value).any():
             raise UserError(f"{path}: column '{name}' must be {value!r} throughout: {REMEDY}")
@@ -113,6 +126,24 @@ def read_curve(path: Path) -> Curve:
             if isinstance(value, int | float) and math.isfinite(value):
                 curve.setdefault(name, []).append((step, float(value)))
     return curve
+
+
+def read_warnings(outputs: Path, params: Params) -> list[Warned]:
+    """What the training runs warned of, alike ones together; no file: nothing. Raises UserError for a broken line."""
+    found = []
+    for stage, name in stage_names(params):
+        path = outputs / stage / name / "warnings.jsonl"
+        if stage in TRAINING and path.exists():
+            alike: dict[str, list[tuple[int, str]]] = {}
+            for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+                try:
+                    row = json.loads(line)
+                    step, text = int(row["step"]), str(row["text"])
+                except (ValueError, KeyError, TypeError):
+                    raise UserError(f"{path}:{number} is no JSON object with 'step' and 'text': {REMEDY}") from None
+                alike.setdefault(NUMBERS.sub("#", text), []).append((step, text))
+            found += [Warned(stage, name, [s for s, _ in rows], rows[-1][1]) for rows in alike.values()]
+    return found
 
 
 def read_runs(outputs: Path, params: Params) -> list[dict[str, Any]]:

@@ -18,6 +18,8 @@ from pirl_core.report.runs import parameters, versions
 from pirl_core.report.tables import Row, method_label, percent, split_title
 from pirl_core.report.videos import Embedded
 
+Table = tuple[list[str], list[list[str]]]  # header, rows of cells
+
 
 class Section(NamedTuple):
     """One experiment on the page. heat: (task, its cell for each policy) rows; clips: method -> videos."""
@@ -32,9 +34,14 @@ class Section(NamedTuple):
 
 
 def render_html(
-    params: Params, metrics: dict[str, list[Row]], runs: dict[str, Any], sections: list[Section], dropped_clips: int
+    params: Params,
+    metrics: dict[str, list[Row]],
+    runs: dict[str, Any],
+    warned: Table,
+    sections: list[Section],
+    dropped_clips: int,
 ) -> str:
-    """The page as one string: inline CSS, inline SVG, videos as data URIs."""
+    """The page as one string: inline CSS, inline SVG, videos as data URIs. warned: `tables.warnings_table`."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -61,11 +68,13 @@ def render_html(
         methods=params.policies,
         color={method: color_index(params.policies, method) for method in params.policies},
         groups=tables.groups_table(metrics),
+        warned=warned,
         run_table=tables.runs_table(runs),
         parameters=parameters(runs["records"]),
         means=any(row["difficulty_mean"] not in (None, row["rate"]) for row in metrics["rows"]),
         versions=versions(runs["records"]),
         paper_note=paper_note(params),
+        no_warning=NO_WARNING,
         dropped_clips=dropped_clips,
     )
 
@@ -81,7 +90,7 @@ def _inliner() -> Callable[[str], Markup]:
     return inline
 
 
-def render_markdown(params: Params, metrics: dict[str, list[Row]], runs: dict[str, Any]) -> str:
+def render_markdown(params: Params, metrics: dict[str, list[Row]], runs: dict[str, Any], warned: Table) -> str:
     """Tables only; results/learning.svg is its one figure."""
     groups = tables.groups_table(metrics)
     parts = [
@@ -99,6 +108,7 @@ def render_markdown(params: Params, metrics: dict[str, list[Row]], runs: dict[st
     parts += ["## Per task, in distribution"]
     for experiment in params.experiments:
         parts += [f"### {experiment}", tables.markdown(*tables.tasks_table(metrics, experiment, "id"))]
+    parts += ["## Warnings", tables.markdown(*warned) if warned[1] else NO_WARNING]
     parts += ["## What ran", runs_sentence(runs), tables.markdown(*tables.runs_table(runs))]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -107,6 +117,7 @@ INTERVALS = (
     "Success is the share of episodes that reach the goal within the time limit. The interval is Wilson's at 95 % "
     "over the pooled episodes; the bootstrap draws training seeds, then episodes within each task."
 )
+NO_WARNING = "No training run raised a warning."
 PAIRS = (
     "Every policy plays the same episodes, so each RL episode is paired with the SFT episode of the same task, "
     "initial state and training seed; the interval is the stratified bootstrap's."

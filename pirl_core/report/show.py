@@ -1,5 +1,6 @@
 """``python -m pirl_core.report.show``: the results table and where the report is. Loads no heavy library."""
 
+import argparse
 import json
 import sys
 from pathlib import Path
@@ -22,7 +23,11 @@ def show(results: Path, page: Path) -> str:
     return f"{table}\n\nWall time  {cost}\nReport     {where}"
 
 
-def main() -> int:
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m pirl_core.report.show", description="Print the results table and where the report is."
+    )
+    parser.parse_args(argv)
     try:
         print(show(Path("results"), Path("outputs/report/report.html")))
     except UserError as error:

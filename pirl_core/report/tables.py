@@ -142,6 +142,17 @@ def runs_table(runs: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     return header, cells
 
 
+def warnings_table(warned: Sequence[Any]) -> tuple[list[str], list[list[str]]]:
+    """warned: rows of `inputs.read_warnings`."""
+    header = ["stage", "run", "times", "steps", "newest"]
+    cells = []
+    for row in warned:
+        first, last = row.steps[0], row.steps[-1]
+        steps = str(first) if first == last else f"{first} to {last}"
+        cells.append([row.stage, row.name, str(len(row.steps)), steps, row.text])
+    return header, cells
+
+
 def results_table(metrics: dict[str, list[Row]]) -> str:
     """The two tables for a terminal, columns aligned."""
     parts = [aligned(*rates_table(metrics))]

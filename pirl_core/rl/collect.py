@@ -14,13 +14,18 @@ from pirl_core.flow.chain import Noise
 from pirl_core.params import Rl
 from pirl_core.policy.flow_policy import Decision, FlowPolicy, Process, keyed_normals
 from pirl_core.policy.pi0 import Context
+from pirl_core.ranks import gathered, join
 from pirl_core.rl.advantages import gae, group_advantage
+from pirl_core.rl.losses import explained_variance
 from pirl_core.rl.rollout import ChunkEnv, Step, play
 from pirl_core.types import Episode, Observation
 
 
 class Rollout(NamedTuple):
-    """context, states (N, K+1, H, D), stochastic (N, K), log_prob (N, L), value, advantage, target (N,)."""
+    """This rank's decisions.
+
+    context, states (N, K+1, H, D), stochastic (N, K), log_prob (N, L), value, advantage, target (N,).
+    """
 
     context: Context
     states: Tensor
@@ -31,6 +36,16 @@ class Rollout(NamedTuple):
     target: Tensor
 
 
+class Share(NamedTuple):
+    """Where this rank's decisions stand among those of all ranks.
+
+    total: decisions of all ranks. position: (total,) the row here of each of them, −1 where another rank has it.
+    """
+
+    total: int
+    position: np.ndarray
+
+
 def collect(
     policy: FlowPolicy,
     envs: ChunkEnv,
@@ -39,10 +54,14 @@ def collect(
     process: Process,
     rl: Rl,
     key: tuple[int, ...],
-) -> tuple[Rollout, dict[str, float]]:
-    """Play ``episodes`` with the stochastic policy. Noise depends on ``key``, the episode and the decision alone."""
-    shape = policy.backbone.shape
-    chain_shape = (policy.denoise_steps + 1, shape.horizon, shape.action_dim)
+) -> tuple[Rollout, Share, dict[str, float]]:
+    """Play ``episodes`` with the stochastic policy; ranks share them.
+
+    Noise depends on ``key``, the episode and the decision alone. The metrics are those of all ranks.
+    """
+    here = join()
+    mine = np.arange(here.rank, len(episodes), here.size)
+    chain_shape = (policy.denoise_steps + 1, *policy.chunk_shape)
     device = policy.device
     order: list[tuple[int, int]] = []
     contexts: list[Context] = []
@@ -56,51 +75,64 @@ def collect(
         normals = keyed_normals(keys, chain_shape).to(device)
         return context, policy.decide(context, normals, uniforms.to(device), noise, process)
 
-    def decide(observation: Observation, episode: np.ndarray, decision: np.ndarray) -> np.ndarray:
+    def decide(observation: Observation, row: np.ndarray, decision: np.ndarray) -> np.ndarray:
+        episode = mine[row]
         context, choice = choose(observation, episode, decision)
         order.extend(zip(episode.tolist(), decision.tolist(), strict=True))
         contexts.append(context)
         decisions.append(choice)
         return choice.actions.cpu().numpy()
 
-    def at_time_limit(observation: Observation, episode: np.ndarray, decision: np.ndarray) -> None:
+    def at_time_limit(observation: Observation, row: np.ndarray, decision: np.ndarray) -> None:
+        episode = mine[row]
         value = choose(observation, episode, decision + 1)[1].value
         final_values.update(zip(episode.tolist(), value.tolist(), strict=True))
 
+    bootstrap = process.critic is not None and rl.bootstrap_at_time_limit
     with torch.no_grad():
-        steps = play(
-            envs, episodes, decide, at_time_limit if process.critic is not None and rl.bootstrap_at_time_limit else None
-        )
+        steps = play(envs, [episodes[index] for index in mine], decide, at_time_limit if bootstrap else None)
+    steps = [step._replace(episode=int(mine[step.episode])) for step in steps]
     rank = torch.tensor(sorted(range(len(order)), key=order.__getitem__), device=device)
     context = Context(*(torch.cat(parts)[rank] for parts in zip(*contexts, strict=True)))
     choice = Decision(*(torch.cat(parts)[rank] for parts in zip(*decisions, strict=True)))
-    advantage, target = advantages(steps, choice.value.cpu().numpy(), final_values, len(episodes), rl)
+
+    finals = [final_values.get(step.episode, 0.0) for step in steps]
+    everyone = sorted(gathered(list(zip(steps, choice.value.tolist(), finals, [here.rank] * len(steps), strict=True))))
+    all_steps = [row[0] for row in everyone]
+    value = np.array([row[1] for row in everyone])
+    advantage, target = advantages(all_steps, value, np.array([row[2] for row in everyone]), len(episodes), rl)
+    own = np.array([row[3] == here.rank for row in everyone])
     rollout = Rollout(
         context,
         choice.states,
         choice.stochastic,
         choice.log_prob,
         choice.value,
-        torch.from_numpy(advantage).float().to(device),
-        torch.from_numpy(target).float().to(device),
+        torch.from_numpy(advantage[own]).float().to(device),
+        torch.from_numpy(target[own]).float().to(device),
     )
-    return rollout, statistics(steps, episodes)
+    metrics = statistics(all_steps, episodes) | {"losses/explained_variance": explained_variance(value, target)}
+    return rollout, Share(len(own), np.where(own, own.cumsum() - 1, -1)), metrics
 
 
 def advantages(
-    steps: list[Step], value: np.ndarray, final_values: dict[int, float], episodes: int, rl: Rl
+    steps: list[Step], value: np.ndarray, final_value: np.ndarray, episodes: int, rl: Rl
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Advantage and value target of every decision, both (N,)."""
+    """Advantage and value target of every decision, both (N,). final_value: read where the time limit cut."""
     reward = np.array([step.reward for step in steps])
     episode = np.array([step.episode for step in steps])
     if rl.algorithm == "grpo":
         returns = np.bincount(episode, reward, episodes)
         advantage = group_advantage(returns, rl.group_size)[episode]
-        return advantage, np.zeros_like(advantage)
-    last = np.array([step.terminated or step.truncated for step in steps])
-    final = np.array([0.0 if step.terminated else final_values.get(step.episode, 0.0) for step in steps])
-    advantage = gae(reward, value, last, final, rl.gamma, rl.gae_lambda)
-    return advantage, advantage + value
+        target = np.zeros_like(advantage)
+    else:
+        terminated = np.array([step.terminated for step in steps])
+        last = terminated | np.array([step.truncated for step in steps])
+        advantage = gae(reward, value, last, np.where(terminated, 0.0, final_value), rl.gamma, rl.gae_lambda)
+        target = advantage + value
+    if rl.normalize_advantages:
+        advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
+    return advantage, target
 
 
 def statistics(steps: list[Step], episodes: list[Episode]) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -35,7 +36,7 @@ def value_loss(value: Tensor, old_value: Tensor, target: Tensor, clip: float | N
     return torch.maximum(plain, F.huber_loss(clipped, target, reduction="none", delta=huber_delta)).mean()
 
 
-def explained_variance(value: Tensor, target: Tensor) -> float:
-    """1 − Var[target − value] / Var[target]; 0 where the target does not vary."""
+def explained_variance(value: np.ndarray, target: np.ndarray) -> float:
+    """1 − Var[target − value] / Var[target]; 0 where the target does not vary. Both (N,)."""
     variance = target.var()
     return 0.0 if variance == 0 else float(1 - (target - value).var() / variance)

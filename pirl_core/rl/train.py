@@ -12,20 +12,21 @@ import numpy as np
 import torch
 
 from pirl_core import seeds
+from pirl_core.errors import UserError
 from pirl_core.flow.chain import Noise
 from pirl_core.flow.noise import scheduled
-from pirl_core.learner import Learner, cosine_factor
+from pirl_core.learner import Learner
 from pirl_core.params import Rl
 from pirl_core.policy.flow_policy import FlowPolicy, Process
-from pirl_core.policy.pi0 import Context
-from pirl_core.rl.collect import Rollout, collect
-from pirl_core.rl.losses import explained_variance, policy_loss, value_loss
+from pirl_core.rl import guards
+from pirl_core.rl.collect import collect
 from pirl_core.rl.rollout import ChunkEnv
-from pirl_core.track import Tracker
+from pirl_core.rl.update import update
+from pirl_core.session import Session
 from pirl_core.types import Episode
 
-Validate = Callable[[], float]
-"""Deterministic success rate on the validation seeds."""
+Validate = Callable[[int], float]
+"""Iterations done → deterministic success rate on the validation seeds."""
 OnImproved = Callable[[], None]
 """Called when the validation success is the best so far."""
 
@@ -67,113 +68,66 @@ def train_rl(
     tasks: list[str],
     rl: Rl,
     seed: int,
-    tracker: Tracker,
+    session: Session,
     validate: Validate,
     on_improved: OnImproved,
 ) -> None:
-    """Fine-tune ``policy`` in place. All randomness is a function of (seed, iteration)."""
+    """Fine-tune ``policy`` in place. All randomness is a function of (seed, iteration).
+
+    Raises UserError when a guard of ``run`` in params.yaml says stop; the last checkpoint stays.
+    """
     torch.manual_seed(seed)
     process = process_of(rl)
     policy.backbone.freeze_vlm()
     policy.add_heads(process, rl.critic_layers, rl.noise_rule == "learned")
     # No dropout anywhere in RL (Eq. 17, 18): the ratio must be 1 at identical parameters.
     policy.eval()
-    learner = Learner(policy, parameter_groups(policy, rl), rl.weight_decay, rl.max_grad_norm, rl.precision)
-    best = validate()
-    tracker.log(0, {"validation/success": best}, ("validation/success",))
-    on_improved()
-    for iteration in range(rl.iterations):
+    limits, tracker = session.supervision, session.tracker
+    learner = Learner(
+        policy,
+        parameter_groups(policy, rl),
+        rl.weight_decay,
+        rl.max_grad_norm,
+        rl.precision,
+        limits.max_skipped_updates,
+    )
+    numbers = session.restore(learner)
+    if numbers is None:
+        numbers = {"iteration": 0, "best": validate(0)}
+        tracker.log(0, {"validation/success": numbers["best"]}, ("validation/success",))
+        on_improved()
+        session.save_if_due(0, learner, numbers)
+    best = numbers["best"]
+    for iteration in range(numbers["iteration"], rl.iterations):
         started = time.monotonic()
         noise = noise_at(rl, iteration)
         episodes = iteration_episodes(tasks, rl, seed, iteration)
         with learner.accelerator.autocast():
-            rollout, metrics = collect(policy, envs, episodes, noise, process, rl, (seed, 2, iteration))
+            rollout, share, metrics = collect(policy, envs, episodes, noise, process, rl, (seed, 2, iteration))
         collected = time.monotonic()
         rng = np.random.default_rng([seed, 3, iteration])
         warming = iteration < rl.critic_warmup_iterations and process.critic is not None
-        metrics |= update(learner, rollout, noise, process, rl, rng, warming, iteration)
+        metrics |= update(learner, rollout, share, noise, process, rl, rng, warming, iteration)
         updated = time.monotonic()
-        metrics |= {
+        timing = {
             "charts/SPS": metrics["charts/simulator_steps"] / (updated - started),
             "time/rollout_seconds": collected - started,
             "time/update_seconds": updated - collected,
         }
         if (iteration + 1) % rl.validate_every == 0 or iteration + 1 == rl.iterations:
-            metrics["validation/success"] = validate()
-            if metrics["validation/success"] >= best:
-                best = metrics["validation/success"]
-                on_improved()
+            metrics["validation/success"] = validate(iteration + 1)
+            timing["time/validation_seconds"] = time.monotonic() - updated
         shown = ("charts/success", "validation/success", "losses/approx_kl", "losses/clipfrac")
-        tracker.log(iteration + 1, metrics, shown)
-
-
-def update(
-    learner: Learner,
-    rollout: Rollout,
-    noise: Noise,
-    process: Process,
-    rl: Rl,
-    rng: np.random.Generator,
-    warming: bool,
-    iteration: int,
-) -> dict[str, float]:
-    """``update_epochs`` passes over the rollout in fresh permutations; stops early once a minibatch exceeds target_kl.
-
-    ``warming``: only the critic learns. Returns the means of the losses over the minibatches.
-    """
-    count = len(rollout.advantage)
-    advantage = rollout.advantage
-    if rl.normalize_advantages:
-        advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
-    rollout = rollout._replace(advantage=advantage)
-    factor = 1.0
-    if rl.lr_schedule == "cosine":
-        factor = cosine_factor(iteration, rl.iterations, 0, rl.final_lr_fraction)
-    rows: list[dict[str, float]] = []
-    first_error = 0.0
-    stopped = False
-    for _ in range(rl.update_epochs):
-        order = torch.from_numpy(rng.permutation(count)).to(advantage.device)
-        for rows_of_batch in order.tensor_split(-(-count // rl.minibatch_size)):
-            batch = take(rollout, rows_of_batch)
-            with learner.accelerator.autocast():
-                result = learner.module(batch.context, batch.states, batch.stochastic, noise, process)
-            loss = policy_loss(result.log_prob, batch.log_prob, batch.advantage, rl.clip_ratio)
-            if not rows:
-                first_error = float((result.log_prob - batch.log_prob).detach().exp().sub(1).abs().max())
-            if rl.target_kl is not None and loss.approx_kl > rl.target_kl and not warming:
-                stopped = True
-                break
-            entropy = result.entropy.mean()
-            total = 0.0 if warming else 1.0
-            objective = total * (loss.loss - rl.entropy_coef * entropy)
-            critic_loss = objective.new_zeros(())
-            if process.critic is not None:
-                critic_loss = value_loss(result.value, batch.value, batch.target, rl.value_clip, rl.huber_delta)
-                objective = objective + rl.value_coef * critic_loss
-            norm = learner.step(objective, factor)
-            rows.append(
-                {
-                    "losses/policy_loss": loss.loss.item(),
-                    "losses/value_loss": critic_loss.item(),
-                    "losses/entropy": entropy.item(),
-                    "losses/approx_kl": loss.approx_kl.item(),
-                    "losses/clipfrac": loss.clipfrac.item(),
-                    "charts/grad_norm": norm,
-                }
+        tracker.log(iteration + 1, metrics, shown, timing)
+        for text in guards.warnings(metrics, best, limits):
+            tracker.warn(iteration + 1, text)
+        trouble = guards.divergence(metrics, best, limits)
+        if trouble:
+            raise UserError(
+                f"stopped at iteration {iteration + 1}: {trouble}; the last checkpoint before it is kept. Lower "
+                "rl.actor_lr or rl.noise_level, or raise the limit to go on"
             )
-        if stopped:
-            break
-    metrics = {key: float(np.mean([row[key] for row in rows])) for key in rows[0]} if rows else {}
-    return metrics | {
-        "losses/first_ratio_error": first_error,
-        "losses/explained_variance": explained_variance(rollout.value, rollout.target),
-        "charts/updates": float(len(rows)),
-        "charts/learning_rate": rl.actor_lr * factor,
-    }
-
-
-def take(rollout: Rollout, rows: torch.Tensor) -> Rollout:
-    """The given decisions of a rollout."""
-    context = Context(*(part[rows] for part in rollout.context))
-    return Rollout(context, *(part[rows] for part in rollout[1:]))
+        if metrics.get("validation/success", -1.0) >= best:
+            best = metrics["validation/success"]
+            on_improved()
+        session.save_if_due(iteration + 1, learner, {"iteration": iteration + 1, "best": best})

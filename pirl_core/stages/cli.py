@@ -1,22 +1,27 @@
-"""The command line that the stages share: arguments, one-line errors, and the record of the run.
+"""The command line that the stages share: arguments, one-line errors, ranks, and the record of the run.
 
 A stage module is ``def run(job: Job) -> None`` and, under ``if __name__ == "__main__"``, ``stage_main("rl", run)``.
 It imports torch and simulators inside ``run``: the number of threads has to be in the environment before they load.
 """
 
 import argparse
+import errno
 import os
-import signal
+import re
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Any, NamedTuple
 
+from pirl_core import resume
 from pirl_core.errors import UserError
 from pirl_core.files import write_json
-from pirl_core.params import Experiment, Params, Run, load_params, resolve
+from pirl_core.params import Experiment, Params, Run, Supervision, load_params, resolve
+from pirl_core.stages import launch
+from pirl_core.stages.alive import LAUNCHER, mortal
+from pirl_core.stages.fingerprint import fingerprint
+from pirl_core.stages.lock import exclusive
 from pirl_core.stages.record import MemoryWatch, machine, revision, versions
 
 # What each stage is asked for, and the sections of params.yaml that it may read: dvc.yaml lists the same ones.
@@ -34,6 +39,7 @@ READS: dict[str, tuple[str, ...]] = {
     "evaluate": ("env", "evaluate"),
     "report": ("report", "evaluate"),
 }
+FRESH = "PIRL_FRESH"
 
 
 class Job(NamedTuple):
@@ -50,31 +56,68 @@ class Job(NamedTuple):
     seed: int
     entry: Experiment
     run: Run
+    supervision: Supervision
+
+    @property
+    def label(self) -> str:
+        """How its lines on the terminal begin."""
+        return f"[{self.stage} {self.name}]"
+
+    def parameters(self) -> dict[str, Any]:
+        """The sections that the stage reads, as plain data."""
+        return {section: getattr(self.run, section).model_dump() for section in READS[self.stage]}
+
+    def fingerprint(self, inputs: Iterable[Path]) -> str:
+        """Of all that this job's result depends on; ``inputs`` are the folders it reads."""
+        identity = {"name": self.name, "benchmark": self.entry.benchmark}
+        return fingerprint(self.stage, {**identity, **self.parameters()}, inputs)
 
 
 def stage_main(stage: str, run: Callable[[Job], None], argv: Sequence[str] | None = None) -> int:
-    """Parse, check, run, record. Returns the exit code: 0; 2 for bad input, told in one line; 130 or 143 when stopped.
+    """Parse, check, run, record. Returns the exit code.
 
-    After success ``outputs/run/<stage>/<name>.json`` holds time, memory, machine, versions, revision and parameters.
+    0; 2 for bad input or a guard's stop, told in one line; 130 or 143 when interrupted; 1 when a rank was lost. After
+    success ``outputs/run/<stage>/<name>.json`` holds time, memory, machine, versions, revision and parameters.
     """
     begun = time.monotonic()
-    args = _parser(stage).parse_args(argv)
-    previous = signal.signal(signal.SIGTERM, _terminate)
+    words = list(sys.argv[1:] if argv is None else argv)
+    args = _parser(stage).parse_args(words)
+    is_rank = "RANK" in os.environ
     try:
-        threads = _set_threads()
-        params = load_params(args.params)
-        job = _job(stage, params, args)
-        with MemoryWatch() as memory:
-            run(job)
-        _record(job, threads, time.monotonic() - begun, memory.peak_mib)
+        with mortal():
+            threads = _set_threads()
+            processes = launch.process_count(stage)
+            job = _job(stage, load_params(args.params), args)
+            if is_rank:
+                run(job)
+                return 0
+            with exclusive(stage, job.name):
+                if os.environ.get(FRESH):
+                    resume.forget(stage, job.name)
+                with MemoryWatch() as memory:
+                    if processes > 1:
+                        code = launch.launch(stage, words, processes)
+                        if code:
+                            return code
+                    else:
+                        run(job)
+                _record(job, threads, processes, time.monotonic() - begun, memory.peak_mib)
+                resume.forget(stage, job.name)
     except UserError as error:
-        print(f"pirl: {stage}: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+        return _say(stage, str(error), 2)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        where = error.filename or "a file"
+        return _say(stage, f"no room to write {where} ({error.strerror}); free some, a rerun goes on from there", 2)
+    except RuntimeError as error:
+        if is_rank and _lost_peer(error):
+            # The launcher shall see the rank that failed first, and will end this one.
+            time.sleep(1)
+            return launch.LOST_PEER
+        raise
     except KeyboardInterrupt:
-        print(f"pirl: {stage}: stopped; unfinished outputs were removed", file=sys.stderr)
-        return 130
-    finally:
-        signal.signal(signal.SIGTERM, previous)
+        return _say(stage, "stopped; unfinished outputs were removed, a rerun goes on from the last checkpoint", 130)
     return 0
 
 
@@ -82,14 +125,30 @@ def report_main(run: Callable[[Params], None], argv: Sequence[str] | None = None
     """``stage_main`` for the stage that looks at all experiments, and that keeps no record of itself."""
     args = _parser("report").parse_args(argv)
     try:
-        _set_threads()
-        run(load_params(args.params))
+        with mortal():
+            _set_threads()
+            params = load_params(args.params)
+            with exclusive("report", "all"):
+                run(params)
     except UserError as error:
-        print(f"pirl: report: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+        return _say("report", str(error), 2)
     except KeyboardInterrupt:
         return 130
     return 0
+
+
+def _say(stage: str, message: str, code: int) -> int:
+    """One line on stderr; a rank leaves it to its launcher, which prints that of the first to fail."""
+    line = f"pirl: {stage}: {' '.join(message.split())}"
+    if LAUNCHER in os.environ:
+        write_json(Path(os.environ["TORCHELASTIC_ERROR_FILE"]), {"message": line, "timestamp": int(time.time())})
+    else:
+        print(line, file=sys.stderr)
+    return code
+
+
+def _lost_peer(error: RuntimeError) -> bool:
+    return re.search(r"gloo|NCCL|Connection (closed|reset)|TCPStore|Broken pipe", str(error)) is not None
 
 
 def _parser(stage: str) -> argparse.ArgumentParser:
@@ -120,7 +179,8 @@ def _job(stage: str, params: Params, args: argparse.Namespace) -> Job:
         raise UserError(f"--seed {seed} is not in 'seeds' {params.seeds} of {args.params}; add it there")
     parts = [args.experiment, *([method] if method else []), *([str(seed)] if "seed" in NEEDS[stage] else [])]
     read: Any = [getattr(full, s) if s in READS[stage] else _Unlisted(stage, s) for s in Run._fields]
-    return Job(stage, "-".join(parts), args.experiment, method, seed, params.experiments[args.experiment], Run(*read))
+    entry = params.experiments[args.experiment]
+    return Job(stage, "-".join(parts), args.experiment, method, seed, entry, Run(*read), params.run)
 
 
 class _Unlisted:
@@ -133,7 +193,7 @@ class _Unlisted:
         raise AssertionError(self._message)
 
 
-def _record(job: Job, threads: int, seconds: float, peak_mib: int) -> None:
+def _record(job: Job, threads: int, processes: int, seconds: float, peak_mib: int) -> None:
     write_json(
         Path("outputs/run") / job.stage / f"{job.name}.json",
         {
@@ -141,26 +201,29 @@ def _record(job: Job, threads: int, seconds: float, peak_mib: int) -> None:
             "name": job.name,
             "wall_seconds": round(seconds, 2),
             "peak_memory_mib": peak_mib,
-            "machine": {**machine(), "threads": threads},
+            "machine": {**machine(), "threads": threads, "processes": processes},
             "python": sys.version.split()[0],
             "versions": versions(),
             "revision": revision(),
             "seeds": {"training": job.seed} if "seed" in NEEDS[job.stage] else {},
-            "params": {section: getattr(job.run, section).model_dump() for section in READS[job.stage]},
+            "params": job.parameters(),
         },
     )
 
 
 def _set_threads() -> int:
-    """PIRL_THREADS, else every core this process may use; libraries read these variables when they load."""
-    wish = os.environ.get("PIRL_THREADS", str(len(os.sched_getaffinity(0))))
+    """PIRL_THREADS, else every core this process may use; libraries read these variables when they load.
+
+    The ranks of one machine share threads and simulator processes.
+    """
+    cores = len(os.sched_getaffinity(0))
+    wish = os.environ.get("PIRL_THREADS", str(cores))
     if not wish.isascii() or not wish.isdigit() or int(wish) < 1:
         raise UserError(f"PIRL_THREADS = {wish!r}: must be a whole number of at least 1")
+    ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-        os.environ[name] = wish
+        os.environ[name] = str(max(1, int(wish) // ranks))
+    workers = os.environ.get("PIRL_WORKERS", str(cores))
+    if ranks > 1 and workers.isdigit():
+        os.environ["PIRL_WORKERS"] = str(max(1, int(workers) // ranks))
     return int(wish)
-
-
-def _terminate(number: int, frame: FrameType | None) -> None:
-    """SIGTERM leaves through the same ``finally`` blocks as Ctrl-C, with its own exit code."""
-    raise SystemExit(128 + number)

@@ -6,9 +6,15 @@ from pirl_core.stages.cli import Job, stage_main
 
 
 def run(job: Job) -> None:
-    from pirl_core.curate import make_dataset
+    from pirl_core.curate import dataset_size, make_dataset
+    from pirl_core.resume import open_checkpoints
+    from pirl_core.track import Tracker
 
-    make_dataset(job.run.env, job.run.curate, Path("outputs/curate") / job.name)
+    env, curate = job.run.env, job.run.curate
+    minutes = job.supervision.checkpoint_minutes
+    checkpoints = open_checkpoints(job.stage, job.name, minutes, job.fingerprint([]), kept=None)
+    with Tracker(job.stage, job.name, dataset_size(env, curate), None) as tracker:
+        make_dataset(env, curate, Path("outputs/curate") / job.name, checkpoints, tracker)
 
 
 if __name__ == "__main__":

@@ -10,47 +10,62 @@ def run(job: Job) -> None:
     import pandas as pd
     import torch
 
+    from pirl_core import ranks
     from pirl_core.envs.metaworld import ACTION_DIM, state_dim
     from pirl_core.envs.vector import VectorEnv
-    from pirl_core.evaluate import run_episodes, split_episodes
+    from pirl_core.evaluate import play_splits, resumed, split_episodes
     from pirl_core.params import split_label
     from pirl_core.policy.folder import load_policy, require_fit
-    from pirl_core.videos import choose, write_videos
+    from pirl_core.resume import open_checkpoints
+    from pirl_core.track import Tracker
+    from pirl_core.videos import FPS, choose, write_videos
 
     env, evaluate = job.run.env, job.run.evaluate
     source = Path("outputs/policy") / job.name
     policy = load_policy(source)
     require_fit(policy, env, state_dim(env.object_state), ACTION_DIM, source)
+    here = ranks.join()
     policy.to("cuda" if torch.cuda.is_available() else "cpu")
-    rows = []
-    filmed = []
-    with replace_folder(Path("outputs/evaluate") / job.name) as folder:
-        with VectorEnv(env, evaluate.num_envs) as envs:
-            for name in evaluate.splits:
-                label = split_label(name)
-                outcomes = run_episodes(policy, envs, split_episodes(env, evaluate, name))
-                filmed += choose(label, outcomes, evaluate.videos_per_outcome)
-                for index, outcome in enumerate(outcomes):
-                    rows.append(
-                        {
-                            "experiment": job.experiment,
-                            "benchmark": job.entry.benchmark,
-                            "model": job.entry.model,
-                            "method": job.method,
-                            "seed": job.seed,
-                            "split": label,
-                            "task": outcome.episode.task,
-                            "episode": index % evaluate.splits[name].episodes_per_task,
-                            "env_seed": outcome.episode.seed,
-                            "success": outcome.success,
-                            "steps": outcome.steps,
-                            "reward": outcome.reward,
-                        }
-                    )
-                done = sum(outcome.success for outcome in outcomes)
-                print(f"[evaluate {job.name}] {label} {done}/{len(outcomes)}", flush=True)
+    splits = {name: split_episodes(env, evaluate, name) for name in evaluate.splits}
+    total = sum(map(len, splits.values()))
+    minutes = job.supervision.checkpoint_minutes
+    checkpoints = open_checkpoints(job.stage, job.name, minutes, job.fingerprint([source]))
+    done = resumed(checkpoints, splits, job.label)
+    if done and here.main:
+        print(f"{job.label} resumed at {len(done)}/{total}", flush=True)
+    with (
+        replace_folder(Path("outputs/evaluate") / job.name, here.main) as folder,
+        Tracker(job.stage, job.name, total, None, resumed=len(done), main=here.main) as tracker,
+    ):
+        with VectorEnv(env, -(-evaluate.num_envs // here.size)) as envs:
+            outcomes = play_splits(policy, envs, splits, done, evaluate.num_envs, checkpoints, tracker)
+        if not here.main:
+            return
+        rows, filmed = [], []
+        for name, played in outcomes.items():
+            label = split_label(name)
+            filmed += choose(label, played, evaluate.videos_per_outcome)
+            print(f"{job.label} {label} {sum(outcome.success for outcome in played)}/{len(played)}", flush=True)
+            for index, outcome in enumerate(played):
+                rows.append(
+                    {
+                        "experiment": job.experiment,
+                        "benchmark": job.entry.benchmark,
+                        "model": job.entry.model,
+                        "method": job.method,
+                        "seed": job.seed,
+                        "split": label,
+                        "task": outcome.episode.task,
+                        "episode": index % evaluate.splits[name].episodes_per_task,
+                        "env_seed": outcome.episode.seed,
+                        "success": outcome.success,
+                        "steps": outcome.steps,
+                        "reward": outcome.reward,
+                    }
+                )
         pd.DataFrame(rows).to_parquet(folder / "episodes.parquet", index=False)
-        write_videos(env, filmed, folder / "videos")
+        for title, frames in write_videos(env, filmed, folder / "videos"):
+            tracker.video(total, title, frames, FPS)
 
 
 if __name__ == "__main__":

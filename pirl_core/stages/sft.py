@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from pirl_core.files import replace_folder
 from pirl_core.stages.cli import Job, stage_main
 
 
@@ -13,8 +12,8 @@ def run(job: Job) -> None:
     from pirl_core.errors import UserError
     from pirl_core.policy.build import build_policy
     from pirl_core.policy.folder import save_policy
+    from pirl_core.session import open_session
     from pirl_core.sft import train_sft
-    from pirl_core.track import Tracker
 
     env, sft = job.run.env, job.run.sft
     source = Path("outputs/curate") / job.experiment
@@ -23,16 +22,22 @@ def run(job: Job) -> None:
         raise UserError(
             f"{source}: action has {frames.actions.shape[1]} numbers, {job.entry.benchmark} takes {ACTION_DIM}"
         )
-    instructions = [task.instruction for task in TASKS.values()]
+    # The data's own sentences too: a word that the tokenizer does not know would be lost on the policy.
+    instructions = list(dict.fromkeys([*(task.instruction for task in TASKS.values()), *frames.tasks]))
     policy = build_policy(env, job.run.policy, frames, instructions, job.seed)
-    curves = Path("outputs/sft") / job.name
-    with (
-        replace_folder(Path("outputs/policy") / f"{job.experiment}-sft-{job.seed}") as folder,
-        replace_folder(curves) as log,
-    ):
-        with Tracker(f"sft {job.name}", log, Path(".pirl/tensorboard/sft") / job.name, sft.steps) as tracker:
-            train_sft(policy, frames, sft, job.seed, tracker)
-        save_policy(policy, folder)
+    with open_session(
+        job.stage,
+        job.name,
+        job.fingerprint([source]),
+        job.parameters(),
+        job.supervision,
+        sft.steps,
+        policy=Path("outputs/policy") / f"{job.experiment}-sft-{job.seed}",
+        log=Path("outputs/sft") / job.name,
+    ) as session:
+        train_sft(policy, frames, sft, job.seed, session)
+        if session.ranks.main:
+            save_policy(policy, session.policy)
 
 
 if __name__ == "__main__":

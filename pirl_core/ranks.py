@@ -1,0 +1,66 @@
+"""The processes of one stage: which one this is, and the few things that they tell each other.
+
+Without a launcher there is one rank, and every function here returns what it was given.
+"""
+
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list, gather_object
+from torch import Tensor
+
+T = TypeVar("T")
+
+
+class Ranks(NamedTuple):
+    """rank: of this process, in [0, size). The main one, rank 0, writes files and prints."""
+
+    rank: int
+    size: int
+
+    @property
+    def main(self) -> bool:
+        return self.rank == 0
+
+
+def join() -> Ranks:
+    """This process among its peers; the first call connects them (NCCL with GPUs, else gloo)."""
+    state = PartialState(cpu=not torch.cuda.is_available())
+    return Ranks(state.process_index, state.num_processes)
+
+
+def gathered(items: list[T]) -> list[T]:
+    """The lists of all ranks, joined in rank order, on every rank."""
+    if PartialState().num_processes == 1:
+        return items
+    joined: list[T] = gather_object(items)
+    return joined
+
+
+def agreed(value: T) -> T:
+    """Rank 0's value, on every rank."""
+    if PartialState().num_processes == 1:
+        return value
+    box: list[Any] = [value]
+    broadcast_object_list(box, from_process=0)
+    answer: T = box[0]
+    return answer
+
+
+def summed(tensor: Tensor) -> Tensor:
+    """Sum over the ranks."""
+    if PartialState().num_processes > 1:
+        torch.distributed.all_reduce(tensor)
+    return tensor
+
+
+def largest(tensor: Tensor) -> Tensor:
+    """Maximum over the ranks, element by element."""
+    if PartialState().num_processes > 1:
+        torch.distributed.all_reduce(tensor, torch.distributed.ReduceOp.MAX)
+    return tensor
+
+
+def wait_for_all() -> None:
+    PartialState().wait_for_everyone()

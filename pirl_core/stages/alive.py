@@ -1,0 +1,86 @@
+"""A stage ends when it is told to, and when whoever started it is gone; nothing of it stays behind."""
+
+import os
+import select
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+import psutil
+
+LAUNCHER = "_PIRL_LAUNCHER"
+"""Environment variable: process id of the launcher, set for its ranks."""
+_GRACE_SECONDS = 3.0
+_POLL_SECONDS = 0.5
+
+
+@contextmanager
+def mortal() -> Iterator[None]:
+    """SIGTERM leaves through ``finally`` blocks, as Ctrl-C does; a process stuck in C code is ended after a grace time.
+
+    So does the end of the processes above: the launcher of a rank; DVC, and the shell between, for a stage under DVC.
+    """
+    previous = signal.signal(signal.SIGTERM, _terminate)
+    # Python runs signal handlers in the main thread, which may be waiting for another rank: a thread reads along.
+    told, tell = socket.socketpair()
+    tell.setblocking(False)
+    wakeup = signal.set_wakeup_fd(tell.fileno(), warn_on_full_buffer=False)
+    threading.Thread(target=_watch, args=(told, processes_above()), daemon=True).start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(wakeup)
+        signal.signal(signal.SIGTERM, previous)
+        tell.close()
+
+
+def processes_above() -> list[psutil.Process]:
+    """The processes that this one shall not outlive."""
+    if LAUNCHER in os.environ:
+        try:
+            return [psutil.Process(int(os.environ[LAUNCHER]))]
+        except psutil.NoSuchProcess:
+            os._exit(128 + signal.SIGTERM)
+    if "DVC_STAGE" not in os.environ:
+        return []
+    chain = []
+    for process in psutil.Process().parents():
+        chain.append(process)
+        try:
+            words = [os.path.basename(word) for word in process.cmdline()[:3]]
+        except psutil.Error:
+            return chain
+        if "dvc" in words:
+            return chain
+    return []
+
+
+def _watch(told: socket.socket, above: list[psutil.Process]) -> None:
+    """Ends this process for good, some time after a signal that should have."""
+    while True:
+        ready, _, _ = select.select([told], [], [], _POLL_SECONDS)
+        received = told.recv(64) if ready else b""
+        if ready and not received:
+            return
+        ending = next((number for number in received if number in (signal.SIGTERM, signal.SIGINT)), None)
+        if ending is None and any(_ended(process) for process in above):
+            ending = signal.SIGTERM
+            os.kill(os.getpid(), ending)
+        if ending is not None:
+            time.sleep(_GRACE_SECONDS)
+            os._exit(128 + ending)
+
+
+def _ended(process: psutil.Process) -> bool:
+    try:
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    raise SystemExit(128 + number)

@@ -1,0 +1,86 @@
+"""More than one process for a stage: torchrun's own agent starts the ranks and ends them all when one fails.
+
+How many is no parameter: it belongs to the machine, and results do not depend on it (but for rounding).
+"""
+
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from pirl_core.errors import UserError
+from pirl_core.stages.alive import LAUNCHER
+
+if TYPE_CHECKING:
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+PROCESSES = "PIRL_PROCESSES"
+PARALLEL = ("sft", "rl", "evaluate")
+LOST_PEER = 75
+"""Exit code of a rank that saw another one go."""
+_SHUTDOWN_SECONDS = 4
+
+
+def process_count(stage: str) -> int:
+    """PIRL_PROCESSES, else one per visible GPU, else 1. Raises UserError unless it is a positive number.
+
+    1 also inside a rank, and for the stages that use simulator processes only.
+    """
+    wish = os.environ.get(PROCESSES, "")
+    if wish and not (wish.isascii() and wish.isdigit() and int(wish) > 0):
+        raise UserError(f"{PROCESSES} = {wish!r}: must be a whole number of at least 1")
+    if stage not in PARALLEL or "RANK" in os.environ:
+        return 1
+    if wish:
+        return int(wish)
+    import torch
+
+    return max(1, torch.cuda.device_count())
+
+
+def launch(stage: str, argv: Sequence[str], count: int) -> int:
+    """Run the stage command in ``count`` ranks of this machine. Returns its exit code; one line tells of a lost rank.
+
+    Several nodes: start the stage command with `accelerate launch` or torchrun on each of them instead.
+    """
+    from torch.distributed.elastic.multiprocessing import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    # Its own accounts of a failure are pages long.
+    logging.disable(logging.CRITICAL)
+    os.environ[LAUNCHER] = str(os.getpid())
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=count,
+        run_id=f"{stage}-{os.getpid()}",
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        local_addr="localhost",
+        max_restarts=0,
+        shutdown_timeout=_SHUTDOWN_SECONDS,
+    )
+    try:
+        elastic_launch(config, sys.executable)("-m", f"pirl_core.stages.{stage}", *argv)
+    except ChildFailedError as error:
+        return _told(stage, error)
+    except SignalException as error:
+        print(f"pirl: {stage}: stopped; a rerun goes on from the last checkpoint", file=sys.stderr)
+        return 128 + error.sigval
+    return 0
+
+
+def _told(stage: str, error: "ChildFailedError") -> int:
+    """Exit code of the rank that failed first, after one line on why."""
+    failures = {rank: failure for rank, failure in error.failures.items() if failure.exitcode != LOST_PEER}
+    rank, first = min((failures or error.failures).items(), key=lambda item: item[1].timestamp)
+    code: int = first.exitcode
+    if first.message.startswith("pirl: "):
+        print(first.message, file=sys.stderr)
+        return code
+    ending = f"was killed by {first.signal_name()}" if code < 0 else f"failed with exit code {code}"
+    remedy = "all ranks were ended, a rerun goes on from the last checkpoint"
+    print(f"pirl: {stage}: rank {rank} {ending}; {remedy}", file=sys.stderr)
+    return 1

@@ -1,0 +1,63 @@
+"""Small trainings that tests start in one process and in several: ``python -m tests.rank_jobs KIND FOLDER``.
+
+Rank 0 leaves the trained parameters and the starting ones in FOLDER.
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from pirl_core.params import Rl, Sft
+from pirl_core.policy.build import build_policy
+from pirl_core.policy.flow_policy import FlowPolicy
+from pirl_core.rl.train import train_rl
+from pirl_core.sft import train_sft
+from tests.test_rl import rl_params
+from tests.test_sft import BASE, ENV, POLICY, learnable
+from tests.worlds import INSTRUCTIONS, Bandit, session, small_policy
+
+RL: dict[str, dict[str, Any]] = {
+    # Minibatches of five: now and then a rank has none of the five rows.
+    "ppo": {"critic": "expert", "minibatch_size": 5, "critic_warmup_iterations": 1},
+    "ppo_vlm": {"value_clip": 0.2, "mdp": "two_layer"},
+    "flow_noise": {"noise_rule": "learned", "mdp": "one_layer", "entropy_coef": 0.005},
+    "grpo": {"algorithm": "grpo", "group_size": 4},
+    "kl_stop": {"target_kl": 0.02, "update_epochs": 20},
+}
+
+
+def rl_job(kind: str, folder: Path) -> tuple[FlowPolicy, dict[str, torch.Tensor]]:
+    rl: Rl = rl_params(**{"iterations": 3, "episodes_per_iteration": 24, **RL[kind]})
+    policy = small_policy(cameras=0, horizon=2, replan=2)
+    start = copied(policy)
+    with session(folder, rl.iterations) as opened:
+        train_rl(policy, Bandit(4, 0.8), ["b"], rl, 0, opened, lambda _: 0.0, lambda: None)
+    return policy, start
+
+
+def sft_job(folder: Path) -> tuple[FlowPolicy, dict[str, torch.Tensor]]:
+    # Chunks run past the episodes' ends, so the ranks hold unequal numbers of real steps.
+    frames = learnable(length=3)
+    policy = build_policy(ENV, POLICY, frames, INSTRUCTIONS, 0)
+    start = copied(policy)
+    with session(folder, 4) as opened:
+        train_sft(policy, frames, Sft.model_validate(BASE | {"steps": 4, "batch_size": 7}), 0, opened)
+    return policy, start
+
+
+def copied(policy: FlowPolicy) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in policy.state_dict().items()}
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    kind, folder = sys.argv[1], Path(sys.argv[2])
+    trained, before = sft_job(folder) if kind == "sft" else rl_job(kind, folder)
+    if torch.distributed.is_initialized():
+        torch.distributed.barrier()
+    if not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0:
+        save_file({k: v.contiguous() for k, v in trained.state_dict().items()}, folder / "trained.safetensors")
+        save_file(before, folder / "start.safetensors")

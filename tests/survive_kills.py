@@ -1,0 +1,182 @@
+"""Kills the pipeline at random moments, runs it again each time, and compares the end with an undisturbed run.
+
+python -m tests.survive_kills --kills 50
+
+Each round is a fresh copy of the repository at a small scale, run with `dvc repro`. At a random moment SIGKILL goes to
+the whole process tree, or to one process of it: DVC, its shell, the stage, a rank, a simulator worker. What is left
+over after that must be gone within five seconds; then `dvc repro` goes on. metrics.json, policies and metric logs must
+be those of the undisturbed run, byte for byte.
+"""
+
+import argparse
+import hashlib
+import os
+import random
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+import psutil
+import yaml
+
+from tests.test_end_to_end import workspace
+
+ROOT = Path(__file__).parents[1]
+PATTERNS = ("results/metrics.json", "outputs/policy/*/*", "outputs/*/*/metrics.jsonl", "outputs/evaluate/*/*.parquet")
+LONGEST_SECONDS = 20.0
+SECONDS_TO_GO = 5.0
+
+
+def prepare(folder: Path) -> Path:
+    """A workspace for DVC without git, at a small scale, that saves a checkpoint at every chance."""
+    workspace(folder)
+    shutil.copy(ROOT / "dvc.yaml", folder)
+    shutil.copy(ROOT / ".dvcignore", folder)
+    (folder / ".dvc").mkdir()
+    (folder / ".dvc/config").write_text((ROOT / ".dvc/config").read_text() + "    no_scm = true\n")
+    params = yaml.safe_load((folder / "params.yaml").read_text())
+    params["run"]["checkpoint_minutes"] = 0
+    params["sft"].update(steps=40, log_every=4)
+    params["rl"]["iterations"] = 5
+    (folder / "params.yaml").write_text(yaml.safe_dump(params))
+    return folder
+
+
+def repro(folder: Path, ranks: int, *options: str) -> "subprocess.Popen[bytes]":
+    """``dvc repro`` in a session of its own; its output goes to log.txt."""
+    environment = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "PYTHONPATH": str(folder),
+        "PIRL_PROCESSES": str(ranks),
+        "PIRL_THREADS": str(ranks),
+        "PIRL_WORKERS": "2",
+    }
+    with (folder / "log.txt").open("ab") as log:
+        command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", *options]
+        return subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log, start_new_session=True)
+
+
+def result(folder: Path) -> dict[str, str]:
+    """What must not depend on how often the run was killed."""
+    found = sorted({path for pattern in PATTERNS for path in folder.glob(pattern)})
+    return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in found}
+
+
+def present(folder: Path) -> list[psutil.Process]:
+    """Processes that work in ``folder``."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.status() != psutil.STATUS_ZOMBIE and Path(process.cwd()).is_relative_to(folder):
+                found.append(process)
+        except (psutil.Error, OSError):
+            continue
+    return found
+
+
+def kind(process: psutil.Process) -> str:
+    """What a process of the tree is."""
+    words = " ".join(process.cmdline())
+    if "envs.worker" in words or "multiprocessing" in words:
+        return "worker"
+    if "pirl_core.stages" in words and words.startswith(sys.executable.rpartition("/")[0]):
+        return "rank" if "RANK" in process.environ() else "stage"
+    return "dvc" if " dvc " in f" {words} " else "shell" if "pirl_core.stages" in words else "other"
+
+
+def kill(run: "subprocess.Popen[bytes]", draw: random.Random) -> str:
+    """SIGKILL to the whole tree or to one process of it; returns which."""
+    top = psutil.Process(run.pid)
+    tree = [top, *top.children(recursive=True)]
+    if draw.random() < 0.4:
+        for process in tree:
+            process.suspend()  # none of them shall notice before its own turn
+        for process in tree:
+            process.kill()
+        return "all"
+    victim = draw.choice(tree)
+    name = kind(victim)
+    victim.kill()
+    return name
+
+
+def disturbed(folder: Path, ranks: int, kills: int, draw: random.Random) -> tuple[Counter[tuple[str, str]], bool]:
+    """Run to the end, killed up to ``kills`` times. Returns how often which stage lost what, and whether it ended."""
+    done: Counter[tuple[str, str]] = Counter()
+    while True:
+        run = repro(folder, ranks)
+        last = done.total() >= kills
+        try:
+            run.wait(None if last else draw.uniform(0.5, LONGEST_SECONDS))
+        except subprocess.TimeoutExpired:
+            stages = re.findall(r"Running stage '([^'@]+)", (folder / "log.txt").read_text())
+            try:
+                what = kill(run, draw)
+            except psutil.NoSuchProcess:
+                what = ""
+            if what:
+                done[stages[-1] if stages else "start", what] += 1
+            run.wait(60)
+        else:
+            if run.returncode == 0:
+                return done, True
+            if last:
+                return done, False
+        deadline = time.monotonic() + SECONDS_TO_GO
+        while left := present(folder):
+            if time.monotonic() > deadline:
+                raise SystemExit(f"still there after {SECONDS_TO_GO:g} s: {[p.cmdline() for p in left]}")
+            time.sleep(0.1)
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.survive_kills", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--kills", type=int, default=50, help="in all, over all rank counts (default: %(default)s)")
+    parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2], help="processes a stage (default: 1 2)")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments and victims (default: %(default)s)")
+    args = parser.parse_args(argv)
+    draw = random.Random(args.seed)
+    good = True
+    for ranks in args.ranks:
+        with tempfile.TemporaryDirectory() as scratch:
+            base = prepare(Path(scratch).resolve() / "undisturbed")
+            begun = time.monotonic()
+            if repro(base, ranks).wait() != 0:
+                raise SystemExit((base / "log.txt").read_text()[-3000:])
+            expected = result(base)
+            print(f"{ranks} ranks: undisturbed {time.monotonic() - begun:.0f} s, {len(expected)} files", flush=True)
+            left, rounds = args.kills // len(args.ranks), 0
+            total: Counter[tuple[str, str]] = Counter()
+            while left > 0:
+                rounds += 1
+                folder = prepare(Path(scratch).resolve() / f"round{rounds}")
+                kills, ended = disturbed(folder, ranks, left, draw)
+                left -= kills.total()
+                total += kills
+                found = result(folder)
+                wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+                good = good and ended and not wrong
+                verdict = "the same bytes" if ended and not wrong else f"DIFFERENT: ended {ended}, {wrong[:5]}"
+                resumed = (folder / "log.txt").read_text().count("] resumed at")
+                print(f"{ranks} ranks, round {rounds}: {kills.total()} kills, {resumed} resumed: {verdict}", flush=True)
+                if ended and not wrong:
+                    shutil.rmtree(folder)
+                else:
+                    print((folder / "log.txt").read_text()[-3000:])
+                    return 1
+            for axis, name in ((0, "stage"), (1, "killed")):
+                counts: Counter[str] = Counter()
+                for key, number in total.items():
+                    counts[key[axis]] += number
+                print(f"{ranks} ranks, by {name}: {', '.join(f'{k} {v}' for k, v in counts.most_common())}", flush=True)
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,134 @@
+"""The command line: each option explained, quick to load, completed by a real shell."""
+
+import re
+import resource
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pirl_core.cli import SHELLS, main
+
+HEAVY = {"torch", "pandas", "pyarrow", "scipy", "matplotlib", "mujoco", "transformers", "accelerate", "tensorboard"}
+COMMANDS = ("status", "compare", "scale", "completion")
+
+
+def modules(root: Path) -> list[str]:
+    """Every module of the package that is a command."""
+    sources = sorted((root / "pirl_core").rglob("*.py"))
+    found = [path for path in sources if '\nif __name__ == "__main__":\n' in path.read_text(encoding="utf-8")]
+    return [".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__main__") for path in found]
+
+
+def unexplained(text: str) -> list[str]:
+    """Options and arguments in a --help text that no words follow."""
+    entries = text[re.search(r"^(positional arguments|options):$", text, re.MULTILINE).start() :]  # type: ignore[union-attr]
+    lines = [line for line in entries.splitlines() if line.startswith("  ")]
+    return [line for line, after in zip(lines, [*lines[1:], ""], strict=True) if _bare(line) and _bare_next(after)]
+
+
+def _bare(line: str) -> bool:
+    return re.match(r" {2,4}\S", line) is not None and re.match(r" {2,4}\S.*?  +\S", line) is None
+
+
+def _bare_next(line: str) -> bool:
+    return not line.startswith(" " * 8)
+
+
+def test_the_check_itself_finds_a_missing_line() -> None:
+    text = (
+        "options:\n  -h, --help  show\n  --bad\n  --long-option-name NAME\n                        said\n  --worse N\n"
+    )
+    assert unexplained(text) == ["  --bad", "  --worse N"]
+
+
+def test_every_option_of_every_command_is_explained(root: Path) -> None:
+    names = modules(root)
+    assert {"pirl_core", "pirl_core.scale", "pirl_core.stages.rl", "pirl_core.stages.deps"} <= set(names)
+    calls = [*([name] for name in names), *(["pirl_core", command] for command in COMMANDS)]
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-m", *call, "--help"], cwd=root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        for call in calls
+    ]
+    for call, process in zip(calls, running, strict=True):
+        text, errors = process.communicate(timeout=60)
+        assert process.returncode == 0, (call, errors)
+        assert "usage:" in text, call
+        assert len(text.split("\n\n")[1]) > 20, f"{call} says nothing about itself"
+        assert unexplained(text) == [], call
+
+
+def spent() -> float:
+    """Processor seconds of all finished child processes: unlike wall time, the same on a busy machine."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
+def test_it_loads_within_a_second_and_nothing_heavy(root: Path) -> None:
+    code = "import sys, pirl_core.cli; pirl_core.cli.main(['status']); print(*{m.split('.')[0] for m in sys.modules})"
+    seconds = []
+    for _ in range(3):
+        begun = spent()
+        done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+        seconds.append(spent() - begun)
+    assert HEAVY & set(done.stdout.split()) == set()
+    assert min(seconds) < 1.0, seconds
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_completion_is_written_for_each_shell(shell: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["completion", shell]) == 0
+    script = capsys.readouterr().out
+    assert all(command in script for command in COMMANDS)
+    assert "--watch" in script or "watch" in script
+    if shutil.which(shell):
+        (tmp_path / "script").write_text(script)
+        subprocess.run([shell, "-n", tmp_path / "script"], check=True)
+
+
+@pytest.mark.parametrize(
+    ("line", "offered"),
+    [
+        ("pirl sta", {"status"}),
+        ("pirl status --w", {"--watch"}),
+        ("pirl compare metaworld-f", {"metaworld-flow_sde-0", "metaworld-flow_noise-0"}),
+        ("pirl compare metaworld-sft-0 metaworld-flow_s", {"metaworld-flow_sde-0"}),
+        ("pirl scale la", {"laptop"}),
+        ("pirl completion z", {"zsh"}),
+        ("pirl scale --params scr", {"script"}),
+    ],
+)
+def test_bash_completes(line: str, offered: set[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("sft", "flow_sde", "flow_noise"):
+        (tmp_path / f"outputs/evaluate/metaworld-{name}-0").mkdir(parents=True)
+    main(["completion", "bash"])
+    (tmp_path / "script").write_text(capsys.readouterr().out)
+    words = line.split()
+    ask = (
+        f"source {tmp_path}/script; COMP_WORDS=({' '.join(words)}); COMP_CWORD={len(words) - 1}; "
+        f"_shtab_pirl pirl {words[-1]} {words[-2]}; printf '%s\\n' \"${{COMPREPLY[@]}}\""
+    )
+    done = subprocess.run(["bash", "-c", ask], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert set(done.stdout.split()) == offered, done.stderr
+
+
+def test_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["scale", "--params", str(tmp_path / "absent.yaml")]) == 2
+    assert main(["status", "--root", str(tmp_path / "absent")]) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert [line.split(": ")[:2] for line in said] == [["pirl", "scale"], ["pirl", "status"]]
+    with pytest.raises(SystemExit) as stop:
+        main(["status", "--watch", "0"])
+    assert stop.value.code == 2
+    assert "argument --watch: give 0.1 to 86400 seconds" in capsys.readouterr().err
+
+
+def test_a_reader_that_leaves_early_causes_no_noise(root: Path) -> None:
+    ask = f"set -o pipefail; {sys.executable} -m pirl_core completion bash | head -n 1"
+    done = subprocess.run(["bash", "-c", ask], cwd=root, capture_output=True, text=True, check=False)
+    assert "Traceback" not in done.stderr
+    assert "BrokenPipe" not in done.stderr
