@@ -10,7 +10,7 @@ export PYTHONUNBUFFERED := 1
 REPRO := dvc --wait-for-lock repro
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce stage experiment test test-slow test-all lint format bench clean dist-clean
+.PHONY: help setup reproduce stage experiment flow serve test test-slow test-all lint format bench clean dist-clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -21,7 +21,7 @@ $(STAMP): pyproject.toml .constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' || \
 	  { echo "make: $(PYTHON) is not Python 3.11 or 3.12; run make setup PYTHON=/path/to/python3.11" >&2; exit 1; }
 	$(PYTHON) -m venv .venv
-	.venv/bin/python -m pip install --quiet --disable-pip-version-check -c .constraints.txt -e '.[dev]'
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check -c .constraints.txt -e '.[dev,flows]'
 	@$(MAKE) --no-print-directory opengl
 	@touch $@
 
@@ -63,6 +63,13 @@ experiment: setup ## one experiment up to its evaluation: EXPERIMENT=metaworld
 	@$(CHECK)
 	@$(REPRO) --glob 'evaluate@$(or $(EXPERIMENT),$(error say which: make experiment EXPERIMENT=metaworld))-*'
 
+flow: setup ## the pipeline as a Prefect flow, stages side by side: EXPERIMENT=, SCALE=, SET=rl.actor_lr=1e-5, FORCE=1
+	@python -m flows.run $(foreach name,$(EXPERIMENT),--experiment $(name)) $(if $(SCALE),--scale $(SCALE)) \
+	  $(foreach pair,$(SET),--set '$(pair)') $(if $(FORCE),--force) $(ARGS)
+
+serve: setup ## Prefect server with its UI, and the pipeline's deployment with a nightly schedule; ARGS="--cron '0 3 * * *'"
+	@python -m flows.serve $(ARGS)
+
 test: setup ## the fast tests
 	@python -m pytest
 
@@ -83,8 +90,8 @@ format: setup ## put style and dvc.yaml's lists of sources right
 	ruff format .
 	python -m pirl_core.stages.deps --write
 
-bench: setup ## measure what the pipeline spends its time on
-	@for script in benchmarks/*.py; do python $$script || exit 1; done
+bench: setup ## measure speed and memory; writes benchmarks/RESULTS.md (about 7 minutes on two free cores)
+	@python -m benchmarks --output benchmarks/RESULTS.md
 
 clean: ## remove outputs; DVC's cache keeps what was computed
 	rm -rf outputs .pirl

@@ -1,4 +1,4 @@
-"""The one error a user is meant to read: bad input, said in one line."""
+"""The errors a user is meant to read, each said in one line."""
 
 
 class UserError(Exception):
@@ -6,3 +6,7 @@ class UserError(Exception):
 
     The command line prints it without a traceback and exits with code 2 (``pirl_core.stages.cli``).
     """
+
+
+class WorkerDied(RuntimeError):  # noqa: N818 - says what happened
+    """A simulator process ended on its own, for lack of memory say; the others have been closed. Exit code 1."""

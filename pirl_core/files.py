@@ -58,7 +58,9 @@ def write_tensors(path: Path, tensors: "dict[str, Tensor]") -> None:
         os.replace(temporary, path)
     except SafetensorError as error:
         code = re.search(r"os error (\d+)", str(error))
-        raise OSError(int(code[1]) if code else 0, str(error), str(path)) from None
+        if not code:
+            raise
+        raise OSError(int(code[1]), os.strerror(int(code[1])), str(path)) from None
     finally:
         temporary.unlink(missing_ok=True)
 

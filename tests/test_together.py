@@ -1,9 +1,13 @@
 """Several `dvc repro` at once, and a few kills: nothing is corrupted, nothing is lost. Real DVC, real stages."""
 
+import os
 import random
+import re
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -64,6 +68,41 @@ def test_the_same_stage_twice_without_dvc(whole: Path, tmp_path: Path) -> None:
     )
     first.terminate()
     assert first.wait(20) == 143
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=40m", "tmpfs", str(disk)], capture_output=True).returncode:
+        pytest.skip("mounting a file system needs root")
+    yield disk
+    subprocess.run(["umount", "--lazy", str(disk)], check=True)
+
+
+def test_a_full_disk_stops_cleanly_and_goes_on_once_there_is_room(whole: Path, small_disk: Path) -> None:
+    folder = small_disk / "workspace"
+    shutil.copytree(whole, folder, ignore=shutil.ignore_patterns("cache", "tmp", "log.txt"))
+    shutil.rmtree(folder / "outputs/policy/metaworld-flow_sde-0")
+    shutil.rmtree(folder / "outputs/rl")
+    rl = command("rl", "0", "flow_sde")
+    settings: dict[str, Any] = {"cwd": folder, "env": variables(1), "text": True}
+    room = os.statvfs(small_disk).f_bavail * os.statvfs(small_disk).f_frsize
+    fill = small_disk / "fill"
+    fill.write_bytes(bytes(room - 1_500_000))
+    done = subprocess.run(rl, **settings, capture_output=True, timeout=120)
+    assert done.returncode == 2
+    assert re.fullmatch(r"pirl: rl: no room(| for \S+) \(No space left on device\); .*\n", done.stderr), done.stderr
+    for part in ("rl", "policy"):
+        assert not list((folder / "outputs" / part).glob("*flow_sde*"))
+    fill.unlink()
+    done = subprocess.run(rl, **settings, capture_output=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "resumed at" in done.stdout
+    mine, theirs = result(folder), result(whole)
+    same = [name for name in theirs if "flow_sde" in name and "evaluate" not in name]
+    assert len(same) > 4
+    assert all(mine[name] == theirs[name] for name in same)
 
 
 @pytest.mark.parametrize("ranks", [1, 2])

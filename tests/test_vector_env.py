@@ -12,9 +12,8 @@ import numpy as np
 import psutil
 import pytest
 
-from pirl_core.envs.vector import VectorEnv, WorkerDied, worker_count
-from pirl_core.envs.worker import Settings, Slots
-from pirl_core.errors import UserError
+from pirl_core.envs.vector import VectorEnv, worker_count
+from pirl_core.errors import UserError, WorkerDied
 from pirl_core.params import Env
 from pirl_core.types import Episode
 
@@ -173,9 +172,22 @@ def test_interrupt_leaves_no_worker_behind() -> None:
 def test_simulators_that_are_given_up_free_their_memory() -> None:
     """Slots that change tasks drop simulators of 20 MB; without a clean break the process grew by gigabytes."""
     tasks = ["faucet-open-v3", "handle-press-v3", "plate-slide-v3"]
-    slots = Slots(Settings(10, [], 64, True, False))
     memory = []
-    for round_ in range(12):
-        slots.reset([(slot, Episode(tasks[round_ % 3], round_)) for slot in range(8)])
-        memory.append(psutil.Process().memory_info().rss / 2**20)
-    assert memory[-1] - memory[4] < 300, memory
+    with VectorEnv(settings([]), 8, 1) as envs:
+        worker = psutil.Process(envs._workers[0].process.pid)
+        for round_ in range(12):
+            envs.reset(range(8), [Episode(tasks[round_ % 3], round_) for _ in range(8)])
+            memory.append(worker.memory_info().rss / 2**20)
+    assert memory[-1] - memory[4] < 60, memory
+
+
+def test_workers_share_every_task_evenly() -> None:
+    """A call lasts as long as its slowest worker, and tasks differ in cost."""
+    with VectorEnv(settings([], steps=1), 8, 2) as envs:
+        for order in (TASKS, TASKS[::-1]):
+            envs.reset(range(8), [Episode(order[slot % 2], slot) for slot in range(8)])
+            homes = [[envs._home[slot] for slot in range(8) if order[slot % 2] == task] for task in TASKS]
+            assert [sorted(home) for home in homes] == [[0, 0, 1, 1], [0, 0, 1, 1]]
+            envs.step(range(8), np.zeros((8, 1, 4), np.float32))
+        with pytest.raises(RuntimeError, match="step after the episode's end"):
+            envs.step([0], np.zeros((1, 1, 4), np.float32))

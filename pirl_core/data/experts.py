@@ -8,6 +8,7 @@ import signal
 import warnings
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from multiprocessing.synchronize import Event
 from typing import Any, NamedTuple
@@ -21,7 +22,7 @@ from pirl_core.envs.metaworld import MetaWorldEnv
 from pirl_core.envs.metaworld_tasks import find_task
 from pirl_core.envs.render import Renderer
 from pirl_core.envs.vector import worker_count
-from pirl_core.errors import UserError
+from pirl_core.errors import UserError, WorkerDied
 from pirl_core.params import Curate, Env
 from pirl_core.types import Episode
 
@@ -66,6 +67,10 @@ def demonstrations(
                     )
                 successes, failures = successes + 1, failures + episode.failures
                 yield episode
+        except BrokenProcessPool:
+            raise WorkerDied(
+                "a process that made demonstrations ended on its own; if memory ran out, set PIRL_WORKERS lower"
+            ) from None
         finally:
             stop.set()
             pool.shutdown(cancel_futures=True)

@@ -7,6 +7,7 @@ episode had it. So every reset here starts from the pristine model, attributes a
 
 import copy
 import functools
+import math
 from typing import Any
 
 import mujoco
@@ -44,14 +45,33 @@ def _compiled(path: str) -> mujoco.MjModel:
 
 @functools.cache
 def _environment_class(task: str) -> type:
-    """MetaWorld's class of the task, its model copied from a cache (15 ms) instead of compiled from XML (300 ms)."""
+    """MetaWorld's class of the task, its model copied from a cache (15 ms) instead of compiled from XML (300 ms), its
+    observation put together faster."""
     base: Any = ALL_V3_ENVIRONMENTS[task]
 
     def simulation(env: Any) -> tuple[mujoco.MjModel, mujoco.MjData]:
         model = copy.copy(_compiled(env.fullpath))
         return model, mujoco.MjData(model)
 
-    return type(base.__name__, (base,), {"_initialize_simulation": simulation})
+    own = {"_initialize_simulation": simulation, "_get_curr_obs_combined_no_goal": observe}
+    return type(base.__name__, (base,), own)
+
+
+def observe(env: Any) -> np.ndarray:
+    """Hand, gripper opening, then position and quaternion of up to two objects: (18,).
+
+    MetaWorld's own numbers bit for bit, without the splitting and stacking that take it a sixth of a step.
+    """
+    observation = np.zeros(4 + env._obs_obj_max_len)
+    observation[:3] = env.get_endeff_pos()
+    gap = env.data.body("rightclaw").xpos - env.data.body("leftclaw").xpos
+    observation[3] = min(math.sqrt(gap.dot(gap)) / 0.1, 1.0)
+    position, quaternion = env._get_pos_objects(), env._get_quat_objects()
+    for index in range(len(position) // 3):
+        start = 4 + 7 * index
+        observation[start : start + 3] = position[3 * index : 3 * index + 3]
+        observation[start + 3 : start + 7] = quaternion[4 * index : 4 * index + 4]
+    return observation
 
 
 def _construct(task: str) -> Any:
@@ -81,7 +101,11 @@ def simulate_settling(env: Any) -> np.ndarray:
 @functools.cache
 def settled_state(task: str) -> np.ndarray:
     """The outcome of ``simulate_settling``; it is the same for every episode of the task, so simulated once."""
-    return simulate_settling(_construct(task))
+    env = _construct(task)
+    state = simulate_settling(env)
+    # As in MetaWorldEnv.close: otherwise 20 MB stay until Python's collector comes by.
+    env.__dict__.clear()
+    return state
 
 
 class MetaWorldEnv:

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
@@ -18,17 +19,15 @@ import numpy as np
 
 from pirl_core.envs.metaworld_tasks import find_task
 from pirl_core.envs.worker import Outcome, Settings
-from pirl_core.errors import UserError
+from pirl_core.errors import UserError, WorkerDied
 from pirl_core.params import Env
 from pirl_core.types import ChunkResult, Episode, Observation
 
 WORKERS_VARIABLE = "PIRL_WORKERS"
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+# Where glibc raises this by itself, after the first freed simulator of 20 MB, the heap gets twice as large, in holes.
+_GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": str(2**20)}
 _GRACE_SECONDS = 5.0
-
-
-class WorkerDied(RuntimeError):  # noqa: N818 - says what happened
-    """An environment process ended on its own; the others have been closed."""
 
 
 class _Worker(NamedTuple):
@@ -57,7 +56,10 @@ class VectorEnv:
             env.episode_steps, list(env.cameras), env.image_size, env.fast_render, env.object_state
         )
         self.num_envs = num_envs
+        # Of episodes that have begun: the task, the worker that plays it, and whether it still runs.
         self._tasks: dict[int, str] = {}
+        self._home: dict[int, int] = {}
+        self._running: set[int] = set()
         count = worker_count(num_envs) if workers is None else min(workers, num_envs)
         self._workers: list[_Worker] = []
         try:
@@ -74,7 +76,8 @@ class VectorEnv:
         Raises UserError for an unknown task or shift, WorkerDied when a process was lost.
         """
         instructions = [find_task(episode.task).instruction for episode in episodes]
-        self._tasks.update((slot, episode.task) for slot, episode in zip(slots, episodes, strict=True))
+        self._check(slots)
+        self._place(slots, [episode.task for episode in episodes])
         rows = self._rows(slots)
         answers = self._call(
             {worker: ("reset", [(slots[i], episodes[i]) for i in where]) for worker, where in rows.items()}
@@ -90,12 +93,17 @@ class VectorEnv:
         """
         if actions.ndim != 3 or len(actions) != len(slots):
             raise ValueError(f"actions have shape {actions.shape}, expected ({len(slots)}, R, 4)")
+        self._check(slots)
+        if not self._home.keys() >= set(slots):
+            raise ValueError(f"slots {sorted(set(slots) - self._home.keys())} have no episode yet; reset them first")
         rows = self._rows(slots)
         answers = self._call(
             {worker: ("step", ([slots[i] for i in where], actions[where])) for worker, where in rows.items()}
         )
         order = np.argsort(np.concatenate([rows[worker] for worker in answers]))
         outcome = Outcome(*(np.concatenate(parts)[order] for parts in zip(*answers.values(), strict=True)))
+        ended = outcome.terminated | outcome.truncated
+        self._running.difference_update(slot for slot, over in zip(slots, ended, strict=True) if over)
         instructions = [find_task(self._tasks[slot]).instruction for slot in slots]
         observation = Observation(outcome.images, outcome.state, instructions)
         return ChunkResult(observation, outcome.reward, outcome.terminated, outcome.truncated, outcome.steps)
@@ -120,15 +128,33 @@ class VectorEnv:
     ) -> None:
         self.close()
 
-    def _rows(self, slots: Sequence[int]) -> dict[int, list[int]]:
-        """Rows of this call by worker; slot s lives in worker s mod count."""
+    def _check(self, slots: Sequence[int]) -> None:
         if len(set(slots)) != len(slots) or not all(0 <= slot < self.num_envs for slot in slots) or not slots:
             raise ValueError(f"slots {list(slots)} must be distinct, at least one, and in [0, {self.num_envs})")
         if not self._workers:
             raise RuntimeError("the environment is closed")
+
+    def _place(self, slots: Sequence[int], tasks: Sequence[str]) -> None:
+        """Choose the worker of each new episode, so that each has as many of every task: their steps cost 0.25 to 0.5
+        ms, and a call lasts as long as the slowest worker. An episode that still runs holds its simulator, so its slot
+        stays where it is."""
+        by_task = Counter((self._home[slot], self._tasks[slot]) for slot in self._running.difference(slots))
+        total = Counter(self._home[slot] for slot in self._running.difference(slots))
+        for slot, task in zip(slots, tasks, strict=True):
+            if slot not in self._running:
+                self._home[slot] = min(
+                    range(len(self._workers)), key=lambda worker: (by_task[worker, task], total[worker], worker)
+                )
+            by_task[self._home[slot], task] += 1
+            total[self._home[slot]] += 1
+            self._tasks[slot] = task
+            self._running.add(slot)
+
+    def _rows(self, slots: Sequence[int]) -> dict[int, list[int]]:
+        """Rows of this call by worker."""
         rows: dict[int, list[int]] = {}
         for row, slot in enumerate(slots):
-            rows.setdefault(slot % len(self._workers), []).append(row)
+            rows.setdefault(self._home[slot], []).append(row)
         return rows
 
     def _call(self, messages: dict[int, tuple[str, Any]]) -> dict[int, Any]:
@@ -154,7 +180,7 @@ class VectorEnv:
     def _lost(self, index: int) -> None:
         code = self._workers[index].process.wait()
         ending = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"
-        tasks = sorted({task for slot, task in self._tasks.items() if slot % len(self._workers) == index})
+        tasks = sorted({self._tasks[slot] for slot, home in self._home.items() if home == index})
         self.close()
         raise WorkerDied(
             f"environment worker {index} {ending} while it ran {', '.join(tasks) or 'no task'};"
@@ -170,7 +196,7 @@ def _start_worker() -> _Worker:
     process = subprocess.Popen(
         [sys.executable, "-c", "from pirl_core.envs.worker import main; main()", str(child.fileno())],
         pass_fds=[child.fileno()],
-        env={**os.environ, **_ONE_THREAD, "LP_NUM_THREADS": "0", "PYTHONPATH": path},
+        env={**os.environ, **_ONE_THREAD, **_GIVE_BACK, "LP_NUM_THREADS": "0", "PYTHONPATH": path},
         stdin=subprocess.DEVNULL,
     )
     child.close()

@@ -69,7 +69,14 @@ class Slots:
 
     def step(self, slots: list[int], actions: np.ndarray) -> Outcome:
         """Run each slot through its chunk of actions (n, R, A), at most to its episode's end."""
-        outcomes = [self._run_chunk(self._busy[slot], chunk) for slot, chunk in zip(slots, actions, strict=True)]
+        outcomes = []
+        for slot, chunk in zip(slots, actions, strict=True):
+            if slot not in self._busy:
+                raise RuntimeError(f"slot {slot}: step after the episode's end; reset first")
+            outcomes.append(self._run_chunk(self._busy[slot], chunk))
+            if outcomes[-1].terminated or outcomes[-1].truncated:
+                # The slot's next episode may be another worker's.
+                self._idle.append(self._busy.pop(slot))
         return Outcome(*(np.stack(column) for column in zip(*outcomes, strict=True)))
 
     def _run_chunk(self, simulator: Any, chunk: np.ndarray) -> Outcome:

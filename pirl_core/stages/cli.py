@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pirl_core import resume
-from pirl_core.errors import UserError
+from pirl_core.errors import UserError, WorkerDied
 from pirl_core.files import write_json
 from pirl_core.params import Experiment, Params, Run, Supervision, load_params, resolve
 from pirl_core.stages import launch
@@ -108,8 +108,10 @@ def stage_main(stage: str, run: Callable[[Job], None], argv: Sequence[str] | Non
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
-        where = error.filename or "a file"
-        return _say(stage, f"no room to write {where} ({error.strerror}); free some, a rerun goes on from there", 2)
+        where = f" for {error.filename}" if error.filename else ""
+        return _say(stage, f"no room{where} ({error.strerror}); free some, a rerun goes on from there", 2)
+    except WorkerDied as error:
+        return _say(stage, f"{error}; a rerun goes on from the last checkpoint", 1)
     except RuntimeError as error:
         if is_rank and _lost_peer(error):
             # The launcher shall see the rank that failed first, and will end this one.

@@ -1,0 +1,1 @@
+"""What the pipeline's speed claims rest on; ``make bench`` writes RESULTS.md."""

@@ -1,0 +1,189 @@
+"""The vector environment against a raw MetaWorld loop, and against gymnasium's AsyncVectorEnv with pictures.
+
+Also the milliseconds that a step, a reset and a frame cost.
+"""
+
+import argparse
+import time
+from collections.abc import Sequence
+from functools import partial
+from itertools import count
+from statistics import mean, median
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from benchmarks.measure import Row, alternate, cores, milliseconds, part_parser, ratio, run_part
+from benchmarks.setting import laptop
+from pirl_core.envs.metaworld import MetaWorldEnv
+from pirl_core.envs.render import Renderer
+from pirl_core.envs.vector import VectorEnv
+from pirl_core.params import Env
+from pirl_core.types import Episode
+
+CAMERA = "corner2"
+_seeds = count()
+
+
+def raw_environment(task: str, **settings: Any) -> gym.Env:
+    """MetaWorld as its documentation makes it."""
+    import metaworld  # noqa: F401 - registers its environments
+
+    gym.logger.min_level = gym.logger.ERROR  # gymnasium finds fault with MetaWorld's spaces
+    return gym.make("Meta-World/MT1", env_name=task, seed=0, **settings)
+
+
+def drawing_environment(task: str, size: dict[str, int]) -> gym.Env:
+    """One environment of the AsyncVectorEnv: a picture beside each observation."""
+    env = raw_environment(task, render_mode="rgb_array", camera_name=CAMERA, **size)
+    return gym.wrappers.AddRenderObservation(env, render_only=False)
+
+
+def raw_rate(simulators: list[Any], steps: int, rng: np.random.Generator) -> float:
+    """Steps per second of MetaWorld's own ``step``, without gymnasium's wrappers, one simulator after another."""
+    spent = 0.0
+    for simulator in simulators:
+        simulator.reset()
+        actions = rng.uniform(-1, 1, (steps, 4)).astype(np.float32)
+        begin = time.perf_counter()
+        for action in actions:
+            simulator.step(action)
+        spent += time.perf_counter() - begin
+    return steps * len(simulators) / spent
+
+
+def vector_rate(envs: VectorEnv, tasks: list[str], chunks: int, length: int, rng: np.random.Generator) -> float:
+    """Steps per second over ``chunks`` chunks from fresh episodes; an episode that succeeds drops out."""
+    live = list(range(envs.num_envs))
+    envs.reset(live, [Episode(tasks[slot % len(tasks)], next(_seeds)) for slot in live])
+    steps, begin = 0, time.perf_counter()
+    for _ in range(chunks):
+        actions = rng.uniform(-1, 1, (len(live), length, 4)).astype(np.float32)
+        result = envs.step(live, actions)
+        steps += int(result.steps.sum())
+        live = [slot for slot, done in zip(live, result.terminated, strict=True) if not done]
+    return steps / (time.perf_counter() - begin)
+
+
+def async_rate(envs: gym.vector.AsyncVectorEnv, steps: int) -> float:
+    """Steps per second, each with its picture."""
+    begin = time.perf_counter()
+    for _ in range(steps):
+        envs.step(envs.action_space.sample())
+    return steps * int(envs.num_envs) / (time.perf_counter() - begin)
+
+
+def costs(env: Env, repeats: int) -> list[Row]:
+    """Milliseconds of single operations in this process."""
+    rng = np.random.default_rng(0)
+    simulators = [MetaWorldEnv(task, 10**9, True) for task in env.tasks]
+    renderer = Renderer()
+
+    def cost(call: Any) -> str:
+        return f"{mean(milliseconds(partial(call, each), repeats) for each in simulators):.2f}"
+
+    reset = cost(lambda each: each.reset(Episode(each.task, next(_seeds))))
+    step = cost(lambda each: each.step(rng.uniform(-1, 1, 4)))
+    fast, full = (
+        cost(lambda each, fast=fast: renderer.frames(each, [CAMERA], env.image_size, fast)) for fast in (True, False)
+    )
+    size = env.image_size
+    return [
+        Row(
+            f"ms of a reset, a step, a fast frame, a full frame ({size}²)",
+            f"{reset}, {step}, {fast}, {full}",
+            how="one process; mean over the tasks",
+        )
+    ]
+
+
+def state_rows(env: Env, options: argparse.Namespace) -> list[Row]:
+    """Chunks with state observations against the raw loop."""
+    rng = np.random.default_rng(0)
+    env = env.model_copy(update={"cameras": [], "object_state": True})
+    simulators = []
+    for task in env.tasks:
+        made = raw_environment(task)
+        made.reset()
+        simulators.append(made.unwrapped)
+    workers = min(cores(), options.slots)
+    with VectorEnv(env, options.slots, workers) as envs:
+        vector_rate(envs, env.tasks, 1, options.chunk, rng)  # simulators are built at the first reset
+        rates = alternate(
+            {
+                "raw": lambda: raw_rate(simulators, options.chunks * options.chunk, rng),
+                "vector": lambda: vector_rate(envs, env.tasks, options.chunks, options.chunk, rng),
+            },
+            options.rounds,
+        )
+    factor, goal = ratio(rates["vector"], rates["raw"]), 0.85 * workers
+    return [
+        Row(
+            f"vector environment, states, {workers} workers / raw MetaWorld loop, 1 process",
+            f"{factor:.2f} × ({median(rates['vector']):.0f} / {median(rates['raw']):.0f} steps/s)",
+            f"≥ {goal:.2f} × (0.85 a worker)",
+            factor >= goal,
+            f"{options.slots} slots, chunks of {options.chunk}; {len(env.tasks)} tasks of the laptop scale",
+        )
+    ]
+
+
+def pixel_rows(env: Env, options: argparse.Namespace) -> list[Row]:
+    """One fast frame a chunk against a default frame each step."""
+    rng = np.random.default_rng(0)
+    size = env.image_size
+    default, small = (
+        gym.vector.AsyncVectorEnv([partial(drawing_environment, task, s) for task in env.tasks], context="spawn")
+        for s in ({}, {"width": size, "height": size})
+    )
+    with VectorEnv(env, options.slots) as envs:
+        vector_rate(envs, env.tasks, 1, options.chunk, rng)
+        for other in (default, small):
+            other.reset()
+            async_rate(other, 1)
+        rates = alternate(
+            {
+                "vector": lambda: vector_rate(envs, env.tasks, options.chunks, options.chunk, rng),
+                "default": lambda: async_rate(default, options.frames),
+                "small": lambda: async_rate(small, options.frames),
+            },
+            options.rounds,
+        )
+    for other in (default, small):
+        other.close()
+    rows = []
+    for name, label in (("default", "default size (480²)"), ("small", f"{size}²")):
+        factor = ratio(rates["vector"], rates[name])
+        rows.append(
+            Row(
+                f"vector environment, pixels / AsyncVectorEnv drawing each step, {label}",
+                f"{factor:.0f} × ({median(rates['vector']):.0f} / {median(rates[name]):.1f} steps/s)",
+                "≥ 20 ×" if name == "default" else "",
+                factor >= 20 if name == "default" else None,
+                f"ours: one fast {size}² frame a chunk of {options.chunk}; "
+                f"theirs: {len(env.tasks)} environments, full quality",
+            )
+        )
+    return rows
+
+
+def rows(options: argparse.Namespace) -> list[Row]:
+    env = laptop().env.model_copy(update={"episode_steps": options.chunks * options.chunk})
+    return [*state_rows(env, options), *pixel_rows(env, options), *costs(env, options.repeats)]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = part_parser("environments", __doc__)
+    add = parser.add_argument
+    add("--slots", type=int, default=16, help="slots of the vector environment")
+    add("--chunk", type=int, default=10, help="actions of a chunk")
+    add("--chunks", type=int, default=20, help="chunks of a measurement")
+    add("--frames", type=int, default=4, help="steps of the drawing AsyncVectorEnv in a measurement")
+    add("--rounds", type=int, default=7, help="measurements of each side")
+    add("--repeats", type=int, default=50, help="repeats of single operations")
+    run_part(parser, rows, arguments)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+"""The laptop scale, and a policy of its sizes with random weights."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import pirl_core
+from pirl_core.data.lerobot import Frames
+from pirl_core.envs.metaworld import ACTION_DIM, state_dim
+from pirl_core.envs.metaworld_tasks import find_task
+from pirl_core.params import Policy, Run, Supervision, load_params, resolve
+from pirl_core.policy.build import build_policy
+from pirl_core.policy.flow_policy import FlowPolicy
+from pirl_core.rl.train import process_of
+from pirl_core.types import Observation
+
+PRESET = Path(pirl_core.__file__).parent / "presets" / "laptop.yaml"
+
+
+def laptop() -> Run:
+    """Flow-SDE of the laptop preset, whatever params.yaml holds."""
+    return resolve(load_params(PRESET), "metaworld", "flow_sde")
+
+
+def supervision() -> Supervision:
+    """How the laptop preset looks after a run, but without a guard that stops it."""
+    return load_params(PRESET).run.model_copy(update={"stop_kl": None, "stop_success_drop": None})
+
+
+def random_policy(run: Run, policy: Policy) -> FlowPolicy:
+    """Ready for RL, as ``train_rl`` prepares it: frozen VLM, critic and noise net."""
+    rng = np.random.default_rng(0)
+    env = run.env
+    instructions = [find_task(task).instruction for task in env.tasks]
+    count = len(instructions)
+    row = np.arange(count)
+    frames = Frames(
+        np.zeros((count, len(env.cameras), env.image_size, env.image_size, 3), np.uint8),
+        rng.standard_normal((count, state_dim(env.object_state))).astype(np.float32),
+        rng.uniform(-1, 1, (count, ACTION_DIM)).astype(np.float32),
+        row,
+        row,
+        row,
+        instructions,
+    )
+    built = build_policy(env, policy, frames, instructions, seed=0)
+    built.backbone.freeze_vlm()
+    built.add_heads(process_of(run.rl), run.rl.critic_layers, run.rl.noise_rule == "learned")
+    return built.eval()
+
+
+def random_observation(run: Run, count: int) -> Observation:
+    rng = np.random.default_rng(0)
+    env = run.env
+    return Observation(
+        rng.integers(0, 256, (count, len(env.cameras), env.image_size, env.image_size, 3), np.uint8),
+        rng.standard_normal((count, state_dim(env.object_state))).astype(np.float32),
+        [find_task(env.tasks[row % len(env.tasks)]).instruction for row in range(count)],
+    )
+
+
+def wait_for_device() -> None:
+    """GPUs work ahead of Python; a clock must be read when they are done."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()

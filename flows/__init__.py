@@ -1,0 +1,23 @@
+"""The DVC graph as a Prefect flow. Nothing in ``pirl_core`` needs this package, nor does ``dvc repro``.
+
+run          `make flow`: once, with a server of its own for as long as it takes
+serve        `make serve`: server, UI and a deployment with a schedule
+pipeline     the flow: validation, order, failures, what is left at the end
+stage        one stage as a task: its command, its log lines, its state
+graph        the stages of dvc.yaml, their order, which are up to date
+resources    how many stages at once, on which cores and GPUs
+workspace    parameters: checked, and with overrides run in a folder apart
+lines        what a stage prints, understood
+processes    commands that end when the flow does
+guard        the process that sees to it
+watch        ends the flow when its worker or its server is gone
+artifacts    tables, report and progress in the UI
+server       a Prefect server that ends with us
+"""
+
+import os
+
+# Read when Prefect is imported: no telemetry, and no hurry for a server that starts on a busy machine.
+os.environ.setdefault("DO_NOT_TRACK", "1")
+os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")

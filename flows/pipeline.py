@@ -1,0 +1,82 @@
+"""The flow ``pirl``: the stages of dvc.yaml in order, independent ones side by side, failures kept to their branch."""
+
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+from prefect import flow, get_client, get_run_logger
+from prefect.client.schemas.objects import State
+from prefect.exceptions import ObjectNotFound
+from prefect.runtime import deployment
+from prefect.states import Failed
+from prefect.task_runners import ThreadPoolTaskRunner
+
+from flows.artifacts import write_results
+from flows.graph import read_graph, select
+from flows.processes import Guards
+from flows.resources import Machine, limit_name, visible_gpus
+from flows.scheduler import Scheduler
+from flows.stage import REFUSAL, Board
+from flows.watch import watch
+from flows.workspace import check, open_workspace
+from pirl_core.errors import UserError
+
+
+@flow(name="pirl", task_runner=ThreadPoolTaskRunner[Any]())  # type: ignore[arg-type]
+def pirl(
+    experiments: list[str] | None = None,
+    scale: Literal["smoke", "laptop", "paper"] | None = None,
+    overrides: dict[str, Any] | None = None,
+    force: bool = False,
+    keep_going: bool = True,
+) -> State[Any]:
+    """Run the pipeline of dvc.yaml. Finished stages are left alone, interrupted ones go on from their checkpoint.
+
+    Args:
+        experiments: names from params.yaml; null for all.
+        scale: run a preset instead of params.yaml, in a folder apart.
+        overrides: dotted keys of params.yaml with their values, {"rl.actor_lr": 1e-5}; run in a folder apart.
+        force: run all chosen stages from their beginning, even if nothing changed.
+        keep_going: when a stage fails, go on with those that do not need it.
+    """
+    log = get_run_logger()
+    try:
+        wish = check(Path.cwd(), scale, overrides, experiments)
+        folder = open_workspace(wish)
+        graph = read_graph(folder)
+    except UserError as error:
+        return Failed(name=REFUSAL, message=str(error))
+    if wish.differs:
+        log.info("the parameters differ from params.yaml: this run and its results are in %s", folder)
+    limits, api_url = _server()
+    guards = Guards()
+    over = watch(guards, api_url, served=deployment.id is not None)
+    try:
+        machine = Machine(limits, os.environ, visible_gpus(os.environ))
+        log.info("stages at once: %s", machine.describe())
+        scheduler = Scheduler(graph, select(graph, experiments), Board(folder, force, guards), machine, log)
+        state = scheduler.run(keep_going)
+        if scheduler.went_well("report"):
+            write_results(log, folder)
+        log.info("results: %s", folder / "results")
+        return state
+    except BaseException:
+        # Cancelled or interrupted: Prefect ends neither its threads nor what these have started.
+        guards.end_all()
+        raise
+    finally:
+        over.set()
+
+
+def _server() -> tuple[dict[str, int], str]:
+    """The concurrency limits that are defined, by resource; and the address of the API."""
+    limits = {}
+    with get_client(sync_client=True) as client:
+        for resource in ("cpu", "gpu"):
+            try:
+                found = client.read_global_concurrency_limit_by_name(limit_name(resource))
+            except ObjectNotFound:
+                continue
+            if found.active:
+                limits[resource] = found.limit
+        return limits, str(client.api_url).rstrip("/")

@@ -1,0 +1,143 @@
+"""Parameters of a flow run: checked first; where they differ from params.yaml, run in a folder apart.
+
+The user's params.yaml is never written. The folder ``.pirl/runs/<hash of the parameters>/`` is a workspace of its own
+with the sources as they are now, uncommitted edits included, and with the original's cache, so that finished stages
+come from there. The same parameters find the same folder again, and with it their checkpoints.
+"""
+
+import filecmp
+import hashlib
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from pirl_core.errors import UserError
+from pirl_core.files import write_text
+from pirl_core.params import load_params
+from pirl_core.scale import PRESETS, SCALES
+from pirl_core.strict_yaml import read_yaml
+
+RUNS = Path(".pirl/runs")
+SOURCES = ("dvc.yaml", ".dvcignore", "pyproject.toml")
+
+
+class Wish(NamedTuple):
+    """Checked parameters. content: the parameter file as data; differs: from the user's params.yaml."""
+
+    root: Path
+    content: dict[str, Any]
+    differs: bool
+
+
+def check(
+    root: Path, scale: str | None, overrides: Mapping[str, Any] | None, experiments: Sequence[str] | None
+) -> Wish:
+    """Raises UserError, in one line, for whatever would not run. Writes nothing but a temporary file."""
+    if not (root / "dvc.yaml").is_file():
+        raise UserError(f"{root}: no dvc.yaml here; run in the repository's root")
+    if scale is not None and scale not in SCALES:
+        raise UserError(f"scale = {scale!r}: must be one of {', '.join(SCALES)}")
+    own = root / "params.yaml"
+    if scale is None:
+        load_params(own)
+    content = read_yaml(PRESETS / f"{scale}.yaml" if scale else own)
+    for key, value in (overrides or {}).items():
+        _override(content, key, value)
+    differs = not own.is_file() or content != _read_or_empty(own)
+    if differs:
+        _validate(root, content)
+    known = content["experiments"]
+    if experiments is not None and not experiments:
+        raise UserError("experiments = []: name at least one, or leave it out for all")
+    for name in experiments or ():
+        if name not in known:
+            raise UserError(f"experiment {name!r} is unknown; known: {', '.join(known)}")
+    return Wish(root, content, differs)
+
+
+def open_workspace(wish: Wish) -> Path:
+    """The folder to run in: the root, or one apart, made or brought up to date."""
+    if not wish.differs:
+        return wish.root
+    text = yaml.safe_dump(wish.content, sort_keys=False, allow_unicode=True)
+    folder = wish.root / RUNS / hashlib.sha256(text.encode()).hexdigest()[:10]
+    folder.mkdir(parents=True, exist_ok=True)
+    sources = [wish.root / name for name in SOURCES if (wish.root / name).is_file()]
+    sources += [path for path in (wish.root / "pirl_core").rglob("*") if path.is_file() and _is_source(path)]
+    for path in sources:
+        _copy(path, folder / path.relative_to(wish.root))
+    kept = {folder / path.relative_to(wish.root) for path in sources}
+    for path in [path for path in (folder / "pirl_core").rglob("*") if path.is_file() and path not in kept]:
+        path.unlink()
+    lock = folder / "dvc.lock"
+    if not lock.exists() and (wish.root / lock.name).exists():
+        shutil.copyfile(wish.root / lock.name, lock)
+    _write_dvc_config(wish.root, folder)
+    if not (folder / "params.yaml").exists():
+        write_text(folder / "params.yaml", text)
+    return folder
+
+
+def _override(content: dict[str, Any], key: str, value: object) -> None:
+    *above, last = key.split(".")
+    if key == "scale":
+        raise UserError("overrides: 'scale' is a label; choose a scale with the parameter scale (--scale)")
+    node: Any = content
+    for depth, part in enumerate(above):
+        node = node.get(part)
+        if not isinstance(node, dict):
+            raise UserError(f"overrides: {key}: params.yaml has no section {'.'.join(above[: depth + 1])}")
+    if not above and last not in content:
+        raise UserError(f"overrides: {key}: params.yaml has no such key; known: {', '.join(content)}")
+    node[last] = value
+
+
+def _validate(root: Path, content: dict[str, Any]) -> None:
+    path = root / RUNS / "params.check.yaml"
+    write_text(path, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+    try:
+        load_params(path)
+    except UserError as error:
+        raise UserError(str(error).replace(f"{path}: ", "parameters with scale and overrides: ")) from None
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _read_or_empty(path: Path) -> dict[str, Any]:
+    """A broken file of the user's does not matter where a scale replaces all of it."""
+    try:
+        return read_yaml(path)
+    except UserError:
+        return {}
+
+
+def _is_source(path: Path) -> bool:
+    return "__pycache__" not in path.parts and not path.name.endswith(".partial")
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Only what differs: another flow with the same parameters may be running in there."""
+    if target.is_file() and filecmp.cmp(source, target, shallow=False):
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.partial")
+    shutil.copyfile(source, temporary)
+    temporary.replace(target)
+
+
+def _write_dvc_config(root: Path, folder: Path) -> None:
+    """The original's settings; its cache; and no git of its own."""
+    from configobj import ConfigObj
+    from dvc.repo import Repo
+
+    with Repo(str(root)) as repo:
+        cache = str(repo.cache.local_cache_dir)
+    config = ConfigObj()
+    for name in ("config", "config.local"):
+        config.merge(ConfigObj(str(root / ".dvc" / name)))
+    config.merge({"core": {"no_scm": "true"}, "cache": {"dir": cache}})
+    (folder / ".dvc").mkdir(exist_ok=True)
+    write_text(folder / ".dvc" / "config", "\n".join(config.write()) + "\n")

@@ -1,0 +1,56 @@
+"""The benchmarks run, at tiny settings, and make the table; what they measure is no matter of a test."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks import context, environments, iteration, memory, startup, waiting
+from benchmarks.measure import Row, alternate, ratio, table
+
+TINY = {
+    "startup": (startup, "--rounds 1"),
+    "context": (context, "--samples 8 --width 64 --layers 1 --rounds 1"),
+}
+SLOW = {
+    "waiting": (waiting, "--samples 4 --rounds 1"),
+    "environments": (environments, "--slots 4 --chunk 2 --chunks 2 --frames 1 --rounds 1 --repeats 1"),
+    "iteration": (iteration, "--slots 4 --episodes 4 --rounds 1"),
+    "memory": (memory, "--iterations 6 --tasks 3 --slots 2 --steps 2"),
+}
+
+
+@pytest.mark.parametrize("part", [*TINY, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])
+def test_part_measures(part: str, tmp_path: Path) -> None:
+    module, words = (TINY | SLOW)[part]
+    module.main([*words.split(), "--json", str(tmp_path / "rows.json")])
+    rows = [Row(*row) for row in json.loads((tmp_path / "rows.json").read_text())]
+    assert rows
+    assert all(row.what and row.measured for row in rows)
+    if part == "context":
+        assert all("differ by 0e+00" in row.how for row in rows)
+
+
+def test_one_command_writes_the_table(root: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks", "--only", "startup", "--output", str(tmp_path / "RESULTS.md")]
+    subprocess.run(command, cwd=root, check=True, capture_output=True)
+    text = (tmp_path / "RESULTS.md").read_text()
+    assert "| what | measured |" in text
+    assert "cores" in text
+
+
+def test_sides_take_turns_and_the_ratio_is_that_of_a_round() -> None:
+    order: list[str] = []
+    clock = iter(range(1, 100))
+
+    def side(name: str, factor: float) -> float:
+        order.append(name)
+        return factor * next(clock)
+
+    results = alternate({"a": lambda: side("a", 1), "b": lambda: side("b", 2)}, 2)
+    assert order == ["a", "b", "b", "a"]
+    assert results == {"a": [1, 4], "b": [4, 6]}
+    assert ratio(results["b"], results["a"]) == pytest.approx((4 + 1.5) / 2)
+    assert "| x | 1 | ≥ 2 | **no** |  |" in table([Row("x", "1", "≥ 2", False)])
