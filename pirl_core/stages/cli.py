@@ -225,6 +225,8 @@ def _set_threads() -> int:
     ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ[name] = str(max(1, int(wish) // ranks))
+    # Threads that spin while they wait take the cores from simulators, other ranks and other stages.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     workers = os.environ.get("PIRL_WORKERS", str(cores))
     if ranks > 1 and workers.isdigit():
         os.environ["PIRL_WORKERS"] = str(max(1, int(workers) // ranks))
