@@ -32,7 +32,7 @@ def measured(part: str) -> list[Row] | None:
 def page(rows: list[Row], load: float, begun: float) -> str:
     """The table, and the machine it was measured on."""
     here = machine()
-    judged = [row for row in rows if row.holds is not None]
+    judged = [row for row in rows if row.target]
     packages = ", ".join(f"{name} {number}" for name, number in versions().items())
     return f"""# Benchmarks
 

@@ -2,9 +2,11 @@
 
 run          `make flow`: once, with a server of its own for as long as it takes
 serve        `make serve`: server, UI and a deployment with a schedule
-pipeline     the flow: validation, order, failures, what is left at the end
+deployment   the deployment alone, for a server that runs elsewhere
+pipeline     the flow: checks, stages, results
+scheduler    which stage starts when, and what a failure means for the others
 stage        one stage as a task: its command, its log lines, its state
-graph        the stages of dvc.yaml, their order, which are up to date
+graph        the stages of dvc.yaml, their order, what is up to date
 resources    how many stages at once, on which cores and GPUs
 workspace    parameters: checked, and with overrides run in a folder apart
 lines        what a stage prints, understood

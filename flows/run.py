@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import httpx
 import yaml
 
 from flows.processes import Guards
@@ -88,7 +89,12 @@ def find_server() -> None:
     from prefect.context import refresh_global_settings_context
     from prefect.settings import get_current_settings
 
-    if get_current_settings().api.url:
+    api_url = get_current_settings().api.url
+    if api_url:
+        try:
+            httpx.get(f"{api_url}/health", timeout=30)
+        except httpx.ConnectError:
+            raise UserError(f"PREFECT_API_URL = {api_url}: nothing answers; start that server, or unset it") from None
         return
     guards = Guards()
     # Done after Prefect has sent its last logs, which happens as Python ends its threads.

@@ -73,10 +73,10 @@ class Scheduler:
         needs = [need for need in stage.needs if need in self._chosen]
         if any(need not in self.rows for need in needs):
             return
-        wait_for = [self._futures[need] for need in needs]
+        wait_for = [self._futures[need] for need in needs if need in self._futures]
         if self._board.guards.closed or any(not self.went_well(need) for need in needs):
             # Prefect marks it NotReady; where it has nothing to wait for, nothing of it is shown.
-            bad = [future for need, future in zip(needs, wait_for, strict=True) if not self.went_well(need)]
+            bad = [self._futures[need] for need in needs if need in self._futures and not self.went_well(need)]
             if bad:
                 self._submit(stage.address, run_stage, self._board, {}, None, wait_for=bad)
             self._close(stage.address, NOT_RUN, 0.0, "a stage that it needs did not finish" if bad else "stopped")

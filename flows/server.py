@@ -46,6 +46,8 @@ def start_server(guards: Guards, port: int, *options: str) -> tuple["subprocess.
     api_url = f"http://127.0.0.1:{port}/api"
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port), *options]
     environment = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
+    # The pages would look for their server at port 4200.
+    environment["PREFECT_SERVER_UI_API_URL"] = api_url
     LOG.parent.mkdir(parents=True, exist_ok=True)
     with LOG.open("wb") as log:
         process = guards.start(command, Path.cwd(), environment, log, _GRACE_SECONDS)

@@ -10,6 +10,8 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor
 
+from pirl_core.errors import UserError
+
 T = TypeVar("T")
 
 
@@ -28,6 +30,13 @@ def join() -> Ranks:
     """This process among its peers; the first call connects them (NCCL with GPUs, else gloo)."""
     state = PartialState(cpu=not torch.cuda.is_available())
     return Ranks(state.process_index, state.num_processes)
+
+
+def require_share(key: str, count: int) -> None:
+    """Raises UserError where ``count`` of something, the parameter ``key``, leaves a rank without any."""
+    size = join().size
+    if count < size:
+        raise UserError(f"{key} = {count}: fewer than the {size} processes that share them; set PIRL_PROCESSES lower")
 
 
 def gathered(items: list[T]) -> list[T]:

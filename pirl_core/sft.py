@@ -14,7 +14,7 @@ from pirl_core.flow import path
 from pirl_core.learner import Learner, cosine_factor
 from pirl_core.params import Sft
 from pirl_core.policy.flow_policy import FlowMatching, FlowPolicy
-from pirl_core.ranks import summed
+from pirl_core.ranks import require_share, summed
 from pirl_core.session import Session
 from pirl_core.types import Observation
 
@@ -39,6 +39,7 @@ def shift_images(images: np.ndarray, offsets: np.ndarray) -> np.ndarray:
 
 def train_sft(policy: FlowPolicy, frames: Frames, sft: Sft, seed: int, session: Session) -> None:
     """Train ``policy`` in place. Batch b of step t depends on (seed, t) alone; each rank takes its share of it."""
+    require_share("sft.batch_size", sft.batch_size)
     policy.train()
     learner = Learner(
         FlowMatching(policy.backbone),

@@ -19,6 +19,7 @@ from flows.lines import Progress, Transcript, clock, level, progress
 from flows.processes import GUARD
 from flows.resources import Machine, default_slots
 from flows.run import main, parse_overrides
+from flows.server import free_port
 from flows.workspace import RUNS, check, open_workspace
 from pirl_core.errors import UserError
 from pirl_core.params import load_params
@@ -242,6 +243,16 @@ def test_a_broken_parameter_file_and_a_wrong_folder(
     first, second = capsys.readouterr().err.splitlines()
     assert "params.yaml line 1" in first
     assert "no dvc.yaml here" in second
+
+
+def test_a_server_that_does_not_answer(workspace: Path) -> None:
+    more = {"PREFECT_API_URL": f"http://127.0.0.1:{free_port()}/api"}
+    done = subprocess.run(
+        [PYTHON, "-m", "flows.run"], cwd=workspace, env=environment(workspace, **more), capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("pirl: flow: PREFECT_API_URL = ")
+    assert done.stderr.count("\n") == 1
 
 
 def test_values_on_the_command_line_are_those_of_the_file() -> None:

@@ -282,6 +282,7 @@ def test_serve_ends_all_that_it_started(sent: signal.Signals, world: World) -> N
     served = World(world.folder, f"http://127.0.0.1:{port}/api")
     with running(served.start("flows.serve", "--port", str(port), api=False)) as process:
         wait_for(served.log, "is being served")
+        assert ask(served.api_url.removesuffix("/api"), "/ui-settings")["api_url"] == served.api_url
         served.flow_run("local", force=True)
         wait_for(served.log, *TWO_RUNNING)
         everything = below(process.pid)

@@ -18,6 +18,7 @@ from pirl_core.flow.noise import scheduled
 from pirl_core.learner import Learner
 from pirl_core.params import Rl
 from pirl_core.policy.flow_policy import FlowPolicy, Process
+from pirl_core.ranks import require_share
 from pirl_core.rl import guards
 from pirl_core.rl.collect import collect
 from pirl_core.rl.rollout import ChunkEnv
@@ -76,6 +77,7 @@ def train_rl(
 
     Raises UserError when a guard of ``run`` in params.yaml says stop; the last checkpoint stays.
     """
+    require_share("rl.episodes_per_iteration", rl.episodes_per_iteration)
     torch.manual_seed(seed)
     process = process_of(rl)
     policy.backbone.freeze_vlm()
