@@ -299,7 +299,7 @@ def test_the_guard_leaves_nothing_behind(how: str, tmp_path: Path) -> None:
     stubborn, owner = tmp_path / "stubborn.py", tmp_path / "owner.py"
     stubborn.write_text(STUBBORN)
     owner.write_text(OWNER)
-    process = subprocess.Popen([PYTHON, str(owner), str(GUARD), "3", PYTHON, str(stubborn), "top"])
+    process = subprocess.Popen([PYTHON, str(owner), str(GUARD), "1.5", PYTHON, str(stubborn), "top"])
     try:
         marked: list[psutil.Process] = []
         deadline = time.monotonic() + 20
