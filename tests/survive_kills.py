@@ -112,6 +112,7 @@ def kill(run: "subprocess.Popen[bytes]", draw: random.Random) -> str:
 def disturbed(folder: Path, ranks: int, kills: int, draw: random.Random) -> tuple[Counter[tuple[str, str]], bool]:
     """Run to the end, killed up to ``kills`` times. Returns how often which stage lost what, and whether it ended."""
     done: Counter[tuple[str, str]] = Counter()
+    last_kill = ""
     while True:
         run = repro(folder, ranks)
         last = done.total() >= kills
@@ -124,6 +125,7 @@ def disturbed(folder: Path, ranks: int, kills: int, draw: random.Random) -> tupl
             except psutil.NoSuchProcess:
                 what = ""
             if what:
+                last_kill = what
                 done[stages[-1] if stages else "start", what] += 1
             try:
                 run.wait(SECONDS_TO_END)
@@ -139,7 +141,8 @@ def disturbed(folder: Path, ranks: int, kills: int, draw: random.Random) -> tupl
         deadline = time.monotonic() + SECONDS_TO_GO
         while left := present(folder):
             if time.monotonic() > deadline:
-                raise SystemExit(f"still there after {SECONDS_TO_GO:g} s: {[p.cmdline() for p in left]}")
+                rest = [(process.status(), process.cmdline(), process.ppid()) for process in left]
+                raise SystemExit(f"still there {SECONDS_TO_GO:g} s after {last_kill} was killed: {rest}")
             time.sleep(0.1)
 
 

@@ -24,12 +24,13 @@ def mortal() -> Iterator[None]:
 
     So does the end of the processes above: the launcher of a rank; DVC, and the shell between, for a stage under DVC.
     """
+    above = processes_above()
     previous = signal.signal(signal.SIGTERM, _terminate)
     # Python runs signal handlers in the main thread, which may be waiting for another rank: a thread reads along.
     told, tell = socket.socketpair()
     tell.setblocking(False)
     wakeup = signal.set_wakeup_fd(tell.fileno(), warn_on_full_buffer=False)
-    threading.Thread(target=_watch, args=(told, processes_above()), daemon=True).start()
+    threading.Thread(target=_watch, args=(told, above), daemon=True).start()
     try:
         yield
     finally:
@@ -39,24 +40,21 @@ def mortal() -> Iterator[None]:
 
 
 def processes_above() -> list[psutil.Process]:
-    """The processes that this one shall not outlive."""
-    if LAUNCHER in os.environ:
-        try:
+    """The processes that this one shall not outlive. Ends this one where they are gone already."""
+    chain: list[psutil.Process] = []
+    try:
+        if LAUNCHER in os.environ:
             return [psutil.Process(int(os.environ[LAUNCHER]))]
-        except psutil.NoSuchProcess:
-            os._exit(128 + signal.SIGTERM)
-    if "DVC_STAGE" not in os.environ:
-        return []
-    chain = []
-    for process in psutil.Process().parents():
-        chain.append(process)
-        try:
-            words = [os.path.basename(word) for word in process.cmdline()[:3]]
-        except psutil.Error:
-            return chain
-        if "dvc" in words:
-            return chain
-    return []
+        # srun starts a stage where no DVC runs, and ends it itself.
+        if "DVC_STAGE" not in os.environ or "SLURM_STEP_ID" in os.environ:
+            return []
+        for process in psutil.Process().parents():
+            chain.append(process)
+            if "dvc" in [os.path.basename(word) for word in process.cmdline()[:3]]:
+                return chain
+    except psutil.NoSuchProcess:
+        pass
+    raise SystemExit(128 + signal.SIGTERM)
 
 
 def _watch(told: socket.socket, above: list[psutil.Process]) -> None:
