@@ -89,9 +89,11 @@ def kind(process: psutil.Process) -> str:
         return "other"
     if "envs.worker" in words or "multiprocessing" in words:
         return "worker"
-    if "pirl_core.stages" in words and words.startswith(sys.executable.rpartition("/")[0]):
+    if not process.name().startswith("python"):
+        return "shell" if "pirl_core.stages" in words else "other"
+    if "pirl_core.stages" in words:
         return "rank" if "RANK" in process.environ() else "stage"
-    return "dvc" if " dvc " in f" {words} " else "shell" if "pirl_core.stages" in words else "other"
+    return "dvc" if " dvc " in f" {words} " else "other"
 
 
 def kill(run: "subprocess.Popen[bytes]", draw: random.Random) -> str:
