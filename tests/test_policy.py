@@ -8,9 +8,9 @@ from safetensors.torch import load_file, save_file
 
 from pirl_core.errors import UserError
 from pirl_core.flow.chain import Noise
+from pirl_core.policy.context import Context, Inputs
 from pirl_core.policy.flow_policy import Process, keyed_normals
 from pirl_core.policy.folder import load_policy, save_policy
-from pirl_core.policy.pi0 import Context
 from tests.worlds import random_observation, small_policy
 
 SDE, LEARNED = Noise("flow_sde", 0.5, 0, 0), Noise("learned", 0, 0.08, 0.16)
@@ -21,11 +21,12 @@ def test_velocity_is_transformers():
     policy = small_policy(cameras=2, stem="patch")
     backbone = policy.backbone
     observation = random_observation(policy, 3)
-    images, tokens, valid, state = policy.inputs(observation)
+    inputs = policy.inputs(observation)
+    images, tokens, valid, state = inputs
     assert not valid.all()
     x, tau = torch.randn(3, 6, 3), torch.tensor([0.0, 0.4, 0.9])
     with torch.no_grad():
-        ours, _ = backbone.velocity(backbone.encode(images, tokens, valid, state), x, tau)
+        ours, _ = backbone.velocity(backbone.encode(inputs), x, tau)
         patches = 2 * (backbone.shape.image_size // 16) ** 2
         theirs = backbone.pi0(
             state=state,
@@ -43,14 +44,14 @@ def test_velocity_is_transformers():
 def test_padding_and_other_rows_change_nothing():
     policy = small_policy()
     observation = random_observation(policy, 3)
-    images, tokens, valid, state = policy.inputs(observation)
+    inputs = policy.inputs(observation)
     x, tau = torch.randn(3, 6, 3), torch.rand(3)
-    other = torch.where(valid, tokens, 5)
+    other = inputs._replace(tokens=torch.where(inputs.tokens_valid, inputs.tokens, 5))
     with torch.no_grad():
-        a, _ = policy.backbone.velocity(policy.backbone.encode(images, tokens, valid, state), x, tau)
-        b, _ = policy.backbone.velocity(policy.backbone.encode(images, other, valid, state), x, tau)
+        a, _ = policy.backbone.velocity(policy.backbone.encode(inputs), x, tau)
+        b, _ = policy.backbone.velocity(policy.backbone.encode(other), x, tau)
         alone, _ = policy.backbone.velocity(
-            policy.backbone.encode(images[1:2], tokens[1:2], valid[1:2], state[1:2]), x[1:2], tau[1:2]
+            policy.backbone.encode(Inputs(*(part[1:2] for part in inputs))), x[1:2], tau[1:2]
         )
     torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-6)
     torch.testing.assert_close(a[1:2], alone, atol=1e-5, rtol=1e-5)

@@ -10,7 +10,7 @@ import torch
 
 from pirl_core.params import Supervision
 from pirl_core.policy.flow_policy import FlowPolicy, Statistics
-from pirl_core.policy.pi0 import Pi0Shape
+from pirl_core.policy.pi0 import Pi0, Pi0Shape
 from pirl_core.policy.tokenizer import build_tokenizer
 from pirl_core.session import Session, open_session
 from pirl_core.types import ChunkResult, Episode, Observation
@@ -47,7 +47,7 @@ def small_policy(
     statistics = Statistics(
         [0.1] * shape.state_dim, [0.5] * shape.state_dim, [0.2] * shape.action_dim, [0.6] * shape.action_dim
     )
-    policy = FlowPolicy(shape, tokenizer, statistics, replan, 4)
+    policy = FlowPolicy(Pi0(shape), tokenizer, statistics, replan, 4)
     with torch.no_grad():
         for parameter in policy.parameters():
             parameter.copy_(torch.randn_like(parameter) * 0.15)

@@ -7,7 +7,7 @@ from pirl_core.data.lerobot import Frames
 from pirl_core.errors import UserError
 from pirl_core.params import Env, Policy
 from pirl_core.policy.flow_policy import FlowPolicy, Statistics
-from pirl_core.policy.pi0 import Pi0Shape
+from pirl_core.policy.pi0 import Pi0, Pi0Shape
 from pirl_core.policy.tokenizer import build_tokenizer
 
 
@@ -38,7 +38,7 @@ def build_policy(env: Env, policy: Policy, frames: Frames, instructions: list[st
         head_dim=policy.head_dim,
         stem="conv",
     )
-    return FlowPolicy(shape, tokenizer, data_statistics(frames), policy.replan, policy.denoise_steps)
+    return FlowPolicy(Pi0(shape), tokenizer, data_statistics(frames), policy.replan, policy.denoise_steps)
 
 
 def data_statistics(frames: Frames) -> Statistics:

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from pirl_core.flow import chain
 from pirl_core.flow.chain import Noise
+from pirl_core.policy.context import Context, Inputs
 from pirl_core.policy.heads import NoiseNet, critic_head
-from pirl_core.policy.pi0 import Context, Pi0, Pi0Shape
+from pirl_core.policy.pi0 import Pi0
 from pirl_core.policy.tokenizer import tokenize
 from pirl_core.types import Observation
 
@@ -71,10 +72,10 @@ class FlowPolicy(nn.Module):
     action_std: Tensor
 
     def __init__(
-        self, shape: Pi0Shape, tokenizer: Tokenizer, statistics: Statistics, replan: int, denoise_steps: int
+        self, backbone: Pi0, tokenizer: Tokenizer, statistics: Statistics, replan: int, denoise_steps: int
     ) -> None:
         super().__init__()
-        self.backbone = Pi0(shape)
+        self.backbone = backbone
         self.tokenizer = tokenizer
         self.statistics = statistics
         self.replan = replan
@@ -104,16 +105,15 @@ class FlowPolicy(nn.Module):
         """(H, D) of a chunk."""
         return self.backbone.shape.horizon, self.backbone.shape.action_dim
 
-    def inputs(self, observation: Observation) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Images (B, C, 3, s, s) in [−1, 1], token ids and validity (B, L), normalised state (B, S)."""
+    def inputs(self, observation: Observation) -> Inputs:
         device = self.device
         images = torch.from_numpy(observation.images).to(device).permute(0, 1, 4, 2, 3).float() / 127.5 - 1
         ids, valid = tokenize(self.tokenizer, observation.instructions, self.backbone.shape.text_length)
         state = (torch.from_numpy(observation.state).to(device) - self.state_mean) / self.state_std
-        return images, torch.from_numpy(ids).to(device), torch.from_numpy(valid).to(device), state
+        return Inputs(images, torch.from_numpy(ids).to(device), torch.from_numpy(valid).to(device), state)
 
     def encode(self, observation: Observation) -> Context:
-        return self.backbone.encode(*self.inputs(observation))
+        return self.backbone.encode(self.inputs(observation))
 
     def normalize_actions(self, actions: Tensor) -> Tensor:
         return (actions - self.action_mean) / self.action_std
@@ -191,9 +191,9 @@ class FlowMatching(nn.Module):
         super().__init__()
         self.backbone = backbone
 
-    def forward(self, inputs: tuple[Tensor, Tensor, Tensor, Tensor], x: Tensor, tau: Tensor) -> Tensor:
+    def forward(self, inputs: Inputs, x: Tensor, tau: Tensor) -> Tensor:
         """Velocity (B, H, D) at noisy actions x, encoding the observation with gradient."""
-        return self.backbone.velocity(self.backbone.encode(*inputs), x, tau)[0].float()
+        return self.backbone.velocity(self.backbone.encode(inputs), x, tau)[0].float()
 
 
 def keyed_normals(keys: Sequence[tuple[int, ...]], shape: tuple[int, ...]) -> Tensor:

@@ -14,7 +14,7 @@ from pirl_core.errors import UserError
 from pirl_core.files import write_json, write_tensors, write_text
 from pirl_core.params import Env
 from pirl_core.policy.flow_policy import FlowPolicy, Statistics
-from pirl_core.policy.pi0 import Pi0Shape
+from pirl_core.policy.pi0 import Pi0, Pi0Shape
 from pirl_core.policy.tokenizer import PAD, START, UNKNOWN, load_tokenizer
 
 FORMAT = 1
@@ -95,7 +95,7 @@ def load_policy(folder: Path) -> FlowPolicy:
     tokenizer = load_tokenizer(folder / "tokenizer.json")
     _check_words(tokenizer, shape.vocabulary, folder / "tokenizer.json")
     statistics = Statistics(**numbers.model_dump())
-    policy = FlowPolicy(shape, tokenizer, statistics, config.replan, config.denoise_steps)
+    policy = FlowPolicy(Pi0(shape), tokenizer, statistics, config.replan, config.denoise_steps)
     _load_weights(policy, folder / "model.safetensors")
     return policy.eval()
 

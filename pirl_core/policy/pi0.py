@@ -9,7 +9,6 @@ The modules and their parameter names are transformers'; the forward pass is our
 cache on each call, hides the expert's features and has no entry for a cached prefix (parity is tested).
 """
 
-from itertools import pairwise
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -18,19 +17,8 @@ from torch import Tensor, nn
 from transformers import PI0Config, PI0ForConditionalGeneration
 from transformers.models.gemma.modeling_gemma import GemmaDecoderLayer, apply_rotary_pos_emb
 
-
-class Context(NamedTuple):
-    """All that the expert needs to know of an observation, computed once and reused by every denoising step.
-
-    keys, values: (B, N, G, P, E). valid: (B, P) bool. pooled: (B, W) mean of the VLM's valid output tokens.
-    state: (B, S) normalised.
-    """
-
-    keys: Tensor
-    values: Tensor
-    valid: Tensor
-    pooled: Tensor
-    state: Tensor
+from pirl_core.policy.context import Context, Inputs
+from pirl_core.policy.stem import ConvStem
 
 
 class Pi0Shape(NamedTuple):
@@ -98,33 +86,6 @@ def pi0_config(shape: Pi0Shape) -> PI0Config:
     )
 
 
-class ConvStem(nn.Module):
-    """Four stride-2 convolutions in place of one 16-pixel patch projection, each modulated by the text (FiLM).
-
-    images (B, 3, s, s), text (B, W) → (B, (s/16)², width).
-    """
-
-    def __init__(self, width: int, text_width: int) -> None:
-        super().__init__()
-        channels = [3, max(16, width // 4), max(16, width // 2), width, width]
-        self.convolutions = nn.ModuleList(
-            nn.Conv2d(inner, outer, 3, stride=2, padding=1) for inner, outer in pairwise(channels)
-        )
-        modulations = [nn.Linear(text_width, 2 * outer) for outer in channels[1:]]
-        for modulation in modulations:
-            # Start as the identity, so that the stem first learns to see.
-            nn.init.zeros_(modulation.weight)
-            nn.init.zeros_(modulation.bias)
-        self.modulations = nn.ModuleList(modulations)
-
-    def forward(self, images: Tensor, text: Tensor) -> Tensor:
-        x = images
-        for convolution, modulation in zip(self.convolutions, self.modulations, strict=True):
-            scale, shift = modulation(text)[:, :, None, None].chunk(2, 1)
-            x = F.gelu(convolution(x) * (1 + scale) + shift, approximate="tanh")
-        return x.flatten(2).transpose(1, 2)
-
-
 class Pi0(nn.Module):
     """The backbone: ``encode`` an observation once, then ask for the ``velocity`` as often as needed."""
 
@@ -154,25 +115,24 @@ class Pi0(nn.Module):
             if module is not None:
                 module.requires_grad_(False)
 
-    def encode(self, images: Tensor, tokens: Tensor, tokens_valid: Tensor, state: Tensor) -> Context:
-        """images: (B, C, 3, s, s) in [−1, 1]; tokens, tokens_valid: (B, L); state: (B, S) normalised."""
-        text = self.vlm.get_input_embeddings()(tokens)
+    def encode(self, inputs: Inputs) -> Context:
+        """Run the VLM once. memory: (B, N, 2, G, P, E), the keys and values of each layer."""
+        text = self.vlm.get_input_embeddings()(inputs.tokens)
         pieces = [text]
-        if images.shape[1]:
-            pieces.insert(0, self._embed_images(images, text, tokens_valid))
+        if inputs.images.shape[1]:
+            pieces.insert(0, self._embed_images(inputs.images, text, inputs.tokens_valid))
         x = torch.cat(pieces, 1).to(text.dtype)
         image_tokens = x.shape[1] - text.shape[1]
-        valid = torch.cat([tokens_valid.new_ones(len(x), image_tokens), tokens_valid], 1)
+        valid = torch.cat([inputs.tokens_valid.new_ones(len(x), image_tokens), inputs.tokens_valid], 1)
         language = self.vlm.language_model
         rotary = language.rotary_emb(x, valid.long().cumsum(1) - 1)
-        keys, values = [], []
+        memory = []
         for layer in language.layers:
             x, key, value = _decoder_layer(layer, x, rotary, valid[:, None, None, :], None)
-            keys.append(key)
-            values.append(value)
+            memory.append(torch.stack([key, value], 1))
         x = language.norm(x).float()
         pooled = (x * valid[..., None]).sum(1) / valid.sum(1, keepdim=True)
-        return Context(torch.stack(keys, 1), torch.stack(values, 1), valid, pooled, state)
+        return Context(torch.stack(memory, 1), valid, pooled, inputs.state)
 
     def velocity(self, context: Context, x: Tensor, tau: Tensor) -> tuple[Tensor, Tensor]:
         """v = A − ε (B, H, D) at the noisy actions x (B, H, D) and times tau (B,), and the features (B, H, W)."""
@@ -187,8 +147,7 @@ class Pi0(nn.Module):
         positions = context.valid.sum(1, keepdim=True) + torch.arange(length, device=x.device)
         rotary = expert.rotary_emb(suffix, positions)
         for index, layer in enumerate(expert.layers):
-            cached = (context.keys[:, index], context.values[:, index])
-            suffix, _, _ = _decoder_layer(layer, suffix, rotary, mask, cached)
+            suffix, _, _ = _decoder_layer(layer, suffix, rotary, mask, context.memory[:, index])
         features = expert.norm(suffix)[:, 1:]
         return -self.pi0.action_out_proj(features), features
 
@@ -213,9 +172,12 @@ def _decoder_layer(
     x: Tensor,
     rotary: tuple[Tensor, Tensor],
     mask: Tensor,
-    cached: tuple[Tensor, Tensor] | None,
+    cached: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """One Gemma layer on x (B, T, W), attending to ``cached`` keys/values and its own, which it returns too."""
+    """One Gemma layer on x (B, T, W), attending to ``cached`` (B, 2, G, P, E) and its own keys and values.
+
+    Returns the output and the layer's own keys and values.
+    """
     attention = layer.self_attn
     h = layer.input_layernorm(x)
     query, key, value = (
@@ -225,8 +187,8 @@ def _decoder_layer(
     query, key = apply_rotary_pos_emb(query, key, *rotary)
     all_keys, all_values = key, value
     if cached is not None:
-        all_keys = torch.cat([cached[0].to(key.dtype), key], 2)
-        all_values = torch.cat([cached[1].to(value.dtype), value], 2)
+        all_keys = torch.cat([cached[:, 0].to(key.dtype), key], 2)
+        all_values = torch.cat([cached[:, 1].to(value.dtype), value], 2)
     mixed = F.scaled_dot_product_attention(
         query, all_keys, all_values, attn_mask=mask, scale=attention.scaling, enable_gqa=True
     )

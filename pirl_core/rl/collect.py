@@ -12,8 +12,8 @@ from torch import Tensor
 
 from pirl_core.flow.chain import Noise
 from pirl_core.params import Rl
+from pirl_core.policy.context import Context
 from pirl_core.policy.flow_policy import Decision, FlowPolicy, Process, keyed_normals
-from pirl_core.policy.pi0 import Context
 from pirl_core.ranks import gathered, join
 from pirl_core.rl.advantages import gae, group_advantage
 from pirl_core.rl.losses import explained_variance

@@ -14,8 +14,8 @@ from torch import Tensor
 from pirl_core.flow.chain import Noise
 from pirl_core.learner import Learner, cosine_factor
 from pirl_core.params import Rl
+from pirl_core.policy.context import Context
 from pirl_core.policy.flow_policy import Evaluation, Process
-from pirl_core.policy.pi0 import Context
 from pirl_core.ranks import largest, summed
 from pirl_core.rl.collect import Rollout, Share
 from pirl_core.rl.losses import policy_loss, value_loss
