@@ -23,6 +23,8 @@ $(STAMP): pyproject.toml .constraints.txt
 	$(PYTHON) -m venv .venv
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check -c .constraints.txt -e '.[dev,flows]'
 	@$(MAKE) --no-print-directory opengl
+	@# A downloaded archive is no git repository, which DVC must be told.
+	@git rev-parse --git-dir >/dev/null 2>&1 || .venv/bin/dvc config --local core.no_scm true
 	@touch $@
 
 # An OpenGL context without a display, from EGL or OSMesa, is what the simulator needs to draw.
