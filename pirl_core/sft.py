@@ -110,7 +110,8 @@ class Batch(NamedTuple):
 def batch_loss(learner: Learner, policy: FlowPolicy, batch: Batch) -> Tensor:
     """Flow-matching loss, the mean over the real steps of ``batch``."""
     device = learner.device
-    action = policy.normalize_actions(batch.action.to(device))
+    state = torch.from_numpy(batch.observation.state).to(device)
+    action = policy.normalize_actions(batch.action.to(device), state)
     noise, tau = batch.noise.to(device), batch.tau.to(device)
     velocity = learner.module(policy.inputs(batch.observation), path.interpolate(action, noise, tau), tau)
     return path.flow_matching_loss(velocity, path.velocity_target(action, noise), batch.real.to(device))

@@ -230,8 +230,8 @@ def set_shape(**changes: Any) -> Edit:
     return edit_json("config.json", lambda c: c["shape"].update(changes))
 
 
-def set_statistics(**changes: Any) -> Edit:
-    return edit_json("normalization.json", lambda c: c.update(changes))
+def set_numbers(kind: str, **changes: Any) -> Edit:
+    return edit_json("normalization.json", lambda c: c[kind].update(changes))
 
 
 def other_policy(**sizes: Any) -> Edit:
@@ -249,9 +249,9 @@ OTHER_POLICIES: dict[str, tuple[Edit, str]] = {
     "executes more than it predicts": (set_config(replan=5), "replan"),
     "executes nothing": (set_config(replan=0), "replan"),
     "denoises never": (set_config(denoise_steps=0), "denoise_steps"),
-    "a mean that is not finite": (set_statistics(state_mean=[float("nan")] * 39), "normalization.json"),
-    "a negative deviation": (set_statistics(action_std=[-1.0] * 4), "normalization.json"),
-    "a nested deviation": (set_statistics(action_std=[[1.0]] * 4), "normalization.json"),
+    "a center that is not finite": (set_numbers("state", center=[float("nan")] * 39), "normalization.json"),
+    "a negative scale": (set_numbers("action", scale=[-1.0] * 4), "normalization.json"),
+    "a nested scale": (set_numbers("action", scale=[[1.0]] * 4), "normalization.json"),
     "words beyond its table": (
         edit_json("tokenizer.json", lambda c: c["model"]["vocab"].update(zebra=999)),
         "tokenizer.json",

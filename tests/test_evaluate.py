@@ -40,7 +40,7 @@ def random_policy() -> FlowPolicy:
     """Its chunks depend on everything it sees, and tend forward and down, so that it presses some handles."""
     sizes: dict[str, Any] = {"state_dim": 39, "action_dim": 4, "text_length": 12}
     policy = small_policy(horizon=6, replan=5, **sizes)
-    policy.action_mean.copy_(torch.tensor([0.0, 0.3, -0.9, 0.0]))
+    policy.action_center.copy_(torch.tensor([0.0, 0.3, -0.9, 0.0]))
     return policy
 
 

@@ -210,7 +210,7 @@ BROKEN = {
     "config without a size": _edit_json("config.json", lambda c: c["shape"].pop("heads")),
     "config without replan": _edit_json("config.json", lambda c: c.pop("replan")),
     "no statistics": lambda f: (f / "normalization.json").unlink(),
-    "statistics too short": _edit_json("normalization.json", lambda c: c.update(state_mean=[0.0])),
+    "statistics too short": _edit_json("normalization.json", lambda c: c["state"].update(center=[0.0])),
     "no tokenizer": lambda f: (f / "tokenizer.json").unlink(),
     "tokenizer damaged": lambda f: (f / "tokenizer.json").write_text("no"),
 }

@@ -150,7 +150,7 @@ def test_every_method_climbs_the_bandit(method):
         noise: Noise = noise_at(rl, iteration)
         episodes = [Episode("bandit", seeds.train_seed(0, iteration, i)) for i in range(rl.episodes_per_iteration)]
         rollout, share, _ = collect(policy, bandit, episodes, noise, process, rl, (0, 2, iteration))
-        chunk = policy.executed(rollout.states)
+        chunk = policy.executed(rollout.states, rollout.context)
         rewards.append(float(1 - (chunk - 0.8).square().mean()))
         metrics = update(
             learner, rollout, share, noise, process, rl, np.random.default_rng(iteration), False, iteration

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from pirl_core.params import Supervision
-from pirl_core.policy.flow_policy import FlowPolicy, Statistics
+from pirl_core.policy.flow_policy import FlowPolicy
+from pirl_core.policy.normalize import Affine, Normalization
 from pirl_core.policy.pi0 import Pi0, Pi0Shape
 from pirl_core.policy.tokenizer import build_tokenizer
 from pirl_core.session import Session, open_session
@@ -28,12 +29,15 @@ def small_policy(
     horizon: int = 6,
     replan: int = 4,
     seed: int = 0,
+    state_numbers: int | None = None,
+    action_numbers: int | None = None,
+    delta: int = 0,
     **sizes: int,
 ) -> FlowPolicy:
     """A random policy whose every parameter is far from its initial value, so that no mistake hides behind a zero."""
     torch.manual_seed(seed)
     tokenizer = build_tokenizer(INSTRUCTIONS)
-    numbers = {
+    sizes = {
         "vlm_width": 32, "vlm_layers": 2, "vision_width": 32, "vision_layers": 1, "expert_width": 24, "heads": 2,
         "head_dim": 8, "image_size": 32, "text_length": 7, "state_dim": 4, "action_dim": 3, **sizes,
     }  # fmt: skip
@@ -42,12 +46,11 @@ def small_policy(
         vocabulary=tokenizer.get_vocab_size(),
         horizon=horizon,
         stem=stem,
-        **numbers,
+        **sizes,
     )
-    statistics = Statistics(
-        [0.1] * shape.state_dim, [0.5] * shape.state_dim, [0.2] * shape.action_dim, [0.6] * shape.action_dim
-    )
-    policy = FlowPolicy(Pi0(shape), tokenizer, statistics, replan, 4)
+    numbers = state_numbers or shape.state_dim, action_numbers or shape.action_dim
+    state, action = Affine([0.1] * numbers[0], [0.5] * numbers[0]), Affine([0.2] * numbers[1], [0.6] * numbers[1])
+    policy = FlowPolicy(Pi0(shape), tokenizer, "words", Normalization(state, action, delta), replan, 4)
     with torch.no_grad():
         for parameter in policy.parameters():
             parameter.copy_(torch.randn_like(parameter) * 0.15)
@@ -60,7 +63,7 @@ def random_observation(policy: FlowPolicy, count: int, seed: int = 0) -> Observa
     size = shape.image_size
     return Observation(
         rng.integers(0, 256, (count, shape.cameras, size, size, 3), np.uint8),
-        rng.standard_normal((count, shape.state_dim)).astype(np.float32),
+        rng.standard_normal((count, len(policy.state_center))).astype(np.float32),
         [INSTRUCTIONS[i % 3] for i in range(count)],
     )
 

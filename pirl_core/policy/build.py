@@ -1,12 +1,12 @@
 """A fresh policy for a dataset: sizes from params, vocabulary and statistics from the data."""
 
-import numpy as np
 import torch
 
-from pirl_core.data.lerobot import Frames
+from pirl_core.data.lerobot import Frames, action_chunks
 from pirl_core.errors import UserError
 from pirl_core.params import Env, Policy
-from pirl_core.policy.flow_policy import FlowPolicy, Statistics
+from pirl_core.policy.flow_policy import FlowPolicy
+from pirl_core.policy.normalize import Mode, Normalization, fit, relative
 from pirl_core.policy.pi0 import Pi0, Pi0Shape
 from pirl_core.policy.tokenizer import build_tokenizer
 
@@ -38,14 +38,14 @@ def build_policy(env: Env, policy: Policy, frames: Frames, instructions: list[st
         head_dim=policy.head_dim,
         stem="conv",
     )
-    return FlowPolicy(Pi0(shape), tokenizer, data_statistics(frames), policy.replan, policy.denoise_steps)
+    normalization = data_normalization(frames, "mean_std", 0, policy.horizon)
+    return FlowPolicy(Pi0(shape), tokenizer, "words", normalization, policy.replan, policy.denoise_steps)
 
 
-def data_statistics(frames: Frames) -> Statistics:
-    """Mean and standard deviation over all frames."""
-    moments = [
-        moment(values, axis=0, dtype=np.float64).tolist()
-        for values in (frames.state, frames.actions)
-        for moment in (np.mean, np.std)
-    ]
-    return Statistics(*moments)
+def data_normalization(frames: Frames, mode: Mode, delta: int, horizon: int) -> Normalization:
+    """Fitted to all frames; to all chunks where ``delta`` action numbers are relative to the state at their start."""
+    actions = frames.actions
+    if delta:
+        index, real = action_chunks(frames, horizon)
+        actions = relative(actions[index], frames.state, delta)[real]
+    return Normalization(fit(frames.state, mode), fit(actions, mode), delta)

@@ -1,7 +1,7 @@
 """The flow policy: a backbone, the statistics of its data, and (for RL) a critic and a noise net.
 
 Axes: B batch, C cameras, K denoising steps, N log-probabilities a decision, T scored steps, H horizon, R executed
-steps, D action numbers, S state numbers.
+steps, D action numbers of the network, A of them the simulator's (the rest is padding), S state numbers.
 Time: τ = 0 is noise, τ = 1 is the action.
 """
 
@@ -15,20 +15,13 @@ from torch import Tensor, nn
 
 from pirl_core.flow import chain
 from pirl_core.flow.chain import Noise
+from pirl_core.policy.backbone import Backbone
 from pirl_core.policy.context import Context, Inputs
 from pirl_core.policy.heads import NoiseNet, critic_head
-from pirl_core.policy.pi0 import Pi0
-from pirl_core.policy.tokenizer import tokenize
+from pirl_core.policy.images import network_images
+from pirl_core.policy.normalize import Normalization, pad_last
+from pirl_core.policy.tokenizer import Prompt, tokenize
 from pirl_core.types import Observation
-
-
-class Statistics(NamedTuple):
-    """Mean and standard deviation of the demonstrations' states (S,) and actions (D,)."""
-
-    state_mean: list[float]
-    state_std: list[float]
-    action_mean: list[float]
-    action_std: list[float]
 
 
 class Process(NamedTuple):
@@ -41,7 +34,7 @@ class Process(NamedTuple):
 
 
 class Decision(NamedTuple):
-    """One chunk chosen in training. actions: (B, R, D) in simulator units. states: (B, K+1, H, D) of the chain.
+    """One chunk chosen in training. actions: (B, R, A) in simulator units. states: (B, K+1, H, D) of the chain.
     stochastic: (B, K). log_prob: (B, N). value: (B,), zeros without a critic."""
 
     actions: Tensor
@@ -59,33 +52,35 @@ class Evaluation(NamedTuple):
     entropy: Tensor
 
 
-# A number that hardly varies in the demonstrations must not be blown up when it varies in the simulator.
-MIN_STD = 0.01
-
-
 class FlowPolicy(nn.Module):
     """Observation in, action chunk out. ``forward`` is the only entry that trains (any other would bypass DDP)."""
 
-    state_mean: Tensor
-    state_std: Tensor
-    action_mean: Tensor
-    action_std: Tensor
+    state_center: Tensor
+    state_scale: Tensor
+    action_center: Tensor
+    action_scale: Tensor
 
     def __init__(
-        self, backbone: Pi0, tokenizer: Tokenizer, statistics: Statistics, replan: int, denoise_steps: int
+        self,
+        backbone: Backbone,
+        tokenizer: Tokenizer,
+        prompt: Prompt,
+        normalization: Normalization,
+        replan: int,
+        denoise_steps: int,
     ) -> None:
         super().__init__()
         self.backbone = backbone
         self.tokenizer = tokenizer
-        self.statistics = statistics
+        self.prompt = prompt
+        self.normalization = normalization
         self.replan = replan
         self.denoise_steps = denoise_steps
         self.noise_net: NoiseNet | None = None
         self.critic: nn.Sequential | None = None
-        for name in Statistics._fields:
-            value = torch.tensor(getattr(statistics, name), dtype=torch.float32)
-            scale = value.clamp(min=MIN_STD) if name.endswith("std") else value
-            self.register_buffer(name, scale, persistent=False)
+        for name in ("state", "action"):
+            for part, numbers in getattr(normalization, name)._asdict().items():
+                self.register_buffer(f"{name}_{part}", torch.tensor(numbers, dtype=torch.float32), persistent=False)
 
     def add_heads(self, process: Process, critic_layers: int, learned_noise: bool) -> None:
         """What RL adds to an SFT policy. A policy folder keeps the velocity alone (Sec. 4.1.1)."""
@@ -98,7 +93,7 @@ class FlowPolicy(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        return self.state_mean.device
+        return self.state_center.device
 
     @property
     def chunk_shape(self) -> tuple[int, int]:
@@ -106,30 +101,45 @@ class FlowPolicy(nn.Module):
         return self.backbone.shape.horizon, self.backbone.shape.action_dim
 
     def inputs(self, observation: Observation) -> Inputs:
-        device = self.device
-        images = torch.from_numpy(observation.images).to(device).permute(0, 1, 4, 2, 3).float() / 127.5 - 1
-        ids, valid = tokenize(self.tokenizer, observation.instructions, self.backbone.shape.text_length)
-        state = (torch.from_numpy(observation.state).to(device) - self.state_mean) / self.state_std
-        return Inputs(images, torch.from_numpy(ids).to(device), torch.from_numpy(valid).to(device), state)
+        device, shape = self.device, self.backbone.shape
+        images = network_images(torch.from_numpy(observation.images).to(device), shape.image_size)
+        state = (torch.from_numpy(observation.state).to(device) - self.state_center) / self.state_scale
+        ids, valid = tokenize(
+            self.tokenizer, self.prompt, observation.instructions, state.cpu().numpy(), shape.text_length
+        )
+        tokens, tokens_valid = torch.from_numpy(ids).to(device), torch.from_numpy(valid).to(device)
+        return Inputs(images, tokens, tokens_valid, pad_last(state, shape.state_dim))
 
     def encode(self, observation: Observation) -> Context:
         return self.backbone.encode(self.inputs(observation))
 
-    def normalize_actions(self, actions: Tensor) -> Tensor:
-        return (actions - self.action_mean) / self.action_std
+    def normalize_actions(self, actions: Tensor, state: Tensor) -> Tensor:
+        """Chunks (B, H, A) in simulator units, with the states (B, S) they start from, as the network has them:
+        (B, H, D), the padding 0, which it learns to leave at 0 (as openpi's policies do)."""
+        moved = actions.clone()
+        moved[:, :, : self.normalization.delta] -= state[:, None, : self.normalization.delta]
+        return pad_last((moved - self.action_center) / self.action_scale, self.backbone.shape.action_dim)
 
-    def executed(self, states: Tensor) -> Tensor:
-        """The part of the last chain state that acts: (B, K+1, H, D) → (B, R, D) in simulator units."""
-        return states[:, -1, : self.replan] * self.action_std + self.action_mean
+    def executed(self, states: Tensor, context: Context) -> Tensor:
+        """The part of the last chain state that acts: (B, K+1, H, D) → (B, R, A) in simulator units."""
+        delta = self.normalization.delta
+        actions = self._real(states[:, -1:])[:, 0] * self.action_scale + self.action_center
+        state = context.state[:, : len(self.state_center)] * self.state_scale + self.state_center
+        actions[:, :, :delta] += state[:, None, :delta]
+        return actions
+
+    def _real(self, x: Tensor) -> Tensor:
+        """The executed steps and the simulator's numbers: (B, T, H, D) → (B, T, R, A)."""
+        return x[:, :, : self.replan, : len(self.action_center)]
 
     @torch.no_grad()
     def act(self, context: Context, normals: Tensor) -> Tensor:
-        """Deterministic chunk by ODE from given start noise. normals: (B, H, D) → (B, R, D) in simulator units."""
+        """Deterministic chunk by ODE from given start noise. normals: (B, H, D) → (B, R, A) in simulator units."""
         still = torch.zeros(len(normals), self.denoise_steps, dtype=torch.bool, device=normals.device)
         start = normals[:, None].expand(-1, self.denoise_steps + 1, -1, -1)
         # The rule is never drawn from: every step is an ODE step.
         rule = Noise("constant_sde", 0.0, 0.0, 0.0)
-        return self.executed(chain.sample(self._velocity(context), start, still, rule, None)[0])
+        return self.executed(chain.sample(self._velocity(context), start, still, rule, None)[0], context)
 
     @torch.no_grad()
     def decide(self, context: Context, normals: Tensor, uniforms: Tensor, noise: Noise, process: Process) -> Decision:
@@ -140,7 +150,7 @@ class FlowPolicy(nn.Module):
         stochastic = chain.stochastic_steps(process.mdp, process.hybrid_draw, uniforms, self.denoise_steps)
         states, score = chain.sample(self._velocity(context), normals, stochastic, noise, self.noise_net)
         result = self._evaluate(context, states, stochastic, score, process)
-        return Decision(self.executed(states), states, stochastic, result.log_prob, result.value)
+        return Decision(self.executed(states, context), states, stochastic, result.log_prob, result.value)
 
     def forward(
         self, context: Context, states: Tensor, stochastic: Tensor, noise: Noise, process: Process
@@ -157,13 +167,13 @@ class FlowPolicy(nn.Module):
         self, context: Context, states: Tensor, stochastic: Tensor, score: chain.Score, process: Process
     ) -> Evaluation:
         """The one reduction, of rollout and training alike. ``score`` holds all K steps, or the scored ones alone."""
-        log_prob, entropy = (part[:, :, : self.replan] for part in (score.log_prob, score.entropy))
+        log_prob, entropy = self._real(score.log_prob), self._real(score.entropy)
         steps = chain.scored_steps(process.mdp, stochastic)
         if log_prob.shape[1] != steps.shape[1]:
             rows = torch.arange(len(states), device=states.device)[:, None]
             log_prob, entropy = log_prob[rows, steps], entropy[rows, steps]
         return Evaluation(
-            chain.reduce_log_prob(log_prob, states[:, 0, : self.replan], process.mdp, process.logprob_reduction),
+            chain.reduce_log_prob(log_prob, self._real(states[:, :1])[:, 0], process.mdp, process.logprob_reduction),
             self.value(context, score.features, process),
             entropy.mean((1, 2, 3)),
         )
@@ -187,7 +197,7 @@ class FlowPolicy(nn.Module):
 class FlowMatching(nn.Module):
     """The SFT objective as one forward, so that DDP sees it."""
 
-    def __init__(self, backbone: Pi0) -> None:
+    def __init__(self, backbone: Backbone) -> None:
         super().__init__()
         self.backbone = backbone
 

@@ -13,15 +13,16 @@ from tokenizers import Tokenizer
 from pirl_core.errors import UserError
 from pirl_core.files import write_json, write_tensors, write_text
 from pirl_core.params import Env
-from pirl_core.policy.flow_policy import FlowPolicy, Statistics
+from pirl_core.policy.flow_policy import FlowPolicy
+from pirl_core.policy.normalize import Affine, Normalization
 from pirl_core.policy.pi0 import Pi0, Pi0Shape
-from pirl_core.policy.tokenizer import PAD, START, UNKNOWN, load_tokenizer
+from pirl_core.policy.tokenizer import PAD, START, UNKNOWN, Prompt, load_tokenizer
 
-FORMAT = 1
+FORMAT = 2
 RERUN = "rerun the stage that writes this folder"
 Size = Annotated[int, Field(ge=1, le=16384)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
-Spread = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Scale = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class _Checked(BaseModel):
@@ -47,18 +48,23 @@ class _Shape(_Checked):
 
 
 class _Config(_Checked):
-    format: Literal[1]
+    format: Literal[2]
     backbone: Literal["tiny_pi0"]
+    prompt: Prompt
     replan: Size
     denoise_steps: Annotated[int, Field(ge=1, le=1000)]
     shape: _Shape
 
 
+class _Affine(_Checked):
+    center: list[Number]
+    scale: list[Scale]
+
+
 class _Normalization(_Checked):
-    state_mean: list[Number]
-    state_std: list[Spread]
-    action_mean: list[Number]
-    action_std: list[Spread]
+    state: _Affine
+    action: _Affine
+    delta: Annotated[int, Field(ge=0)]
 
 
 C = TypeVar("C", bound=BaseModel)
@@ -72,12 +78,15 @@ def save_policy(policy: FlowPolicy, folder: Path) -> None:
     config = {
         "format": FORMAT,
         "backbone": "tiny_pi0",
+        "prompt": policy.prompt,
         "replan": policy.replan,
         "denoise_steps": policy.denoise_steps,
         "shape": policy.backbone.shape._asdict(),
     }
     write_json(folder / "config.json", config)
-    write_json(folder / "normalization.json", policy.statistics._asdict())
+    kinds = policy.normalization
+    numbers = {"state": kinds.state._asdict(), "action": kinds.action._asdict(), "delta": kinds.delta}
+    write_json(folder / "normalization.json", numbers)
     write_text(folder / "tokenizer.json", policy.tokenizer.to_str(pretty=True))
 
 
@@ -88,16 +97,24 @@ def load_policy(folder: Path) -> FlowPolicy:
     shape = Pi0Shape(**config.shape.model_dump())
     if config.replan > shape.horizon:
         raise UserError(f"{folder}/config.json: replan = {config.replan} exceeds horizon {shape.horizon}; {RERUN}")
-    for name, values in numbers:
-        wanted = shape.state_dim if name.startswith("state") else shape.action_dim
-        if len(values) != wanted:
-            raise UserError(f"{folder}/normalization.json: {name} has {len(values)} numbers, not {wanted}; {RERUN}")
+    normalization = _normalization(numbers, shape, folder / "normalization.json")
     tokenizer = load_tokenizer(folder / "tokenizer.json")
     _check_words(tokenizer, shape.vocabulary, folder / "tokenizer.json")
-    statistics = Statistics(**numbers.model_dump())
-    policy = FlowPolicy(Pi0(shape), tokenizer, statistics, config.replan, config.denoise_steps)
+    policy = FlowPolicy(Pi0(shape), tokenizer, config.prompt, normalization, config.replan, config.denoise_steps)
     _load_weights(policy, folder / "model.safetensors")
     return policy.eval()
+
+
+def _normalization(numbers: _Normalization, shape: Pi0Shape, path: Path) -> Normalization:
+    for name, part, most in (("state", numbers.state, shape.state_dim), ("action", numbers.action, shape.action_dim)):
+        if len(part.center) != len(part.scale):
+            raise UserError(f"{path}: {name} has {len(part.center)} centers and {len(part.scale)} scales; {RERUN}")
+        if not 0 < len(part.center) <= most:
+            raise UserError(f"{path}: {name} has {len(part.center)} numbers, config.json allows 1 to {most}; {RERUN}")
+    if numbers.delta > min(len(numbers.state.center), len(numbers.action.center)):
+        raise UserError(f"{path}: delta = {numbers.delta}: more than the state or the action has numbers; {RERUN}")
+    state, action = (Affine(part.center, part.scale) for part in (numbers.state, numbers.action))
+    return Normalization(state, action, numbers.delta)
 
 
 def require_fit(policy: FlowPolicy, env: Env, state_dim: int, action_dim: int, folder: Path) -> None:
@@ -106,8 +123,8 @@ def require_fit(policy: FlowPolicy, env: Env, state_dim: int, action_dim: int, f
     pairs = {
         "env.cameras": (shape.cameras, len(env.cameras)),
         "env.image_size": (shape.image_size, env.image_size if env.cameras else shape.image_size),
-        f"state numbers (env.object_state = {env.object_state})": (shape.state_dim, state_dim),
-        "action numbers": (shape.action_dim, action_dim),
+        f"state numbers (env.object_state = {env.object_state})": (len(policy.state_center), state_dim),
+        "action numbers": (len(policy.action_center), action_dim),
     }
     for name, (made_for, given) in pairs.items():
         if made_for != given:

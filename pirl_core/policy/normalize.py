@@ -1,0 +1,71 @@
+"""Normalisation of states and actions: one affine map a number, whichever statistics it comes from.
+
+Axes: N samples, H horizon, D action numbers, S state numbers, all as the simulator has them.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Mode = Literal["mean_std", "quantile", "min_max"]
+# A number that hardly varies in the demonstrations must not be blown up when it varies in the simulator.
+MIN_SCALE = 0.01
+# What openpi adds to a published spread.
+_EPSILON = 1e-6
+
+
+class Affine(NamedTuple):
+    """x ↦ (x − center) / scale, number by number."""
+
+    center: list[float]
+    scale: list[float]
+
+
+class Normalization(NamedTuple):
+    """state: (S,) numbers. action: (D,) numbers. delta: so many leading action numbers are learned relative to the
+    state's numbers of the same index (π0 on LIBERO: 6), and made absolute again before they act."""
+
+    state: Affine
+    action: Affine
+    delta: int
+
+
+def fit(values: np.ndarray, mode: Mode) -> Affine:
+    """The map of demonstrations' values (N, numbers): zero mean and unit std (π0), or 1 % and 99 % quantiles (π0.5) or
+    extremes (GR00T N1.5) to −1 and 1."""
+    values = values.astype(np.float64)
+    if mode == "mean_std":
+        center, scale = values.mean(0), values.std(0)
+    else:
+        low, high = np.quantile(values, [0.01, 0.99], axis=0) if mode == "quantile" else (values.min(0), values.max(0))
+        center, scale = (low + high) / 2, (high - low) / 2
+    return Affine(center.tolist(), np.maximum(scale, MIN_SCALE).tolist())
+
+
+def published(stats: Mapping[str, Sequence[float]], mode: Mode) -> Affine:
+    """The map of a published ``norm_stats.json`` entry (mean, std, q01, q99, min, max), as its model was trained with.
+
+    Raises KeyError for the statistic that ``mode`` needs and ``stats`` lacks.
+    """
+    if mode == "mean_std":
+        center, scale = np.array(stats["mean"]), np.array(stats["std"]) + _EPSILON
+    else:
+        first, last = ("q01", "q99") if mode == "quantile" else ("min", "max")
+        scale = (np.array(stats[last]) - np.array(stats[first]) + _EPSILON) / 2
+        center = np.array(stats[first]) + scale
+    return Affine(center.tolist(), scale.tolist())
+
+
+def relative(chunks: np.ndarray, state: np.ndarray, delta: int) -> np.ndarray:
+    """Action chunks (N, H, D) with the first ``delta`` numbers relative to state (N, S)."""
+    moved = chunks.copy()
+    moved[:, :, :delta] -= state[:, None, :delta]
+    return moved
+
+
+def pad_last(x: Tensor, width: int) -> Tensor:
+    """Zeros behind the last axis up to ``width``."""
+    return torch.nn.functional.pad(x, (0, width - x.shape[-1]))
