@@ -9,9 +9,10 @@ import numpy as np
 import torch
 
 from pirl_core.params import Supervision
+from pirl_core.policy.context import DataSizes
 from pirl_core.policy.flow_policy import FlowPolicy
 from pirl_core.policy.normalize import Affine, Normalization
-from pirl_core.policy.pi0 import Pi0, Pi0Shape
+from pirl_core.policy.pi0 import Pi0, small_shape
 from pirl_core.policy.tokenizer import build_tokenizer
 from pirl_core.session import Session, open_session
 from pirl_core.types import ChunkResult, Episode, Observation
@@ -32,6 +33,7 @@ def small_policy(
     state_numbers: int | None = None,
     action_numbers: int | None = None,
     delta: int = 0,
+    pi05: bool = False,
     **sizes: int,
 ) -> FlowPolicy:
     """A random policy whose every parameter is far from its initial value, so that no mistake hides behind a zero."""
@@ -41,13 +43,13 @@ def small_policy(
         "vlm_width": 32, "vlm_layers": 2, "vision_width": 32, "vision_layers": 1, "expert_width": 24, "heads": 2,
         "head_dim": 8, "image_size": 32, "text_length": 7, "state_dim": 4, "action_dim": 3, **sizes,
     }  # fmt: skip
-    shape = Pi0Shape(
+    data = DataSizes(
         cameras=cameras,
         vocabulary=tokenizer.get_vocab_size(),
         horizon=horizon,
-        stem=stem,
-        **sizes,
+        **{name: sizes.pop(name) for name in ("image_size", "text_length", "state_dim", "action_dim")},
     )
+    shape = small_shape(data, pi05=pi05, **sizes)._replace(stem=stem)
     numbers = state_numbers or shape.state_dim, action_numbers or shape.action_dim
     state, action = Affine([0.1] * numbers[0], [0.5] * numbers[0]), Affine([0.2] * numbers[1], [0.6] * numbers[1])
     policy = FlowPolicy(Pi0(shape), tokenizer, "words", Normalization(state, action, delta), replan, 4)

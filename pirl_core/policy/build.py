@@ -5,9 +5,10 @@ import torch
 from pirl_core.data.lerobot import Frames, action_chunks
 from pirl_core.errors import UserError
 from pirl_core.params import Env, Policy
+from pirl_core.policy.context import DataSizes
 from pirl_core.policy.flow_policy import FlowPolicy
 from pirl_core.policy.normalize import Mode, Normalization, fit, relative
-from pirl_core.policy.pi0 import Pi0, Pi0Shape
+from pirl_core.policy.pi0 import Pi0, small_shape
 from pirl_core.policy.tokenizer import build_tokenizer
 
 
@@ -21,7 +22,7 @@ def build_policy(env: Env, policy: Policy, frames: Frames, instructions: list[st
         raise UserError(f"env.image_size = {env.image_size}: the dataset's images are {found}; rerun stage curate")
     torch.manual_seed(seed)
     tokenizer = build_tokenizer(instructions)
-    shape = Pi0Shape(
+    data = DataSizes(
         image_size=env.image_size,
         cameras=len(env.cameras),
         vocabulary=tokenizer.get_vocab_size(),
@@ -29,6 +30,9 @@ def build_policy(env: Env, policy: Policy, frames: Frames, instructions: list[st
         state_dim=frames.state.shape[1],
         action_dim=frames.actions.shape[1],
         horizon=policy.horizon,
+    )
+    shape = small_shape(
+        data,
         vlm_width=policy.vlm_width,
         vlm_layers=policy.vlm_layers,
         vision_width=policy.vision_width,
@@ -36,7 +40,6 @@ def build_policy(env: Env, policy: Policy, frames: Frames, instructions: list[st
         expert_width=policy.expert_width,
         heads=policy.heads,
         head_dim=policy.head_dim,
-        stem="conv",
     )
     normalization = data_normalization(frames, "mean_std", 0, policy.horizon)
     return FlowPolicy(Pi0(shape), tokenizer, "words", normalization, policy.replan, policy.denoise_steps)

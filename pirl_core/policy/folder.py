@@ -39,11 +39,18 @@ class _Shape(_Checked):
     horizon: Size
     vlm_width: Size
     vlm_layers: Annotated[int, Field(ge=1, le=256)]
+    vlm_mlp: Size
     vision_width: Size
     vision_layers: Annotated[int, Field(ge=1, le=256)]
+    vision_heads: Annotated[int, Field(ge=1, le=256)]
+    vision_mlp: Size
+    patch: Size
     expert_width: Size
+    expert_mlp: Size
     heads: Annotated[int, Field(ge=1, le=256)]
+    kv_heads: Annotated[int, Field(ge=1, le=256)]
     head_dim: Annotated[int, Field(ge=2, le=1024, multiple_of=2)]
+    pi05: bool
     stem: Literal["patch", "conv"]
 
 

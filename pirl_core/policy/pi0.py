@@ -1,29 +1,35 @@
-"""π0 from transformers' own modules: SigLIP and Gemma encode the prefix, a Gemma expert reads its keys and values.
+"""π0 and π0.5 from transformers' own modules: SigLIP and Gemma encode the prefix, a Gemma expert reads its keys and
+values.
 
 Axes: B batch, C cameras, P prefix tokens (image patches of each camera, then the instruction), L text tokens, N layers,
 G key/value heads, E head width, H horizon, D action numbers, S state numbers, W widths.
-Time: this adapter is the one place where time turns round. Outside, τ = 0 is noise and v = A − ε; the π0 network was
-defined with t = 1 − τ and predicts ε − A.
+Time: this adapter is the one place where time turns round. Outside, τ = 0 is noise and v = A − ε; the π0 networks were
+defined with t = 1 − τ and predict ε − A.
 
 The modules and their parameter names are transformers'; the forward pass is ours, because transformers' one mutates its
-cache on each call, hides the expert's features and has no entry for a cached prefix (parity is tested).
+cache on each call, hides the expert's features, has no entry for a cached prefix and knows no π0.5 (parity is tested).
 """
 
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import PI0Config, PI0ForConditionalGeneration
-from transformers.models.gemma.modeling_gemma import GemmaDecoderLayer, apply_rotary_pos_emb
 
-from pirl_core.policy.context import Context, Inputs
+from pirl_core.policy.context import Context, DataSizes, Inputs
+from pirl_core.policy.gemma import AdaptiveNorm, decoder_layer, normalized, rotary_embedding, time_embedding
 from pirl_core.policy.stem import ConvStem
 
 
 class Pi0Shape(NamedTuple):
-    """Sizes of a π0. ``stem``: patch is SigLIP's own patch embedding; conv is four strided convolutions modulated by
-    the instruction, without which a model this small does not learn from scratch which object a word means."""
+    """Sizes of a π0 or a π0.5 (``pi05``). The expert is as deep as the VLM and has its heads. ``patch``: pixels.
+
+    ``stem``: patch is SigLIP's own patch embedding; conv is four strided convolutions modulated by the instruction,
+    without which a model this small does not learn from scratch which object a word means.
+    """
 
     image_size: int
     cameras: int
@@ -34,75 +40,171 @@ class Pi0Shape(NamedTuple):
     horizon: int
     vlm_width: int
     vlm_layers: int
+    vlm_mlp: int
     vision_width: int
     vision_layers: int
+    vision_heads: int
+    vision_mlp: int
+    patch: int
     expert_width: int
+    expert_mlp: int
     heads: int
+    kv_heads: int
     head_dim: int
+    pi05: bool
     stem: Literal["patch", "conv"]
 
 
-PATCH = 16
+def small_shape(
+    data: DataSizes,
+    vlm_width: int,
+    vlm_layers: int,
+    vision_width: int,
+    vision_layers: int,
+    expert_width: int,
+    heads: int,
+    head_dim: int,
+    pi05: bool = False,
+) -> Pi0Shape:
+    """A model to train from scratch: MLPs twice as wide as their network, one key/value head as in Gemma-2B, vision
+    heads of 32, patches of 16 pixels through the convolutional stem."""
+    return Pi0Shape(
+        **data._asdict(),
+        vlm_width=vlm_width,
+        vlm_layers=vlm_layers,
+        vlm_mlp=2 * vlm_width,
+        vision_width=vision_width,
+        vision_layers=vision_layers,
+        vision_heads=max(1, vision_width // 32),
+        vision_mlp=2 * vision_width,
+        patch=16,
+        expert_width=expert_width,
+        expert_mlp=2 * expert_width,
+        heads=heads,
+        kv_heads=1,
+        head_dim=head_dim,
+        pi05=pi05,
+        stem="conv",
+    )
+
+
+def pi0_shape(size: Literal["S", "M", "L", "full"], data: DataSizes, pi05: bool) -> Pi0Shape:
+    """S, M and L: about 1.5, 5 and 13 million parameters. full: PaliGemma-3B with the 300M expert, as published."""
+    if size == "S":
+        return small_shape(data, 128, 4, 96, 3, 96, 4, 32, pi05)
+    elif size == "M":
+        return small_shape(data, 192, 6, 128, 4, 128, 6, 32, pi05)
+    elif size == "L":
+        return small_shape(data, 256, 8, 192, 6, 160, 8, 32, pi05)
+    return Pi0Shape(
+        **data._asdict(),
+        vlm_width=2048,
+        vlm_layers=18,
+        vlm_mlp=16384,
+        vision_width=1152,
+        vision_layers=27,
+        vision_heads=16,
+        vision_mlp=4304,
+        patch=14,
+        expert_width=1024,
+        expert_mlp=4096,
+        heads=8,
+        kv_heads=1,
+        head_dim=256,
+        pi05=pi05,
+        stem="patch",
+    )
 
 
 def pi0_config(shape: Pi0Shape) -> PI0Config:
     """transformers' configuration of these sizes; the image token lies outside the vocabulary."""
-    attention = {"num_attention_heads": shape.heads, "num_key_value_heads": 1, "head_dim": shape.head_dim}
+
+    def gemma(width: int, mlp: int) -> dict[str, str | int]:
+        return {
+            "model_type": "gemma",
+            "hidden_size": width,
+            "num_hidden_layers": shape.vlm_layers,
+            "intermediate_size": mlp,
+            "vocab_size": shape.vocabulary,
+            "num_attention_heads": shape.heads,
+            "num_key_value_heads": shape.kv_heads,
+            "head_dim": shape.head_dim,
+        }
+
     return PI0Config(
         vlm_config={
             "model_type": "paligemma",
-            "text_config": {
-                "model_type": "gemma",
-                "hidden_size": shape.vlm_width,
-                "num_hidden_layers": shape.vlm_layers,
-                "intermediate_size": 2 * shape.vlm_width,
-                "vocab_size": shape.vocabulary,
-                **attention,
-            },
+            "text_config": gemma(shape.vlm_width, shape.vlm_mlp),
             "vision_config": {
                 "model_type": "siglip_vision_model",
                 "hidden_size": shape.vision_width,
-                "intermediate_size": 2 * shape.vision_width,
-                "patch_size": PATCH,
+                "intermediate_size": shape.vision_mlp,
+                "patch_size": shape.patch,
                 "image_size": shape.image_size,
                 "num_hidden_layers": shape.vision_layers,
-                "num_attention_heads": max(1, shape.vision_width // 32),
+                "num_attention_heads": shape.vision_heads,
                 "vision_use_head": False,
             },
             "projection_dim": shape.vlm_width,
             "image_token_id": shape.vocabulary,
         },
-        dit_config={
-            "model_type": "gemma",
-            "hidden_size": shape.expert_width,
-            "num_hidden_layers": shape.vlm_layers,
-            "intermediate_size": 2 * shape.expert_width,
-            "vocab_size": shape.vocabulary,
-            **attention,
-        },
+        dit_config=gemma(shape.expert_width, shape.expert_mlp),
         chunk_size=shape.horizon,
         max_state_dim=shape.state_dim,
         max_action_dim=shape.action_dim,
     )
 
 
+class Pi05Embedding(nn.Module):
+    """How π0.5's expert takes actions and time: a projection of the one, an MLP on the other."""
+
+    def __init__(self, width: int, action_dim: int) -> None:
+        super().__init__()
+        self.action_in_proj = nn.Linear(action_dim, width)
+        self.time_mlp_in = nn.Linear(width, width)
+        self.time_mlp_out = nn.Linear(width, width)
+
+
 class Pi0(nn.Module):
-    """The backbone: ``encode`` an observation once, then ask for the ``velocity`` as often as needed."""
+    """The backbone: ``encode`` an observation once, then ask for the ``velocity`` as often as needed.
+
+    π0 has a token for the state; π0.5 does not read ``Inputs.state``: where it is to see it, the prompt tells it.
+    ``checkpointing``: keep no activations within layers for the backward pass, but compute them again.
+    Weights may be of any float dtype; inputs are cast to it.
+    """
 
     def __init__(self, shape: Pi0Shape) -> None:
         super().__init__()
         self.shape = shape
+        self.checkpointing = False
         self.pi0 = PI0ForConditionalGeneration(pi0_config(shape))
+        expert = self.pi0.model.dit
         # The expert is fed embeddings only.
-        self.pi0.model.dit.embed_tokens = None
+        expert.embed_tokens = None
         self.stem: ConvStem | None = None
         if shape.stem == "conv":
             self.stem = ConvStem(shape.vision_width, shape.vlm_width)
             self.vlm.vision_tower.embeddings.patch_embedding = None
+        if shape.pi05:
+            self.pi0.embed_action_time = Pi05Embedding(shape.expert_width, shape.action_dim)
+            eps = expert.norm.eps
+            expert.norm = AdaptiveNorm(shape.expert_width, eps)
+            for layer in expert.layers:
+                layer.input_layernorm = AdaptiveNorm(shape.expert_width, eps)
+                layer.post_attention_layernorm = AdaptiveNorm(shape.expert_width, eps)
+        # What transformers keeps in buffers is computed anew at each call: see ``gemma``.
+        for module in self.modules():
+            for name in [name for name, _ in module.named_buffers(recurse=False)]:
+                delattr(module, name)
 
     @property
     def vlm(self) -> Any:  # transformers' modules are reached by attribute, which nn.Module's types hide
         return self.pi0.model.vlm
+
+    @property
+    def vlm_modules(self) -> list[nn.Module]:
+        """What RL keeps frozen."""
+        return [self.vlm] if self.stem is None else [self.vlm, self.stem]
 
     @property
     def context_width(self) -> int:
@@ -111,24 +213,24 @@ class Pi0(nn.Module):
 
     def freeze_vlm(self) -> None:
         """RL trains the expert alone (App. B.2)."""
-        for module in (self.vlm, self.stem):
-            if module is not None:
-                module.requires_grad_(False)
+        for module in self.vlm_modules:
+            module.requires_grad_(False)
 
     def encode(self, inputs: Inputs) -> Context:
         """Run the VLM once. memory: (B, N, 2, G, P, E), the keys and values of each layer."""
-        text = self.vlm.get_input_embeddings()(inputs.tokens)
+        language = self.vlm.language_model
+        table = language.embed_tokens
+        text = F.embedding(inputs.tokens, table.weight) * table.scalar_embed_scale
         pieces = [text]
         if inputs.images.shape[1]:
             pieces.insert(0, self._embed_images(inputs.images, text, inputs.tokens_valid))
         x = torch.cat(pieces, 1).to(text.dtype)
         image_tokens = x.shape[1] - text.shape[1]
         valid = torch.cat([inputs.tokens_valid.new_ones(len(x), image_tokens), inputs.tokens_valid], 1)
-        language = self.vlm.language_model
-        rotary = language.rotary_emb(x, valid.long().cumsum(1) - 1)
+        rotary = rotary_embedding(valid.long().cumsum(1) - 1, self.shape.head_dim, x.dtype)
         memory = []
         for layer in language.layers:
-            x, key, value = _decoder_layer(layer, x, rotary, valid[:, None, None, :], None)
+            x, key, value = self._run(decoder_layer, layer, x, rotary, valid[:, None, None, :])
             memory.append(torch.stack([key, value], 1))
         x = language.norm(x).float()
         pooled = (x * valid[..., None]).sum(1) / valid.sum(1, keepdim=True)
@@ -136,61 +238,51 @@ class Pi0(nn.Module):
 
     def velocity(self, context: Context, x: Tensor, tau: Tensor) -> tuple[Tensor, Tensor]:
         """v = A − ε (B, H, D) at the noisy actions x (B, H, D) and times tau (B,), and the features (B, H, W)."""
-        suffix = self.pi0.embed_action_time(context.state, x, 1 - tau)
+        suffix, condition = self._embed_suffix(context.state, x, 1 - tau.double())
         count, length = suffix.shape[:2]
         prefix = context.valid[:, None, None, :].expand(-1, 1, length, -1)
-        # The state token does not see the actions; they see it and each other.
         own = torch.ones(length, length, dtype=torch.bool, device=x.device)
-        own[0, 1:] = False
+        # A state token does not see the actions; they see it and each other.
+        own[: length - self.shape.horizon, length - self.shape.horizon :] = False
         mask = torch.cat([prefix, own.expand(count, 1, -1, -1)], -1)
         expert = self.pi0.model.dit
         positions = context.valid.sum(1, keepdim=True) + torch.arange(length, device=x.device)
-        rotary = expert.rotary_emb(suffix, positions)
+        rotary = rotary_embedding(positions, self.shape.head_dim, suffix.dtype)
         for index, layer in enumerate(expert.layers):
-            suffix, _, _ = _decoder_layer(layer, suffix, rotary, mask, context.memory[:, index])
-        features = expert.norm(suffix)[:, 1:]
+            suffix, _, _ = self._run(decoder_layer, layer, suffix, rotary, mask, context.memory[:, index], condition)
+        features = normalized(expert.norm, suffix, condition)[0][:, -self.shape.horizon :]
         return -self.pi0.action_out_proj(features), features
+
+    def _embed_suffix(self, state: Tensor, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The expert's tokens (B, 1 + H, W) of π0; or those of π0.5 (B, H, W) and the condition of its norms (B, W)."""
+        embed = self.pi0.embed_action_time
+        dtype = embed.action_in_proj.weight.dtype
+        time = time_embedding(t, self.shape.expert_width).to(dtype)
+        actions = embed.action_in_proj(x.to(dtype))
+        if self.shape.pi05:
+            return actions, F.silu(embed.time_mlp_out(F.silu(embed.time_mlp_in(time))))
+        both = torch.cat([actions, time[:, None].expand_as(actions).to(actions.dtype)], 2)
+        actions = embed.action_time_mlp_out(F.silu(embed.action_time_mlp_in(both)))
+        return torch.cat([embed.state_proj(state.to(dtype))[:, None], actions], 1), None
 
     def _embed_images(self, images: Tensor, text: Tensor, text_valid: Tensor) -> Tensor:
         """(B, C, 3, s, s) → (B, C·patches, W)."""
         count, cameras = images.shape[:2]
-        flat = images.flatten(0, 1)
         tower = self.vlm.vision_tower
+        places = tower.embeddings.position_embedding.weight
+        flat = images.flatten(0, 1).to(places.dtype)
         if self.stem is None:
-            patches = tower.embeddings(flat)
+            patches = tower.embeddings.patch_embedding(flat).flatten(2).transpose(1, 2)
         else:
             meaning = (text * text_valid[..., None]).sum(1) / text_valid.sum(1, keepdim=True)
             patches = self.stem(flat, meaning.repeat_interleave(cameras, 0))
-            patches = patches + tower.embeddings.position_embedding.weight
-        hidden = tower.post_layernorm(tower.encoder(inputs_embeds=patches).last_hidden_state)
-        projected: Tensor = self.vlm.multi_modal_projector(hidden)
+        hidden = patches + places
+        for layer in tower.encoder.layers:
+            hidden = self._run(layer, hidden, None)
+        projected: Tensor = self.vlm.multi_modal_projector(tower.post_layernorm(hidden))
         return projected.reshape(count, -1, text.shape[-1])
 
-
-def _decoder_layer(
-    layer: GemmaDecoderLayer,
-    x: Tensor,
-    rotary: tuple[Tensor, Tensor],
-    mask: Tensor,
-    cached: Tensor | None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """One Gemma layer on x (B, T, W), attending to ``cached`` (B, 2, G, P, E) and its own keys and values.
-
-    Returns the output and the layer's own keys and values.
-    """
-    attention = layer.self_attn
-    h = layer.input_layernorm(x)
-    query, key, value = (
-        projection(h).unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)
-        for projection in (attention.q_proj, attention.k_proj, attention.v_proj)
-    )
-    query, key = apply_rotary_pos_emb(query, key, *rotary)
-    all_keys, all_values = key, value
-    if cached is not None:
-        all_keys = torch.cat([cached[:, 0].to(key.dtype), key], 2)
-        all_values = torch.cat([cached[:, 1].to(value.dtype), value], 2)
-    mixed = F.scaled_dot_product_attention(
-        query, all_keys, all_values, attn_mask=mask, scale=attention.scaling, enable_gqa=True
-    )
-    x = x + attention.o_proj(mixed.transpose(1, 2).flatten(2))
-    return x + layer.mlp(layer.post_attention_layernorm(x)), key, value
+    def _run(self, function: Callable[..., Any], *args: Any) -> Any:
+        if self.checkpointing and torch.is_grad_enabled():
+            return checkpoint(function, *args, use_reentrant=False)
+        return function(*args)
