@@ -1,7 +1,5 @@
 """π0 and π0.5: parity with transformers and with a joint pass in float64, precision, checkpointing, full size."""
 
-import math
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -12,6 +10,7 @@ from pirl_core.policy.context import DataSizes, Inputs
 from pirl_core.policy.flow_policy import FlowPolicy, Statistics
 from pirl_core.policy.pi0 import Pi0, Pi0Shape, pi0_config, pi0_shape
 from pirl_core.policy.tokenizer import build_tokenizer
+from tests.pi0_reference import Joint, sinusoid
 
 TINY = Pi0Shape(
     image_size=24, cameras=2, vocabulary=40, text_length=6, state_dim=4, action_dim=3, horizon=5, vlm_width=32,
@@ -44,12 +43,6 @@ def example(count=3, seed=0):
     )
     x = torch.randn(count, TINY.horizon, TINY.action_dim, generator=generator)
     return inputs, x, torch.tensor([0.0, 0.4, 0.93, 0.7])[:count]
-
-
-def sinusoid(t, width):
-    """The embedding of time in openpi's formula, in float64."""
-    periods = torch.tensor([0.004 * 1000 ** (i / (width // 2 - 1)) for i in range(width // 2)], dtype=torch.float64)
-    return torch.cat([f(2 * math.pi * t.double()[:, None] / periods) for f in (torch.sin, torch.cos)], 1)
 
 
 def transformers_model(network, monkeypatch=None):
@@ -113,122 +106,6 @@ def test_sampling_is_transformers(monkeypatch):
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
 
 
-class Joint:
-    """Independent reference in float64: prefix and suffix in one masked pass, as the networks are trained."""
-
-    def __init__(self, network):
-        self.shape = network.shape
-        self.weights = {name: value.double() for name, value in network.state_dict().items()}
-
-    def linear(self, name, x):
-        return x @ self.weights[f"{name}.weight"].T + self.weights.get(f"{name}.bias", 0)
-
-    def layer_norm(self, name, x):
-        centred = x - x.mean(-1, keepdim=True)
-        scaled = centred / (centred.square().mean(-1, keepdim=True) + 1e-6).sqrt()
-        return scaled * self.weights[f"{name}.weight"] + self.weights[f"{name}.bias"]
-
-    def rms_norm(self, name, x, condition):
-        normed = x / (x.square().mean(-1, keepdim=True) + 1e-6).sqrt()
-        if condition is None:
-            return normed * (1 + self.weights[f"{name}.weight"]), 1
-        scale, shift, gate = self.linear(f"{name}.dense", condition)[:, None].chunk(3, -1)
-        return normed * (1 + scale) + shift, gate
-
-    @staticmethod
-    def attention(query, key, value, allowed):
-        """query (B, T, heads, E), key, value (B, T, groups, E), allowed (B, T, T) → (B, T, heads·E)."""
-        heads, width = query.shape[2:]
-        key, value = (part.repeat_interleave(heads // part.shape[2], 2) for part in (key, value))
-        scores = torch.einsum("bthe,bshe->bhts", query, key) / width**0.5
-        weights = scores.masked_fill(~allowed[:, None], -math.inf).softmax(-1)
-        return torch.einsum("bhts,bshe->bthe", weights, value).flatten(2)
-
-    def images(self, images):
-        vision, size, patch = "pi0.model.vlm.vision_tower", self.shape.image_size // self.shape.patch, self.shape.patch
-        count, cameras = images.shape[:2]
-        cut = images.double().unflatten(-1, (size, patch)).unflatten(-3, (size, patch)).permute(0, 1, 3, 5, 2, 4, 6)
-        kernel = self.weights[f"{vision}.embeddings.patch_embedding.weight"].flatten(1)
-        x = cut.reshape(count * cameras, size * size, -1) @ kernel.T
-        x = x + self.weights[f"{vision}.embeddings.patch_embedding.bias"]
-        x = x + self.weights[f"{vision}.embeddings.position_embedding.weight"]
-        everything = torch.ones(len(x), x.shape[1], x.shape[1], dtype=torch.bool)
-        for i in range(self.shape.vision_layers):
-            name = f"{vision}.encoder.layers.{i}"
-            h = self.layer_norm(f"{name}.layer_norm1", x)
-            parts = [self.linear(f"{name}.self_attn.{p}_proj", h) for p in "qkv"]
-            mixed = self.attention(*(p.unflatten(-1, (self.shape.vision_heads, -1)) for p in parts), everything)
-            x = x + self.linear(f"{name}.self_attn.out_proj", mixed)
-            h = F.gelu(self.linear(f"{name}.mlp.fc1", self.layer_norm(f"{name}.layer_norm2", x)), approximate="tanh")
-            x = x + self.linear(f"{name}.mlp.fc2", h)
-        x = self.linear("pi0.model.vlm.multi_modal_projector.linear", self.layer_norm(f"{vision}.post_layernorm", x))
-        return x.reshape(count, cameras * size * size, -1)
-
-    def suffix(self, state, x, t):
-        embed = "pi0.embed_action_time"
-        time = sinusoid(t, self.shape.expert_width)
-        actions = self.linear(f"{embed}.action_in_proj", x.double())
-        if self.shape.pi05:
-            hidden = F.silu(self.linear(f"{embed}.time_mlp_in", time))
-            return actions, F.silu(self.linear(f"{embed}.time_mlp_out", hidden))
-        both = torch.cat([actions, time[:, None].expand_as(actions)], -1)
-        actions = self.linear(
-            f"{embed}.action_time_mlp_out", F.silu(self.linear(f"{embed}.action_time_mlp_in", both))
-        )
-        return torch.cat([self.linear(f"{embed}.state_proj", state.double())[:, None], actions], 1), None
-
-    def rotate(self, x, positions):
-        half = x.shape[-1] // 2
-        angle = positions[..., None, None] * 10000.0 ** (-torch.arange(half, dtype=torch.float64) / half)
-        first, second = x[..., :half], x[..., half:]
-        return torch.cat(
-            [first * angle.cos() - second * angle.sin(), second * angle.cos() + first * angle.sin()], -1
-        )
-
-    def velocity(self, inputs, x, tau):
-        text = self.weights["pi0.model.vlm.language_model.embed_tokens.weight"][inputs.tokens]
-        prefix = torch.cat([self.images(inputs.images), text * self.shape.vlm_width**0.5], 1)
-        suffix, condition = self.suffix(inputs.state, x, 1 - tau.double())
-        count, length = prefix.shape[:2]
-        seen = torch.ones(count, length + suffix.shape[1], dtype=torch.bool)
-        seen[:, length - self.shape.text_length : length] = inputs.tokens_valid
-        # Blocks: prefix 0, the state 1, the actions 2. A token sees its own block and those before.
-        block = torch.zeros(seen.shape[1])
-        block[length:] = 1
-        block[-self.shape.horizon :] = 2
-        allowed = (block[:, None] >= block[None]) & seen[:, None]
-        positions = (seen.cumsum(1) - 1).double()
-        streams = {"pi0.model.vlm.language_model": (prefix, None), "pi0.model.dit": (suffix, condition)}
-        for i in range(self.shape.vlm_layers):
-            parts, gates = [], []
-            for name, (h, c) in streams.items():
-                normed, gate = self.rms_norm(f"{name}.layers.{i}.input_layernorm", h, c)
-                gates.append(gate)
-                parts.append([self.linear(f"{name}.layers.{i}.self_attn.{p}_proj", normed) for p in "qkv"])
-            query, key, value = (
-                torch.cat([part[k] for part in parts], 1).unflatten(-1, (-1, self.shape.head_dim)) for k in range(3)
-            )
-            mixed = self.attention(self.rotate(query, positions), self.rotate(key, positions), value, allowed)
-            for (name, (h, c)), gate, own in zip(
-                streams.items(), gates, (mixed[:, :length], mixed[:, length:]), strict=True
-            ):
-                layer = f"{name}.layers.{i}"
-                h = h + self.linear(f"{layer}.self_attn.o_proj", own) * gate
-                normed, gate = self.rms_norm(f"{layer}.post_attention_layernorm", h, c)
-                opened = F.gelu(self.linear(f"{layer}.mlp.gate_proj", normed), approximate="tanh")
-                raised = opened * self.linear(f"{layer}.mlp.up_proj", normed)
-                streams[name] = (h + self.linear(f"{layer}.mlp.down_proj", raised) * gate, c)
-        out, _ = self.rms_norm("pi0.model.dit.norm", *streams["pi0.model.dit"])
-        pooled, _ = self.rms_norm("pi0.model.vlm.language_model.norm", *streams["pi0.model.vlm.language_model"])
-        valid = seen[:, :length, None]
-        features = out[:, -self.shape.horizon :]
-        return (
-            -self.linear("pi0.action_out_proj", features),
-            features,
-            (pooled * valid).sum(1) / valid.sum(1),
-        )
-
-
 @pytest.mark.parametrize("pi05", [False, True])
 @pytest.mark.parametrize("kv_heads", [1, 2])
 @torch.no_grad()
@@ -242,3 +119,122 @@ def test_velocity_is_that_of_a_joint_pass(pi05, kv_heads):
     torch.testing.assert_close(v.double(), want_v, atol=1e-5, rtol=0)
     torch.testing.assert_close(features.double(), want_features, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(context.pooled.double(), want_pooled, atol=1e-5, rtol=1e-5)
+
+
+def test_a_fresh_expert_of_pi05_passes_its_tokens_on():
+    """Zero gates: whatever the time and the prefix, v is the normed projection of the noisy actions."""
+    torch.manual_seed(0)
+    network = Pi0(TINY._replace(pi05=True))
+    inputs, x, tau = example()
+    v, _ = network.velocity(network.encode(inputs), x, tau)
+    tokens = network.pi0.embed_action_time.action_in_proj(x)
+    normed = tokens / (tokens.square().mean(-1, keepdim=True) + 1e-6).sqrt()
+    torch.testing.assert_close(v, -network.pi0.action_out_proj(normed), atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("pi05", [False, True])
+@torch.no_grad()
+def test_velocity_leaves_the_context_as_it_was(pi05):
+    network = backbone(pi05=pi05)
+    inputs, x, tau = example()
+    context = network.encode(inputs)
+    before = [part.clone() for part in context]
+    first = network.velocity(context, x, tau)
+    network.velocity(context, x + 1, tau / 2)
+    again = network.velocity(context, x, tau)
+    assert all(torch.equal(a, b) for a, b in zip(context, before, strict=True))
+    assert torch.equal(first[0], again[0]) and torch.equal(first[1], again[1])
+
+
+@pytest.mark.parametrize("pi05", [False, True])
+@pytest.mark.parametrize("how", ["autocast", "weights", "vlm"])
+@torch.no_grad()
+def test_bfloat16_keeps_the_time(pi05, how):
+    """By autocast, all weights, or those of the frozen VLM alone. A buffer of frequencies in bfloat16 would be off by
+    up to 1.9 in the embedding and by a quarter in the velocity."""
+    network = backbone(pi05=pi05)
+    inputs, x, tau = example()
+    exact, _ = network.velocity(network.encode(inputs), x, tau)
+    if how == "weights":
+        network.to(torch.bfloat16)
+    elif how == "vlm":
+        network.vlm.to(torch.bfloat16)
+    seen = []
+    embed = network.pi0.embed_action_time
+    first = embed.time_mlp_in if pi05 else embed.action_time_mlp_in
+    first.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    with torch.autocast("cpu", torch.bfloat16, enabled=how == "autocast"):
+        context = network.encode(inputs)
+        v, _ = network.velocity(context, x, tau)
+    assert context.memory.dtype == torch.bfloat16
+    time = seen[0] if pi05 else seen[0][:, 0, TINY.expert_width :]
+    torch.testing.assert_close(time.double(), sinusoid(1 - tau.double(), TINY.expert_width), atol=4e-3, rtol=0)
+    assert (v.float() - exact).norm() < 0.05 * exact.norm()
+
+
+@pytest.mark.parametrize("pi05", [False, True])
+@pytest.mark.parametrize("stem", ["patch", "conv"])
+def test_checkpointing_saves_memory_and_no_gradient(pi05, stem):
+    results = []
+    for checkpointing in (False, True):
+        network = backbone(pi05=pi05, stem=stem, patch=8 if stem == "patch" else 12)
+        network.checkpointing = checkpointing
+        inputs, x, tau = example()
+        if stem == "conv":
+            inputs = inputs._replace(images=F.pad(inputs.images, (0, 8, 0, 8)))
+        kept: list[int] = []
+
+        def keep(tensor, kept=kept):
+            kept.append(tensor.numel())
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            context = network.encode(inputs)
+            v, features = network.velocity(context, x, tau)
+        (v.square().sum() + features.sum() + context.pooled.square().sum()).backward()
+        results.append((sum(kept), v, {name: p.grad for name, p in network.named_parameters()}))
+    (all_kept, v, gradients), (few_kept, again, others) = results
+    assert few_kept < 0.5 * all_kept and torch.equal(v, again)
+    for name, gradient in gradients.items():
+        assert gradient is not None, name
+        torch.testing.assert_close(gradient, others[name], msg=name)
+
+
+def count(module):
+    return sum(parameter.numel() for parameter in module.parameters()) / 1e6
+
+
+def test_full_size():
+    """The published sizes, in millions of parameters; no memory is taken for them."""
+    with torch.device("meta"):
+        pi0, pi05 = (Pi0(pi0_shape("full", FULL, variant)) for variant in (False, True))
+    for network in (pi0, pi05):
+        assert count(network.vlm.vision_tower) == pytest.approx(412.4, abs=0.1)
+        assert count(network.vlm.multi_modal_projector) == pytest.approx(2.4, abs=0.1)
+        assert count(network.vlm.language_model) == pytest.approx(2508.5, abs=0.1)
+    assert count(pi0.pi0.model.dit) == pytest.approx(311.5, abs=0.1)
+    # Each of the 37 norms has 1024 x 3072 + 3072 numbers in place of 1024.
+    assert count(pi05.pi0.model.dit) == pytest.approx(311.5 + 37 * (1024 * 3072 + 2 * 1024) / 1e6, abs=0.1)
+    assert count(pi0) == pytest.approx(3238.0, abs=0.1) and count(pi05) == pytest.approx(3353.4, abs=0.1)
+
+
+@pytest.mark.parametrize(("size", "millions"), [("S", 1.5), ("M", 5), ("L", 13)])
+@pytest.mark.parametrize("pi05", [False, True])
+def test_small_sizes(size, millions, pi05):
+    data = DataSizes(64, 2, 60, 12, 4, 4, 10)
+    with torch.device("meta"):
+        network = Pi0(pi0_shape(size, data, pi05))
+    assert 0.85 * millions < count(network) < 1.15 * millions
+
+
+@pytest.mark.parametrize("pi05", [False, True])
+@torch.no_grad()
+def test_weights_make_a_network_of_the_meta_device(pi05):
+    """A large model is built without memory and takes its weights as they are: nothing else is kept in it."""
+    network = backbone(pi05=pi05)
+    with torch.device("meta"):
+        empty = Pi0(network.shape)
+    empty.load_state_dict(network.state_dict(), assign=True)
+    inputs, x, tau = example()
+    (want, _), (v, _) = (n.velocity(n.encode(inputs), x, tau) for n in (network, empty))
+    assert torch.equal(v, want) and not list(network.buffers())

@@ -1,4 +1,4 @@
-"""The policy: parity with transformers, the cached context, log-probabilities, the folder."""
+"""The policy: the cached context, log-probabilities, the folder."""
 
 import json
 
@@ -16,33 +16,9 @@ from tests.worlds import random_observation, small_policy
 SDE, LEARNED = Noise("flow_sde", 0.5, 0, 0), Noise("learned", 0, 0.08, 0.16)
 
 
-def test_velocity_is_transformers():
-    """Our cached forward against transformers' PI0 on the same random weights, two cameras, ragged prompts."""
-    policy = small_policy(cameras=2, stem="patch")
-    backbone = policy.backbone
-    observation = random_observation(policy, 3)
-    inputs = policy.inputs(observation)
-    images, tokens, valid, state = inputs
-    assert not valid.all()
-    x, tau = torch.randn(3, 6, 3), torch.tensor([0.0, 0.4, 0.9])
-    with torch.no_grad():
-        ours, _ = backbone.velocity(backbone.encode(inputs), x, tau)
-        patches = 2 * (backbone.shape.image_size // 16) ** 2
-        theirs = backbone.pi0(
-            state=state,
-            noise=x,
-            timestep=1 - tau,
-            input_ids=torch.cat([torch.full((3, patches), backbone.shape.vocabulary), tokens], 1),
-            attention_mask=torch.cat([torch.ones(3, patches), valid], 1).long(),
-            pixel_values=images,
-            pixel_attention_mask=torch.ones(3, 2, dtype=torch.bool),
-        ).logits
-    assert theirs.abs().max() > 0.05
-    torch.testing.assert_close(ours, -theirs, atol=1e-5, rtol=1e-5)
-
-
-def test_padding_and_other_rows_change_nothing():
-    policy = small_policy()
+@pytest.mark.parametrize("pi05", [False, True])
+def test_padding_and_other_rows_change_nothing(pi05):
+    policy = small_policy(pi05=pi05)
     observation = random_observation(policy, 3)
     inputs = policy.inputs(observation)
     x, tau = torch.randn(3, 6, 3), torch.rand(3)
@@ -57,9 +33,11 @@ def test_padding_and_other_rows_change_nothing():
     torch.testing.assert_close(a[1:2], alone, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("pi05", [False, True])
 @pytest.mark.parametrize("cameras", [0, 1, 3])
-def test_every_input_matters(cameras):
-    policy = small_policy(cameras=cameras)
+def test_every_input_matters(cameras, pi05):
+    """All but the state to π0.5, which reads it in the prompt or not at all."""
+    policy = small_policy(cameras=cameras, pi05=pi05)
     observation = random_observation(policy, 2)
     normals = keyed_normals([(0, 0), (0, 1)], (6, 3))
     with torch.no_grad():
@@ -68,7 +46,8 @@ def test_every_input_matters(cameras):
         state = observation._replace(state=observation.state + 1)
         changed = [words, state] + ([observation._replace(images=255 - observation.images)] if cameras else [])
         for other in changed:
-            assert (policy.act(policy.encode(other), normals) - base).abs().max() > 1e-5
+            ignored = pi05 and other is state
+            assert ((policy.act(policy.encode(other), normals) - base).abs().max() > 1e-5) != ignored
     assert base.shape == (2, 4, 3)
 
 
@@ -86,9 +65,10 @@ CASES = [
 
 
 @pytest.mark.parametrize(("noise", "process"), CASES)
-def test_training_repeats_the_rollout(noise, process):
+@pytest.mark.parametrize("pi05", [False, True])
+def test_training_repeats_the_rollout(noise, process, pi05):
     """Log-probability and value recomputed in training equal the rollout's to 1e-6, so the first ratio is 1."""
-    policy = small_policy()
+    policy = small_policy(pi05=pi05)
     policy.add_heads(process, 4, noise.rule == "learned")
     context = policy.encode(random_observation(policy, 5))
     normals = keyed_normals([(0, i) for i in range(5)], (5, 6, 3))
@@ -162,8 +142,9 @@ def test_eq_16_averages_the_critic_over_the_chain():
     torch.testing.assert_close(decision.value, torch.stack(values).mean(0), atol=1e-6, rtol=1e-5)
 
 
-def test_folder_round_trip_is_bit_equal(tmp_path):
-    policy = small_policy(cameras=2)
+@pytest.mark.parametrize("pi05", [False, True])
+def test_folder_round_trip_is_bit_equal(tmp_path, pi05):
+    policy = small_policy(cameras=2, pi05=pi05)
     policy.add_heads(Process("hybrid", "env", "sum", "vlm"), 4, True)
     save_policy(policy, tmp_path)
     loaded = load_policy(tmp_path)

@@ -76,7 +76,8 @@ def decoder_layer(
         projection(h).unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)
         for projection in (attention.q_proj, attention.k_proj, attention.v_proj)
     )
-    query, key = apply_rotary_pos_emb(query, key, *rotary)
+    # Under autocast the rotation is in float32; attention, and a cache of keys, are not.
+    query, key = (part.to(value.dtype) for part in apply_rotary_pos_emb(query, key, *rotary))
     all_keys, all_values = key, value
     if cached is not None:
         all_keys = torch.cat([cached[:, 0].to(key.dtype), key], 2)

@@ -93,9 +93,9 @@ def pi0_shape(size: Literal["S", "M", "L", "full"], data: DataSizes, pi05: bool)
     if size == "S":
         return small_shape(data, 128, 4, 96, 3, 96, 4, 32, pi05)
     elif size == "M":
-        return small_shape(data, 192, 6, 128, 4, 128, 6, 32, pi05)
+        return small_shape(data, 224, 6, 128, 4, 144, 6, 32, pi05)
     elif size == "L":
-        return small_shape(data, 256, 8, 192, 6, 160, 8, 32, pi05)
+        return small_shape(data, 320, 8, 192, 6, 192, 8, 32, pi05)
     return Pi0Shape(
         **data._asdict(),
         vlm_width=2048,
