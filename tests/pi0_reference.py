@@ -57,8 +57,10 @@ class Joint:
         for i in range(self.shape.vision_layers):
             name = f"{vision}.encoder.layers.{i}"
             h = self.layer_norm(f"{name}.layer_norm1", x)
-            parts = [self.linear(f"{name}.self_attn.{p}_proj", h) for p in "qkv"]
-            mixed = attention(*(p.unflatten(-1, (self.shape.vision_heads, -1)) for p in parts), everything)
+            query, key, value = (
+                self.linear(f"{name}.self_attn.{p}_proj", h).unflatten(-1, (self.shape.vision_heads, -1)) for p in "qkv"
+            )
+            mixed = attention(query, key, value, everything)
             x = x + self.linear(f"{name}.self_attn.out_proj", mixed)
             h = F.gelu(self.linear(f"{name}.mlp.fc1", self.layer_norm(f"{name}.layer_norm2", x)), approximate="tanh")
             x = x + self.linear(f"{name}.mlp.fc2", h)

@@ -1,0 +1,1 @@
+"""Key maps between the published checkpoints and our policies, one module per family."""
