@@ -6,10 +6,10 @@ import torch.nn.functional as F
 from transformers import PI0ForConditionalGeneration
 from transformers.models.pi0.modeling_pi0 import PI0TimestepEmbeddings
 
+from pirl_core.flow import chain
+from pirl_core.flow.chain import Noise
 from pirl_core.policy.context import DataSizes, Inputs
-from pirl_core.policy.flow_policy import FlowPolicy, Statistics
 from pirl_core.policy.pi0 import Pi0, Pi0Shape, pi0_config, pi0_shape
-from pirl_core.policy.tokenizer import build_tokenizer
 from tests.pi0_reference import Joint, sinusoid
 
 TINY = Pi0Shape(
@@ -93,13 +93,16 @@ def test_velocity_is_transformers(slots, kv_heads, monkeypatch):
 
 
 def test_sampling_is_transformers(monkeypatch):
-    """Four steps of the policy's own chain against ``sample_actions``, from the same noise."""
+    """Four steps of our own chain against ``sample_actions``, from the same noise."""
     network = backbone()
     inputs, x, _ = example()
-    statistics = Statistics([0.0] * 4, [1.0] * 4, [0.0] * 3, [1.0] * 3)
-    policy = FlowPolicy(network, build_tokenizer(["a"]), statistics, TINY.horizon, 4)
+    start, still = x[:, None].expand(-1, 5, -1, -1), torch.zeros(len(x), 4, dtype=torch.bool)
     with torch.no_grad():
-        ours = policy.act(network.encode(inputs), x)
+        context = network.encode(inputs)
+        states, _ = chain.sample(
+            lambda x, tau: network.velocity(context, x, tau), start, still, Noise("constant_sde", 0, 0, 0), None
+        )
+        ours = states[:, -1]
     given = transformers_inputs(inputs, "two")
     theirs = transformers_model(network, monkeypatch).sample_actions(noise=x, num_steps=4, **given)
     assert (theirs - x).abs().max() > 0.3
