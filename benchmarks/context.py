@@ -57,14 +57,12 @@ def compare(run: Run, sizes: Policy, label: str, samples: int, rounds: int) -> R
 
 def rows(options: argparse.Namespace) -> list[Row]:
     run = laptop()
-    heads = max(1, options.width // 64)
-    larger = {"vlm_width": options.width, "vlm_layers": options.layers, "vision_width": options.width, "heads": heads}
     return [
         compare(run, run.policy, "laptop sizes", options.samples, options.rounds),
         compare(
             run,
-            run.policy.model_copy(update={**larger, "head_dim": 64}),
-            f"VLM {options.width} wide, {options.layers} layers",
+            run.policy.model_copy(update={"size": options.size}),
+            f"size {options.size}",
             options.samples // 4,
             options.rounds,
         ),
@@ -75,8 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = part_parser("context", __doc__)
     add = parser.add_argument
     add("--samples", type=int, default=256, help="decisions of the minibatch; a quarter of them for the larger VLM")
-    add("--width", type=int, default=512, help="width of the larger VLM and vision tower; a multiple of 64")
-    add("--layers", type=int, default=6, help="layers of the larger VLM")
+    add("--size", choices=["tiny", "S", "M", "L"], default="L", help="policy.size of the larger model")
     add("--rounds", type=int, default=7, help="measurements of each side")
     run_part(parser, rows, arguments)
 

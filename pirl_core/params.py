@@ -16,6 +16,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from pirl_core.envs.metaworld_tasks import TASKS
 from pirl_core.errors import UserError
+from pirl_core.policy.sizes import Mode, Size
 from pirl_core.strict_yaml import read_yaml
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -84,24 +85,23 @@ class Curate(Section):
 
 
 class Policy(Section):
-    """Architecture of the flow policy: a π0 built from transformers' own modules."""
+    """The flow policy: which family, how large, and how states and actions are put to it."""
 
-    backbone: Literal["tiny_pi0"]
-    vlm_width: Annotated[int, Field(ge=16, multiple_of=8)]
-    vlm_layers: Count
-    vision_width: Annotated[int, Field(ge=16, multiple_of=8)]
-    vision_layers: Count
-    expert_width: Annotated[int, Field(ge=16, multiple_of=8)]
-    heads: Count
-    head_dim: Annotated[int, Field(ge=8, multiple_of=2)]
+    backbone: Literal["pi0", "pi05"]
+    size: Size
+    state_in_prompt: bool
+    normalization: Mode
+    delta_actions: Whole
     horizon: Count
     replan: Count
     denoise_steps: Count
 
     @model_validator(mode="after")
-    def _replan_in_horizon(self) -> "Policy":
+    def _consistent(self) -> "Policy":
         if self.replan > self.horizon:
             raise ValueError(f"replan {self.replan} exceeds horizon {self.horizon}")
+        if self.state_in_prompt and self.backbone != "pi05":
+            raise ValueError("state_in_prompt is pi05's way to see the state; the others see it without")
         return self
 
 

@@ -49,8 +49,8 @@ BASE: dict[str, dict[str, Any]] = {
         "keep_episodes": None,
     },
     "Policy": {
-        "backbone": "tiny_pi0", "vlm_width": 16, "vlm_layers": 1, "vision_width": 32, "vision_layers": 1,
-        "expert_width": 16, "heads": 2, "head_dim": 8, "horizon": 4, "replan": 2, "denoise_steps": 2,
+        "backbone": "pi05", "size": "nano", "state_in_prompt": False, "normalization": "mean_std", "delta_actions": 0,
+        "horizon": 4, "replan": 2, "denoise_steps": 2,
     },
     "Sft": {
         "steps": 3, "batch_size": 4, "lr": 1e-3, "warmup_steps": 1, "final_lr_fraction": 0.1, "weight_decay": 0.01,

@@ -12,7 +12,7 @@ from benchmarks.measure import Row, alternate, ratio, table
 
 TINY = {
     "startup": (startup, "--rounds 1"),
-    "context": (context, "--samples 8 --width 64 --layers 1 --rounds 1"),
+    "context": (context, "--samples 8 --size tiny --rounds 1"),
 }
 SLOW = {
     "waiting": (waiting, "--samples 4 --rounds 1"),

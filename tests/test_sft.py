@@ -25,8 +25,8 @@ ENV = Env(
     tasks=["reach-v3"], episode_steps=10, cameras=["corner2"], image_size=32, fast_render=True, object_state=False
 )
 POLICY = Policy(
-    backbone="tiny_pi0", vlm_width=32, vlm_layers=1, vision_width=32, vision_layers=1, expert_width=32, heads=2,
-    head_dim=16, horizon=4, replan=4, denoise_steps=4,
+    backbone="pi0", size="nano", state_in_prompt=False, normalization="mean_std", delta_actions=0, horizon=4, replan=4,
+    denoise_steps=4,
 )  # fmt: skip
 BASE: dict[str, Any] = {
     "steps": 3, "batch_size": 8, "lr": 3e-3, "warmup_steps": 0, "final_lr_fraction": 0.1, "weight_decay": 0.0,

@@ -2,10 +2,10 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from tokenizers import Tokenizer
@@ -13,14 +13,14 @@ from tokenizers import Tokenizer
 from pirl_core.errors import UserError
 from pirl_core.files import write_json, write_tensors, write_text
 from pirl_core.params import Env
+from pirl_core.policy.backbone import Backbone, Family, Shape, family_of, new_backbone, shape_class
 from pirl_core.policy.flow_policy import FlowPolicy
 from pirl_core.policy.normalize import Affine, Normalization
-from pirl_core.policy.pi0 import Pi0, Pi0Shape
 from pirl_core.policy.tokenizer import PAD, START, UNKNOWN, Prompt, load_tokenizer
 
 FORMAT = 2
 RERUN = "rerun the stage that writes this folder"
-Size = Annotated[int, Field(ge=1, le=16384)]
+Size = Annotated[int, Field(ge=1, le=1_000_000)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Scale = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -29,38 +29,13 @@ class _Checked(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
-class _Shape(_Checked):
-    image_size: Size
-    cameras: Annotated[int, Field(ge=0, le=3)]
-    vocabulary: Annotated[int, Field(ge=3, le=1_000_000)]
-    text_length: Size
-    state_dim: Size
-    action_dim: Size
-    horizon: Size
-    vlm_width: Size
-    vlm_layers: Annotated[int, Field(ge=1, le=256)]
-    vlm_mlp: Size
-    vision_width: Size
-    vision_layers: Annotated[int, Field(ge=1, le=256)]
-    vision_heads: Annotated[int, Field(ge=1, le=256)]
-    vision_mlp: Size
-    patch: Size
-    expert_width: Size
-    expert_mlp: Size
-    heads: Annotated[int, Field(ge=1, le=256)]
-    kv_heads: Annotated[int, Field(ge=1, le=256)]
-    head_dim: Annotated[int, Field(ge=2, le=1024, multiple_of=2)]
-    pi05: bool
-    stem: Literal["patch", "conv"]
-
-
 class _Config(_Checked):
     format: Literal[2]
-    backbone: Literal["tiny_pi0"]
+    backbone: Family
     prompt: Prompt
     replan: Size
     denoise_steps: Annotated[int, Field(ge=1, le=1000)]
-    shape: _Shape
+    shape: dict[str, bool | int | float | str]
 
 
 class _Affine(_Checked):
@@ -84,7 +59,7 @@ def save_policy(policy: FlowPolicy, folder: Path) -> None:
     write_tensors(folder / "model.safetensors", state)
     config = {
         "format": FORMAT,
-        "backbone": "tiny_pi0",
+        "backbone": family_of(policy.backbone.shape),
         "prompt": policy.prompt,
         "replan": policy.replan,
         "denoise_steps": policy.denoise_steps,
@@ -101,18 +76,35 @@ def load_policy(folder: Path) -> FlowPolicy:
     """Raises UserError when a file is missing, damaged, or does not fit the others."""
     config = _read(_Config, folder / "config.json")
     numbers = _read(_Normalization, folder / "normalization.json")
-    shape = Pi0Shape(**config.shape.model_dump())
+    backbone = _backbone(config, folder / "config.json")
+    shape = backbone.shape
     if config.replan > shape.horizon:
         raise UserError(f"{folder}/config.json: replan = {config.replan} exceeds horizon {shape.horizon}; {RERUN}")
     normalization = _normalization(numbers, shape, folder / "normalization.json")
     tokenizer = load_tokenizer(folder / "tokenizer.json")
-    _check_words(tokenizer, shape.vocabulary, folder / "tokenizer.json")
-    policy = FlowPolicy(Pi0(shape), tokenizer, config.prompt, normalization, config.replan, config.denoise_steps)
+    _check_words(tokenizer, config.prompt, shape.vocabulary, folder / "tokenizer.json")
+    policy = FlowPolicy(backbone, tokenizer, config.prompt, normalization, config.replan, config.denoise_steps)
     _load_weights(policy, folder / "model.safetensors")
     return policy.eval()
 
 
-def _normalization(numbers: _Normalization, shape: Pi0Shape, path: Path) -> Normalization:
+def _backbone(config: _Config, path: Path) -> Backbone:
+    """The network without memory for its weights (torch's meta device), so that sizes can be judged before it is taken.
+
+    Raises UserError where a size is missing, unknown, or makes no network.
+    """
+    kind = shape_class(config.backbone)
+    ranges: Any = {name: (Size if field is int else field, ...) for name, field in get_type_hints(kind).items()}
+    ranges["cameras"] = (Annotated[int, Field(ge=0, le=16)], ...)
+    checked = _check(create_model("shape", __base__=_Checked, **ranges), config.shape, path, "shape.")
+    try:
+        with torch.device("meta"):
+            return new_backbone(kind(**checked.model_dump()))
+    except (ValueError, RuntimeError, ZeroDivisionError) as error:
+        raise UserError(f"{path}: these sizes make no network ({str(error).splitlines()[0]:.100}); {RERUN}") from None
+
+
+def _normalization(numbers: _Normalization, shape: Shape, path: Path) -> Normalization:
     for name, part, most in (("state", numbers.state, shape.state_dim), ("action", numbers.action, shape.action_dim)):
         if len(part.center) != len(part.scale):
             raise UserError(f"{path}: {name} has {len(part.center)} centers and {len(part.scale)} scales; {RERUN}")
@@ -138,8 +130,12 @@ def require_fit(policy: FlowPolicy, env: Env, state_dim: int, action_dim: int, f
             raise UserError(f"{folder}: made for {made_for} as {name}, but it is {given} now; rerun stage sft")
 
 
-def _check_words(tokenizer: Tokenizer, vocabulary: int, path: Path) -> None:
+def _check_words(tokenizer: Tokenizer, prompt: Prompt, vocabulary: int, path: Path) -> None:
     words = tokenizer.get_vocab()
+    if not prompt.startswith("words"):
+        if max(words.values(), default=0) >= vocabulary:
+            raise UserError(f"{path}: has words beyond the {vocabulary} of config.json; it belongs to another model")
+        return
     missing = [word for word in (PAD, UNKNOWN, START) if word not in words]
     if missing:
         raise UserError(f"{path}: the word {missing[0]} is missing; {RERUN}")
@@ -166,17 +162,24 @@ def _load_weights(policy: FlowPolicy, path: Path) -> None:
             )
         if not torch.isfinite(weights[name]).all():
             raise UserError(f"{path}: {name} holds numbers that are not finite; {RERUN}")
-    policy.backbone.load_state_dict(weights)
+    # The file's own memory becomes the network's: nothing is allocated twice.
+    policy.backbone.load_state_dict(weights, assign=True)
 
 
 def _read(model: type[C], path: Path) -> C:
     try:
-        return model.model_validate(json.loads(path.read_text()))
+        content = json.loads(path.read_text())
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); {RERUN}") from None
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "content"
-        raise UserError(f"{path}: {where} = {first['input']!r:.60}: {first['msg'].lower()}; {RERUN}") from None
     except ValueError as error:
         raise UserError(f"{path}: no valid JSON ({error}); {RERUN}") from None
+    return _check(model, content, path)
+
+
+def _check(model: type[C], content: Any, path: Path, inside: str = "") -> C:
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = inside + ".".join(map(str, first["loc"])) or "content"
+        raise UserError(f"{path}: {where} = {first['input']!r:.60}: {first['msg'].lower()}; {RERUN}") from None

@@ -4,13 +4,14 @@ Axes: N samples, H horizon, D action numbers, S state numbers, all as the simula
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-Mode = Literal["mean_std", "quantile", "min_max"]
+from pirl_core.policy.sizes import Mode
+
 # A number that hardly varies in the demonstrations must not be blown up when it varies in the simulator.
 MIN_SCALE = 0.01
 # What openpi adds to a published spread.

@@ -21,6 +21,7 @@ from transformers import PI0Config, PI0ForConditionalGeneration
 
 from pirl_core.policy.context import Context, DataSizes, Inputs
 from pirl_core.policy.gemma import AdaptiveNorm, decoder_layer, normalized, rotary_embedding, time_embedding
+from pirl_core.policy.sizes import Size
 from pirl_core.policy.stem import ConvStem
 
 
@@ -88,14 +89,20 @@ def small_shape(
     )
 
 
-def pi0_shape(size: Literal["S", "M", "L", "full"], data: DataSizes, pi05: bool) -> Pi0Shape:
-    """S, M and L: about 1.5, 5 and 13 million parameters. full: PaliGemma-3B with the 300M expert, as published."""
-    if size == "S":
-        return small_shape(data, 128, 4, 96, 3, 96, 4, 32, pi05)
-    elif size == "M":
-        return small_shape(data, 224, 6, 128, 4, 144, 6, 32, pi05)
-    elif size == "L":
-        return small_shape(data, 320, 8, 192, 6, 192, 8, 32, pi05)
+# Widths and depths of VLM, vision tower and expert; heads and their width.
+SMALL = {
+    "nano": (32, 2, 32, 1, 32, 2, 16),
+    "tiny": (96, 3, 96, 2, 96, 4, 32),
+    "S": (128, 4, 96, 3, 96, 4, 32),
+    "M": (224, 6, 128, 4, 144, 6, 32),
+    "L": (320, 8, 192, 6, 192, 8, 32),
+}
+
+
+def pi0_shape(size: Size, data: DataSizes, pi05: bool) -> Pi0Shape:
+    """nano, tiny, S, M and L: to train from scratch. full: PaliGemma-3B with the 300M expert, as published."""
+    if size != "full":
+        return small_shape(data, *SMALL[size], pi05)
     return Pi0Shape(
         **data._asdict(),
         vlm_width=2048,
