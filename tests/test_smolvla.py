@@ -268,9 +268,9 @@ def test_checkpointing_gives_the_same_gradients():
 
 @torch.no_grad()
 def test_bfloat16_keeps_the_time():
-    """The cast network at float32 precision of time: halving τ's distance to a step of 1/512 is still told apart."""
+    """After ``.to(bfloat16)`` the velocity is that of the rounded weights, to the precision of the arithmetic: the
+    periods of time and of positions were not rounded with them."""
     exact, network = backbone(), backbone().to(torch.bfloat16)
-    # Both with the rounded weights, so that only arithmetic differs.
     exact.load_state_dict({name: value.float() for name, value in network.state_dict().items()})
     inputs, x, _ = example()
     context = network.encode(inputs)
