@@ -87,7 +87,7 @@ class Curate(Section):
 class Policy(Section):
     """The flow policy: which family, how large, and how states and actions are put to it."""
 
-    backbone: Literal["pi0", "pi05"]
+    backbone: Literal["pi0", "pi05", "smolvla", "groot"]
     size: Size
     state_in_prompt: bool
     normalization: Mode

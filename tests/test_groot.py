@@ -1,19 +1,14 @@
 """GR00T: parity with an independent reference, padding, prompts, gradients, sizes."""
 
-from typing import Any, cast
-
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from pirl_core.errors import UserError
-from pirl_core.flow.chain import Noise
 from pirl_core.policy.context import Context, DataSizes, Inputs
-from pirl_core.policy.flow_policy import FlowPolicy, Process, Statistics, keyed_normals
 from pirl_core.policy.groot import Groot, GrootShape, groot_shape, place_images
 from pirl_core.policy.groot_head import time_bucket
-from pirl_core.policy.tokenizer import build_tokenizer
 from tests.groot_reference import (
     Weights,
     reference_image_features,
@@ -21,7 +16,6 @@ from tests.groot_reference import (
     reference_memory,
     reference_velocity,
 )
-from tests.worlds import INSTRUCTIONS, random_observation
 
 DATA = DataSizes(image_size=32, cameras=2, vocabulary=40, text_length=7, state_dim=5, action_dim=3, horizon=6)
 TINY = groot_shape("S", DATA)._replace(
@@ -211,23 +205,6 @@ def test_gradients_reach_the_head_alone_once_the_vlm_is_frozen():
     frozen = {id(p) for module in model.vlm_modules for p in module.parameters()}
     assert frozen == {id(p) for name, p in model.named_parameters() if name not in head}
     assert not model.encode(ragged_inputs()).memory.requires_grad
-
-
-def test_training_repeats_the_rollout():
-    """In the flow policy, with the critic on averaged expert features: the first ratio is 1."""
-    tokenizer = build_tokenizer(INSTRUCTIONS)
-    vocabulary = tokenizer.get_vocab_size()
-    model = small_groot(TINY._replace(vocabulary=vocabulary, image_token=vocabulary))
-    statistics = Statistics([0.1] * 5, [0.5] * 5, [0.2] * 3, [0.6] * 3)
-    policy = FlowPolicy(cast(Any, model), tokenizer, statistics, replan=4, denoise_steps=4)
-    process, noise = Process("hybrid", "env", "sum", "expert"), Noise("flow_sde", 0.5, 0, 0)
-    policy.add_heads(process, 3, learned_noise=False)
-    policy.eval()
-    context = policy.encode(random_observation(policy, 4))
-    decision = policy.decide(context, keyed_normals([(i,) for i in range(4)], (5, 6, 3)), torch.rand(4), noise, process)
-    again = policy(context, decision.states, decision.stochastic, noise, process)
-    assert ((again.log_prob - decision.log_prob).exp() - 1).abs().max() < 1e-5
-    torch.testing.assert_close(again.value, decision.value, atol=1e-6, rtol=1e-6)
 
 
 def test_time_buckets_are_those_of_the_sampler():

@@ -87,7 +87,7 @@ def test_only_real_steps_enter_the_ratio():
     process = Process("one_layer", "env", "sum", None)
     context = policy.encode(random_observation(policy, 1))
     decision = policy.decide(context, keyed_normals([(1,)], (5, 6, 3)), torch.rand(1), SDE, process)
-    parameter = policy.backbone.pi0.action_out_proj.bias
+    parameter = policy.backbone.get_parameter("pi0.action_out_proj.bias")
     policy(context, decision.states, decision.stochastic, SDE, process).log_prob.sum().backward()
     assert parameter.grad is not None and torch.isfinite(parameter.grad).all()
     moved = decision.states.clone()

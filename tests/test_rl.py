@@ -197,7 +197,8 @@ def test_bf16_computes_over_fp32_masters():
     policy = small_policy(cameras=0, horizon=2, replan=2)
     learner = Learner(policy, [{"params": list(policy.parameters()), "lr": 1e-3}], 0.0, 1.0, "bf16", 0)
     seen = []
-    policy.backbone.pi0.action_out_proj.register_forward_hook(lambda *args: seen.append(args[2].dtype))
+    projection = policy.backbone.get_submodule("pi0.action_out_proj")
+    projection.register_forward_hook(lambda *args: seen.append(args[2].dtype))
     rl = rl_params(precision="bf16")
     process = process_of(rl)
     with learner.accelerator.autocast():

@@ -93,7 +93,7 @@ def test_nothing_beyond_an_episodes_end_is_learnt() -> None:
     frames = learnable(length=3)
     policy = build_policy(ENV, POLICY, frames, INSTRUCTIONS, 0)
     with torch.no_grad():
-        policy.backbone.pi0.embed_action_time.action_in_proj.weight.zero_()
+        policy.backbone.get_parameter("pi0.embed_action_time.action_in_proj.weight").zero_()
     learner = Learner(
         FlowMatching(policy.backbone), [{"params": list(policy.parameters()), "lr": 0.0}], 0, 1, "fp32", 0
     )

@@ -3,26 +3,42 @@
 from typing import Literal
 
 from pirl_core.policy.context import DataSizes
+from pirl_core.policy.groot import Groot, GrootShape, groot_shape
 from pirl_core.policy.pi0 import Pi0, Pi0Shape, pi0_shape
 from pirl_core.policy.sizes import Size
+from pirl_core.policy.smolvla import SmolVla, SmolVlaShape, smolvla_shape
 
-Backbone = Pi0
-Shape = Pi0Shape
-Family = Literal["pi0", "pi05"]
+Family = Literal["pi0", "pi05", "smolvla", "groot"]
+Backbone = Pi0 | SmolVla | Groot
+Shape = Pi0Shape | SmolVlaShape | GrootShape
 
 
 def new_shape(family: Family, size: Size, data: DataSizes) -> Shape:
+    if family == "smolvla":
+        return smolvla_shape(size, data)
+    if family == "groot":
+        return groot_shape(size, data)
     return pi0_shape(size, data, family == "pi05")
 
 
 def new_backbone(shape: Shape) -> Backbone:
     """With random weights, from torch's own generator."""
+    if isinstance(shape, SmolVlaShape):
+        return SmolVla(shape)
+    if isinstance(shape, GrootShape):
+        return Groot(shape)
     return Pi0(shape)
 
 
 def family_of(shape: Shape) -> Family:
+    if isinstance(shape, SmolVlaShape):
+        return "smolvla"
+    if isinstance(shape, GrootShape):
+        return "groot"
     return "pi05" if shape.pi05 else "pi0"
 
 
 def shape_class(family: Family) -> type[Shape]:
-    return Pi0Shape
+    if family == "smolvla":
+        return SmolVlaShape
+    return GrootShape if family == "groot" else Pi0Shape

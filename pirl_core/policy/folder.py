@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
 import torch
+from accelerate import init_empty_weights
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -89,16 +90,16 @@ def load_policy(folder: Path) -> FlowPolicy:
 
 
 def _backbone(config: _Config, path: Path) -> Backbone:
-    """The network without memory for its weights (torch's meta device), so that sizes can be judged before it is taken.
+    """The network without its weights (they are on torch's meta device): sizes are judged before memory is taken.
 
     Raises UserError where a size is missing, unknown, or makes no network.
     """
     kind = shape_class(config.backbone)
-    ranges: Any = {name: (Size if field is int else field, ...) for name, field in get_type_hints(kind).items()}
-    ranges["cameras"] = (Annotated[int, Field(ge=0, le=16)], ...)
+    whole = Annotated[int, Field(ge=0, le=1_000_000)]
+    ranges: Any = {name: (whole if field is int else field, ...) for name, field in get_type_hints(kind).items()}
     checked = _check(create_model("shape", __base__=_Checked, **ranges), config.shape, path, "shape.")
     try:
-        with torch.device("meta"):
+        with init_empty_weights():
             return new_backbone(kind(**checked.model_dump()))
     except (ValueError, RuntimeError, ZeroDivisionError) as error:
         raise UserError(f"{path}: these sizes make no network ({str(error).splitlines()[0]:.100}); {RERUN}") from None

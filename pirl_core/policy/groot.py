@@ -20,6 +20,7 @@ from transformers import Qwen3Config, Qwen3Model, SiglipVisionConfig, SiglipVisi
 from pirl_core.errors import UserError
 from pirl_core.policy.context import Context, DataSizes, Inputs
 from pirl_core.policy.groot_head import ActionHead
+from pirl_core.policy.sizes import Size
 from pirl_core.policy.stem import ConvStem
 
 
@@ -67,8 +68,8 @@ class GrootShape(NamedTuple):
         return (self.image_size // self.patch) ** 2
 
 
-def groot_shape(size: Literal["S", "M", "L", "full"], data: DataSizes) -> GrootShape:
-    """The sizes of S (1.5 M parameters), M (5 M), L (13 M) and full, which loads GR00T-N1.5-3B.
+def groot_shape(size: Size, data: DataSizes) -> GrootShape:
+    """nano, tiny, S, M and L: to train from scratch. full: loads GR00T-N1.5-3B.
 
     full expects the release's vocabulary of 151680, state 64 and action 32 numbers, padded; it uses slot 31, which the
     release leaves for a new robot. Its dropout acts in SFT only: RL runs in evaluation mode.
@@ -83,6 +84,8 @@ def groot_shape(size: Literal["S", "M", "L", "full"], data: DataSizes) -> GrootS
         )  # fmt: skip
     # Depths and widths: vision, VLM, VL self-attention, DiT.
     (vision, vision_layers), (vlm, vlm_layers), vl_layers, (dit_heads, dit_head_dim, dit_layers) = {
+        "nano": ((32, 1), (64, 2), 1, (2, 16, 2)),
+        "tiny": ((96, 2), (96, 2), 1, (4, 20, 2)),
         "S": ((96, 3), (128, 3), 1, (4, 20, 4)),
         "M": ((128, 4), (192, 6), 1, (4, 32, 6)),
         "L": ((192, 6), (256, 8), 2, (6, 32, 8)),

@@ -27,6 +27,7 @@ from transformers.models.llama.modeling_llama import LlamaDecoderLayer, apply_ro
 from pirl_core.errors import UserError
 from pirl_core.policy.context import Context, DataSizes, Inputs
 from pirl_core.policy.gemma import decoder_layer, rotary_embedding, time_embedding
+from pirl_core.policy.sizes import Size
 from pirl_core.policy.stem import ConvStem
 
 
@@ -59,8 +60,8 @@ class SmolVlaShape(NamedTuple):
     stem: Literal["patch", "conv"]
 
 
-def smolvla_shape(size: Literal["S", "M", "L", "full"], data: DataSizes) -> SmolVlaShape:
-    """S, M and L: about 1.5, 5 and 13 million parameters, one token a patch. full: lerobot/smolvla_base, which expects
+def smolvla_shape(size: Size, data: DataSizes) -> SmolVlaShape:
+    """nano, tiny, S, M and L: to train from scratch, one token a patch. full: lerobot/smolvla_base, which expects
     512-pixel images, a vocabulary of 49280, 48 text tokens, 32 padded state and action numbers and a horizon of 50.
 
     Raises UserError when the images do not divide into patches and these into tokens.
@@ -73,6 +74,8 @@ def smolvla_shape(size: Literal["S", "M", "L", "full"], data: DataSizes) -> Smol
         )  # fmt: skip
     else:
         vlm, layers, vision, vision_layers, expert, heads = {
+            "nano": (32, 2, 32, 1, 32, 2),
+            "tiny": (96, 3, 96, 2, 96, 4),
             "S": (128, 4, 96, 3, 80, 4),
             "M": (192, 6, 128, 4, 144, 6),
             "L": (256, 8, 192, 6, 192, 8),

@@ -1,0 +1,101 @@
+"""Every model family through the same contract: rollout, training, the cached context, SFT, RL and the folder."""
+
+import json
+from typing import get_args
+
+import pytest
+import torch
+
+from pirl_core.flow.chain import Noise
+from pirl_core.policy.backbone import Family, new_backbone, new_shape
+from pirl_core.policy.context import Context, DataSizes
+from pirl_core.policy.flow_policy import FlowPolicy, Process, keyed_normals
+from pirl_core.policy.folder import load_policy, save_policy
+from pirl_core.policy.normalize import Affine, Normalization
+from pirl_core.policy.tokenizer import Prompt, build_tokenizer
+from pirl_core.rl.rollout import take
+from tests.worlds import INSTRUCTIONS, random_observation
+
+FAMILIES = get_args(Family)
+COUNT = 5
+NORMALS = keyed_normals([(0, i) for i in range(COUNT)], (5, 6, 3))
+
+
+def make(family: Family, cameras: int = 2, in_prompt: bool = False) -> FlowPolicy:
+    """The smallest size, every parameter far from its initial value."""
+    torch.manual_seed(0)
+    tokenizer = build_tokenizer(INSTRUCTIONS, numbers=in_prompt)
+    data = DataSizes(32, cameras, tokenizer.get_vocab_size(), 12, 4, 3, 6)
+    same = Normalization(Affine([0.1] * 4, [0.5] * 4), Affine([0.2] * 3, [0.6] * 3), 0)
+    prompt: Prompt = "words_state" if in_prompt else "words"
+    policy = FlowPolicy(new_backbone(new_shape(family, "nano", data)), tokenizer, prompt, same, 4, 4)
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            parameter.copy_(torch.randn_like(parameter) * 0.15)
+    return policy.eval()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    ("noise", "mdp", "critic"),
+    [
+        (Noise("flow_sde", 0.5, 0, 0), "hybrid", "vlm"),
+        (Noise("flow_sde", 0.5, 0, 0), "two_layer", "expert"),
+        (Noise("learned", 0, 0.08, 0.16), "one_layer", "expert"),
+    ],
+)
+def test_training_repeats_the_rollout(family, noise, mdp, critic):
+    """The first ratio is 1, from the stored context and from a new one; the frozen VLM gets no gradient."""
+    policy, process = make(family), Process(mdp, "env", "sum", critic)
+    policy.backbone.freeze_vlm()
+    policy.add_heads(process, 4, noise.rule == "learned")
+    observation = random_observation(policy, COUNT)
+    with torch.no_grad():
+        stored = policy.encode(observation)
+    made = policy.decide(stored, NORMALS, torch.linspace(0, 0.99, COUNT), noise, process)
+    rows = torch.tensor([4, 1, 3])
+    gradients = []
+    for context in (Context(*(part[rows] for part in stored)), policy.encode(take(observation, rows.numpy()))):
+        policy.zero_grad()
+        again = policy(context, made.states[rows], made.stochastic[rows], noise, process)
+        ratio = (again.log_prob - made.log_prob[rows]).exp()
+        assert (ratio - 1).abs().max() < 1e-5 * max(1.0, made.log_prob.abs().max().item())
+        torch.testing.assert_close(again.value, made.value[rows], atol=1e-5, rtol=1e-5)
+        (again.log_prob.sum() + again.value.square().sum()).backward()
+        gradients.append({n: p.grad.clone() for n, p in policy.named_parameters() if p.grad is not None})
+    frozen = {id(p) for module in policy.backbone.vlm_modules for p in module.parameters()}
+    assert frozen and all(p.grad is None for p in policy.parameters() if id(p) in frozen)
+    assert gradients[0].keys() == gradients[1].keys() and len(gradients[0]) > 10
+    for name, gradient in gradients[0].items():
+        scale = gradient.abs().max().item()
+        torch.testing.assert_close(gradient, gradients[1][name], atol=1e-4 * max(1.0, scale), rtol=1e-4)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_each_family_sees(family):
+    """Images and words always; the state too, but for π0.5 unless its prompt tells it."""
+    for in_prompt in (False, True) if family == "pi05" else (False,):
+        policy = make(family, in_prompt=in_prompt)
+        observation = random_observation(policy, 2)
+        normals = NORMALS[:2, 0]
+        with torch.no_grad():
+            base = policy.act(policy.encode(observation), normals)
+            for changed, seen in (
+                (observation._replace(images=255 - observation.images), True),
+                (observation._replace(instructions=observation.instructions[::-1]), True),
+                (observation._replace(state=observation.state + 0.3), family != "pi05" or in_prompt),
+            ):
+                assert ((policy.act(policy.encode(changed), normals) - base).abs().max() > 1e-5) == seen
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_folder_round_trip_is_bit_equal(family, tmp_path):
+    policy = make(family)
+    save_policy(policy, tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["backbone"] == family
+    loaded = load_policy(tmp_path)
+    assert loaded.backbone.shape == policy.backbone.shape
+    observation = random_observation(policy, 3)
+    with torch.no_grad():
+        ours, theirs = (p.act(p.encode(observation), NORMALS[:3, 0]) for p in (policy, loaded))
+    assert torch.equal(ours, theirs)
