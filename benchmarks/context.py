@@ -1,35 +1,55 @@
-"""A PPO minibatch with the rollout's cached context, against computing the frozen VLM's context again."""
+"""PPO's update with the rollout's cached contexts, against computing the frozen VLM's contexts again.
+
+A minibatch both ways, and whole updates: the contexts computed once, then so many epochs from the store, against
+encoding every minibatch of every epoch.
+"""
 
 import argparse
 import statistics
 from collections.abc import Sequence
 from functools import partial
 
+import numpy as np
 import torch
 
 from benchmarks.measure import Row, alternate, part_parser, ratio, run_part, seconds
 from benchmarks.setting import laptop, random_observation, random_policy, wait_for_device
+from pirl_core.learner import Learner
 from pirl_core.params import Policy, Run
-from pirl_core.policy.flow_policy import keyed_normals
-from pirl_core.rl.collect import Rollout
-from pirl_core.rl.train import noise_at, process_of
-from pirl_core.rl.update import losses_of
+from pirl_core.policy.flow_policy import FlowPolicy, keyed_normals
+from pirl_core.rl.collect import Rollout, Samples, Share
+from pirl_core.rl.rollout import take
+from pirl_core.rl.store import ContextStore
+from pirl_core.rl.train import noise_at, parameter_groups, process_of
+from pirl_core.rl.update import losses_of, update
+from pirl_core.types import Observation
+
+PLENTY = 1e3
+"""GiB: every context fits."""
+
+
+def decided(policy: FlowPolicy, run: Run, observation: Observation) -> Samples:
+    """Chains that the policy drew for the observations, and made-up advantages."""
+    count = len(observation.state)
+    process, noise = process_of(run.rl), noise_at(run.rl, 0)
+    with torch.no_grad():
+        context = policy.encode(observation)
+        normals = keyed_normals([(row,) for row in range(count)], (policy.denoise_steps + 1, *policy.chunk_shape))
+        uniforms = torch.linspace(0, 0.99, count, device=policy.device)
+        made = policy.decide(context, normals.to(policy.device), uniforms, noise, process)
+    target = torch.linspace(-1, 1, count, device=policy.device)
+    # Not the present log-probabilities: at ratio 1 a mistake could cancel.
+    return Samples(made.states, made.stochastic, made.log_prob - 0.1, made.value, target, target)
 
 
 def compare(run: Run, sizes: Policy, label: str, samples: int, rounds: int) -> Row:
     """Forward and backward of one minibatch of ``samples`` decisions, both ways."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    policy = random_policy(run, sizes).to(device)
+    policy = random_policy(run, sizes).to("cuda" if torch.cuda.is_available() else "cpu")
     process, noise = process_of(run.rl), noise_at(run.rl, 0)
     observation = random_observation(run, samples)
+    batch = decided(policy, run, observation)
     with torch.no_grad():
         cached = policy.encode(observation)
-        normals = keyed_normals([(row,) for row in range(samples)], (policy.denoise_steps + 1, *policy.chunk_shape))
-        uniforms = torch.linspace(0, 0.99, samples, device=device)
-        made = policy.decide(cached, normals.to(device), uniforms, noise, process)
-    target = torch.linspace(-1, 1, samples, device=device)
-    # Not the present log-probabilities: at ratio 1 a mistake could cancel.
-    batch = Rollout(cached, made.states, made.stochastic, made.log_prob - 0.1, made.value, target, target)
     trained = [parameter for parameter in policy.parameters() if parameter.requires_grad]
 
     def train(again: bool) -> tuple[torch.Tensor, ...]:
@@ -55,9 +75,63 @@ def compare(run: Run, sizes: Policy, label: str, samples: int, rounds: int) -> R
     )
 
 
+def whole_update(run: Run, sizes: Policy, label: str, wanted: float, samples: int, size: int, rounds: int) -> Row:
+    """``update_epochs`` epochs over ``samples`` decisions in minibatches of ``size``: the cache, its filling included,
+    against encoding each minibatch. Break-even: after how many epochs the filling has paid."""
+    policy = random_policy(run, sizes).to("cuda" if torch.cuda.is_available() else "cpu")
+    rl = run.rl.model_copy(update={"minibatch_size": size, "target_kl": None})
+    learner = Learner(policy, parameter_groups(policy, rl), rl.weight_decay, rl.max_grad_norm, rl.precision, 0)
+    observation = random_observation(run, samples)
+    drawn = decided(policy, run, observation)
+    start = {name: value.clone() for name, value in policy.state_dict().items()}
+    parts = np.array_split(np.arange(samples), -(-samples // size))
+    with torch.no_grad():
+        contexts = [policy.encode(take(observation, rows)) for rows in parts]
+
+    def filled(budget: float, fresh: bool) -> ContextStore:
+        """The rollout's side: what the update starts from. fresh: the contexts are computed here."""
+        store = ContextStore(policy.encode, policy.device, budget, 0)
+        for rows, context in zip(parts, contexts, strict=True):
+            part = take(observation, rows)
+            with torch.no_grad():
+                store.add(part, policy.encode(part) if fresh else context)
+        return store
+
+    def epochs(store: ContextStore) -> None:
+        policy.load_state_dict(start)
+        rng, share = np.random.default_rng(0), Share(samples, np.arange(samples))
+        rollout = Rollout(store, drawn)
+        update(learner, rollout, share, noise_at(rl, 0), process_of(rl), rl, rng, False, 0)
+        wait_for_device()
+
+    kept, dropped = filled(PLENTY, False), filled(0, False)
+    spent = alternate(
+        {
+            "fill": partial(seconds, partial(filled, PLENTY, True)),
+            "cached": partial(seconds, partial(epochs, kept)),
+            "again": partial(seconds, partial(epochs, dropped)),
+        },
+        rounds,
+    )
+    whole = [fill + cached for fill, cached in zip(spent["fill"], spent["cached"], strict=True)]
+    factor = ratio(spent["again"], whole)
+    fill, cached, again = (statistics.median(spent[name]) for name in ("fill", "cached", "again"))
+    saved = (again - cached) / rl.update_epochs
+    return Row(
+        f"PPO update of {rl.update_epochs} epochs: encode each minibatch / encode once, {label}",
+        f"{factor:.2f} × ({again:.2f} / {fill:.2f} + {cached:.2f} s)",
+        f"≥ {wanted} ×",
+        factor >= wanted,
+        f"{samples} decisions in minibatches of {size}; a context has {contexts[0].valid.shape[1]} tokens and "
+        f"{kept.fill.row_bytes / 1024:.0f} KiB, its observation "
+        f"{(observation.images[0].nbytes + observation.state[0].nbytes) / 1024:.0f} KiB; filling pays after "
+        f"{fill / saved:.1f} epochs; in one epoch {again / rl.update_epochs:.2f} / {cached / rl.update_epochs:.2f} s",
+    )
+
+
 def rows(options: argparse.Namespace) -> list[Row]:
     run = laptop()
-    return [
+    found = [
         compare(run, run.policy, "laptop sizes", options.samples, options.rounds),
         compare(
             run,
@@ -67,14 +141,28 @@ def rows(options: argparse.Namespace) -> list[Row]:
             options.rounds,
         ),
     ]
+    medium = run.policy.model_copy(update={"size": options.medium})
+    for pixels, wanted in ((64, 3.5), (128, 8)):
+        seen = run._replace(env=run.env.model_copy(update={"cameras": ["corner2", "corner3"], "image_size": pixels}))
+        label = f"size {options.medium}, two images of {pixels}²"
+        count = options.samples
+        found.append(whole_update(seen, medium, label, wanted, count, max(1, count // 4), options.updates))
+    return found
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = part_parser("context", __doc__)
     add = parser.add_argument
-    add("--samples", type=int, default=256, help="decisions of the minibatch; a quarter of them for the larger VLM")
+    add(
+        "--samples",
+        type=int,
+        default=256,
+        help="decisions of a minibatch, a quarter for the larger model; of an update",
+    )
     add("--size", choices=["tiny", "S", "M", "L"], default="L", help="policy.size of the larger model")
-    add("--rounds", type=int, default=7, help="measurements of each side")
+    add("--medium", choices=["tiny", "S", "M", "L"], default="M", help="policy.size of the whole update")
+    add("--rounds", type=int, default=7, help="measurements of each side of a minibatch")
+    add("--updates", type=int, default=3, help="measurements of each side of an update")
     run_part(parser, rows, arguments)
 
 

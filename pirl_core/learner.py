@@ -4,6 +4,8 @@ The learning rate is a pure function of the step count, so nothing but that coun
 """
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -29,6 +31,7 @@ class Learner:
     groups: AdamW parameter groups with their base ``lr``. precision: bf16 computes under autocast over fp32 masters.
     max_skipped: so many updates in a row may be skipped because their loss or gradient was not finite.
     unused: whether parameters exist that never reach the loss; DDP looks for them only if told, and else complains.
+    ema_decay: keep an exponential moving average of the parameters, which ``use_average`` puts in their place.
     """
 
     def __init__(
@@ -40,6 +43,7 @@ class Learner:
         precision: str,
         max_skipped: int,
         unused: bool = False,
+        ema_decay: float | None = None,
     ) -> None:
         self.accelerator = Accelerator(
             cpu=not torch.cuda.is_available(),
@@ -54,18 +58,36 @@ class Learner:
         self.max_skipped = max_skipped
         self.steps = 0
         self.skipped = 0
+        self.ema_decay = ema_decay
+        self.average = {} if ema_decay is None else {name: p.detach().clone() for name, p in self._trained()}
 
     @property
     def device(self) -> torch.device:
         device: torch.device = self.accelerator.device
         return device
 
+    @contextmanager
+    def accumulating(self) -> Iterator[None]:
+        """Around forward and ``accumulate`` of each part of a minibatch but the last, whose loss goes to ``step``: the
+        ranks exchange gradients once a minibatch."""
+        with self.accelerator.no_sync(self.module):
+            yield
+
+    def accumulate(self, loss: Tensor) -> None:
+        """Add the gradient of one part of a minibatch to that of the next ``step``."""
+        self.accelerator.backward(loss)
+
+    def discard(self) -> None:
+        """Forget what was accumulated."""
+        self.optimizer.zero_grad()
+
     def step(self, loss: Tensor, total: float, lr_factor: float) -> float | None:
         """One update; returns the gradient norm before clipping.
 
-        loss: this rank's part; DDP averages the gradients of the parts. total: the loss of the whole minibatch, the
-        same on every rank. Where loss or gradient is not finite the update is skipped and None comes back; raises
-        UserError after ``max_skipped`` of them in a row. Every rank sees the same numbers, so all skip or none.
+        loss: this rank's part, or the last of its parts; DDP averages the gradients over the ranks. total: the loss of
+        the whole minibatch, the same on every rank. Where loss or gradient is not finite the update is skipped and None
+        comes back; raises UserError after ``max_skipped`` of them in a row. Every rank sees the same numbers, so all
+        skip or none.
         """
         norm = math.nan
         # A rank must not leave the others alone in the gradients' exchange: the finite test looks at the total.
@@ -73,7 +95,7 @@ class Learner:
             self.accelerator.backward(loss)
             norm = float(self.accelerator.clip_grad_norm_(self.module.parameters(), self.max_grad_norm))
         if not math.isfinite(norm):
-            self.optimizer.zero_grad()
+            self.discard()
             self.skipped += 1
             if self.skipped > self.max_skipped:
                 raise UserError(
@@ -85,9 +107,19 @@ class Learner:
         for group, base in zip(self.optimizer.param_groups, self.base_lrs, strict=True):
             group["lr"] = base * lr_factor
         self.optimizer.step()
-        self.optimizer.zero_grad()
+        self.discard()
         self.steps += 1
+        if self.ema_decay is not None:
+            for name, parameter in self._trained():
+                self.average[name].lerp_(parameter.detach(), 1 - self.ema_decay)
         return norm
+
+    @torch.no_grad()
+    def use_average(self) -> None:
+        """Put the moving average in the parameters' place, if there is one."""
+        for name, parameter in self._trained():
+            if name in self.average:
+                parameter.copy_(self.average[name])
 
     def state(self) -> "LearnerState":
         """What the next update depends on. Frozen parameters are left out: the source policy has them."""
@@ -96,6 +128,8 @@ class Learner:
             tensors[f"parameter/{name}"] = parameter.detach()
             for key, value in self.optimizer.state[parameter].items():
                 tensors[f"{key}/{name}"] = value
+            if name in self.average:
+                tensors[f"average/{name}"] = self.average[name]
         return LearnerState({key: value.cpu().contiguous() for key, value in tensors.items()}, self.steps, self.skipped)
 
     def restore(self, state: "LearnerState") -> None:
@@ -104,6 +138,8 @@ class Learner:
         for name, parameter in self._trained():
             with torch.no_grad():
                 parameter.copy_(state.tensors[f"parameter/{name}"])
+                if name in self.average:
+                    self.average[name].copy_(state.tensors[f"average/{name}"])
             for key in ("step", "exp_avg", "exp_avg_sq"):
                 if f"{key}/{name}" in state.tensors:
                     value = state.tensors[f"{key}/{name}"]

@@ -110,6 +110,7 @@ class Sft(Section):
 
     steps: Count
     batch_size: Count
+    micro_batch_size: Count | None
     lr: Positive
     warmup_steps: Whole
     final_lr_fraction: Fraction
@@ -119,6 +120,7 @@ class Sft(Section):
     tau_beta: Positive
     image_shift: Whole
     precision: Literal["fp32", "bf16"]
+    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None
     log_every: Count
 
 
@@ -150,6 +152,9 @@ class Rl(Section):
     # update
     update_epochs: Count
     minibatch_size: Count
+    micro_batch_size: Count | None
+    context_device_gib: NonNegative
+    context_host_gib: NonNegative
     actor_lr: Positive
     critic_lr: Positive
     lr_schedule: Literal["constant", "cosine"]
@@ -166,6 +171,10 @@ class Rl(Section):
     critic_layers: Literal[1, 4]
     critic_warmup_iterations: Whole
     precision: Literal["fp32", "bf16"]
+    # the VLM
+    lora_rank: Whole
+    lora_alpha: Count
+    lora_targets: Annotated[list[Text], Field(min_length=1), AfterValidator(_distinct)]
     # validation
     validate_every: Count
     validation_episodes_per_task: Count

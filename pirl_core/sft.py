@@ -3,6 +3,7 @@
 Axes: B batch, C cameras, H horizon, D action numbers.
 """
 
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import numpy as np
@@ -49,6 +50,7 @@ def train_sft(policy: FlowPolicy, frames: Frames, sft: Sft, seed: int, session: 
         sft.precision,
         session.supervision.max_skipped_updates,
         unused=True,  # the VLM's last layer acts through its keys and values; what follows them is never read
+        ema_decay=sft.ema_decay,
     )
     policy.to(learner.device)
     numbers = session.restore(learner) or {"step": 0}
@@ -61,28 +63,37 @@ def train_sft(policy: FlowPolicy, frames: Frames, sft: Sft, seed: int, session: 
         offsets = rng.integers(-sft.image_shift, sft.image_shift + 1, (sft.batch_size, 2))
         noise = rng.standard_normal((sft.batch_size, *policy.chunk_shape), np.float32)
         tau = path.sample_tau(rng, sft.batch_size, sft.tau_alpha, sft.tau_beta)
-        mine = slice(session.ranks.rank, None, session.ranks.size)
-        batch = Batch(
-            Observation(
-                shift_images(frames.images[rows[mine]], offsets[mine]),
-                frames.state[rows[mine]],
-                [frames.tasks[index] for index in frames.task_index[rows[mine]]],
-            ),
-            torch.from_numpy(frames.actions[chunk_index[rows[mine]]]),
-            torch.from_numpy(noise[mine]),
-            tau[mine],
-            torch.from_numpy(chunk_real[rows[mine]]),
-        )
-        # DDP averages over ranks: weigh each by its share of the batch's real steps, and the sum is the batch's mean.
-        share = batch.real.sum().item() / max(1, chunk_real[rows].sum())
-        loss = batch_loss(learner, policy, batch) * share
-        total = summed(loss.detach().clone()).item()
+        mine = np.arange(session.ranks.rank, sft.batch_size, session.ranks.size)
+        pieces = np.array_split(mine, -(-len(mine) // (sft.micro_batch_size or len(mine))))
+        total = torch.zeros((), device=learner.device)
+        for piece in pieces:
+            batch = Batch(
+                Observation(
+                    shift_images(frames.images[rows[piece]], offsets[piece]),
+                    frames.state[rows[piece]],
+                    [frames.tasks[index] for index in frames.task_index[rows[piece]]],
+                ),
+                torch.from_numpy(frames.actions[chunk_index[rows[piece]]]),
+                torch.from_numpy(noise[piece]),
+                tau[piece],
+                torch.from_numpy(chunk_real[rows[piece]]),
+            )
+            # Weighed by its share of the batch's real steps, the sum over parts and ranks is the batch's mean.
+            share = batch.real.sum().item() / max(1, chunk_real[rows].sum())
+            last = piece is pieces[-1]
+            with nullcontext() if last else learner.accumulating():
+                loss = batch_loss(learner, policy, batch) * share
+                total += loss.detach()
+                loss = loss * session.ranks.size  # DDP averages over ranks
+                if not last:
+                    learner.accumulate(loss)
+        whole = summed(total).item()
         factor = cosine_factor(step, sft.steps, sft.warmup_steps, sft.final_lr_fraction)
-        norm = learner.step(loss * session.ranks.size, total, factor)
+        norm = learner.step(loss, whole, factor)
         if norm is None:
             skipped += 1
         else:
-            losses.append(total)
+            losses.append(whole)
         if (step + 1) % sft.log_every == 0 or step + 1 == sft.steps:
             metrics = {"charts/learning_rate": sft.lr * factor, "charts/skipped_updates": float(skipped)}
             if losses:
@@ -94,6 +105,7 @@ def train_sft(policy: FlowPolicy, frames: Frames, sft: Sft, seed: int, session: 
                 session.tracker.warn(step + 1, f"{skipped} updates skipped: loss or gradient not finite")
             losses, skipped = [], 0
             session.save_if_due(step + 1, learner, {"step": step + 1})
+    learner.use_average()
     policy.eval()
 
 

@@ -25,8 +25,13 @@ RL: dict[str, dict[str, Any]] = {
     "ppo_vlm": {"value_clip": 0.2, "mdp": "two_layer"},
     "flow_noise": {"noise_rule": "learned", "mdp": "one_layer", "entropy_coef": 0.005},
     "grpo": {"algorithm": "grpo", "group_size": 4},
+    # Parts of two rows, so that ranks have unequal numbers of them.
+    "micro": {"micro_batch_size": 2, "minibatch_size": 7},
+    "lora": {"lora_rank": 2, "critic": "expert", "micro_batch_size": 5},
     "kl_stop": {"target_kl": 0.02, "update_epochs": 20},
 }
+
+SFT: dict[str, dict[str, Any]] = {"sft": {}, "sft_micro": {"micro_batch_size": 2, "ema_decay": 0.5}}
 
 
 def rl_job(kind: str, folder: Path) -> tuple[FlowPolicy, dict[str, torch.Tensor]]:
@@ -38,13 +43,13 @@ def rl_job(kind: str, folder: Path) -> tuple[FlowPolicy, dict[str, torch.Tensor]
     return policy, start
 
 
-def sft_job(folder: Path) -> tuple[FlowPolicy, dict[str, torch.Tensor]]:
+def sft_job(folder: Path, **changes: Any) -> tuple[FlowPolicy, dict[str, torch.Tensor]]:
     # Chunks run past the episodes' ends, so the ranks hold unequal numbers of real steps.
     frames = learnable(length=3)
     policy = build_policy(ENV, POLICY, frames, INSTRUCTIONS, 0)
     start = copied(policy)
     with session(folder, 4) as opened:
-        train_sft(policy, frames, Sft.model_validate(BASE | {"steps": 4, "batch_size": 7}), 0, opened)
+        train_sft(policy, frames, Sft.model_validate(BASE | {"steps": 4, "batch_size": 7, **changes}), 0, opened)
     return policy, start
 
 
@@ -55,7 +60,7 @@ def copied(policy: FlowPolicy) -> dict[str, torch.Tensor]:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     kind, folder = sys.argv[1], Path(sys.argv[2])
-    trained, before = sft_job(folder) if kind == "sft" else rl_job(kind, folder)
+    trained, before = sft_job(folder, **SFT[kind]) if kind in SFT else rl_job(kind, folder)
     if torch.distributed.is_initialized():
         torch.distributed.barrier()
     if not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0:

@@ -124,7 +124,7 @@ Train = Callable[[Session, bool], FlowPolicy]
 
 def sft(opened: Session, disturbed: bool) -> FlowPolicy:
     policy = build_policy(ENV, POLICY, learnable(), INSTRUCTIONS, 0)
-    train_sft(policy, learnable(), Sft.model_validate(BASE | {"steps": 6, "log_every": 2}), 0, opened)
+    train_sft(policy, learnable(), Sft.model_validate(BASE | {"steps": 6, "log_every": 2, "ema_decay": 0.5}), 0, opened)
     return policy
 
 
@@ -143,6 +143,15 @@ def rl(opened: Session, disturbed: bool) -> FlowPolicy:
     return policy
 
 
+def lora(opened: Session, disturbed: bool) -> FlowPolicy:
+    policy = small_policy(cameras=0, horizon=2, replan=2)
+    chosen = rl_params(iterations=3, episodes_per_iteration=32, lora_rank=2, micro_batch_size=20, validate_every=1)
+    train_rl(
+        policy, Bandit(4, 0.8), ["b"], chosen, 0, opened, lambda i: 0.5, lambda: save_policy(policy, opened.policy)
+    )
+    return policy
+
+
 def files(folder: Path) -> dict[str, bytes]:
     return {
         path.relative_to(folder).as_posix(): path.read_bytes()
@@ -152,7 +161,7 @@ def files(folder: Path) -> dict[str, bytes]:
     }
 
 
-@pytest.mark.parametrize(("train", "stops"), [(sft, (2, 4, 6)), (rl, (0, 1, 3, 5))])
+@pytest.mark.parametrize(("train", "stops"), [(sft, (2, 4, 6)), (rl, (0, 1, 3, 5)), (lora, (1, 2))])
 def test_interrupted_training_ends_with_the_same_bits(train: Train, stops: tuple[int, ...], tmp_path: Path) -> None:
     """Parameters, best policy and metric log; killed once at each of several steps, then again and again."""
     torch.set_num_threads(1)

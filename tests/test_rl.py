@@ -19,7 +19,7 @@ from pirl_core.rl.advantages import gae, group_advantage
 from pirl_core.rl.collect import collect
 from pirl_core.rl.losses import explained_variance, policy_loss, value_loss
 from pirl_core.rl.train import iteration_episodes, noise_at, parameter_groups, process_of
-from pirl_core.rl.update import update
+from pirl_core.rl.update import losses_of, update
 from pirl_core.types import Episode
 from tests.worlds import Bandit, small_policy
 
@@ -28,10 +28,12 @@ BASE = {
     "noise_level_final": 0.5, "noise_min_std": 0.08, "noise_max_std": 0.3, "mdp": "hybrid", "hybrid_draw": "env",
     "logprob_reduction": "sum", "iterations": 12, "num_envs": 64, "episodes_per_iteration": 192, "group_size": 1,
     "gamma": 0.99, "gae_lambda": 0.95, "bootstrap_at_time_limit": False, "normalize_advantages": True,
-    "update_epochs": 4, "minibatch_size": 64, "actor_lr": 2e-3, "critic_lr": 3e-3, "lr_schedule": "constant",
+    "update_epochs": 4, "minibatch_size": 64, "micro_batch_size": None,
+    "context_device_gib": 1.0, "context_host_gib": 1.0, "actor_lr": 2e-3, "critic_lr": 3e-3, "lr_schedule": "constant",
     "final_lr_fraction": 0.1, "weight_decay": 0.0, "clip_ratio": 0.2, "value_clip": None, "huber_delta": 10.0,
     "value_coef": 1.0, "entropy_coef": 0.0, "max_grad_norm": 1.0, "target_kl": None, "critic": "vlm",
-    "critic_layers": 4, "critic_warmup_iterations": 0, "precision": "fp32", "validate_every": 5,
+    "critic_layers": 4, "critic_warmup_iterations": 0, "precision": "fp32", "lora_rank": 0, "lora_alpha": 4,
+    "lora_targets": ["q_proj", "v_proj"], "validate_every": 5,
     "validation_episodes_per_task": 4, "keep": "best",
 }  # fmt: skip
 
@@ -150,7 +152,8 @@ def test_every_method_climbs_the_bandit(method):
         noise: Noise = noise_at(rl, iteration)
         episodes = [Episode("bandit", seeds.train_seed(0, iteration, i)) for i in range(rl.episodes_per_iteration)]
         rollout, share, _ = collect(policy, bandit, episodes, noise, process, rl, (0, 2, iteration))
-        chunk = policy.executed(rollout.states, rollout.context)
+        everything = next(iter(rollout.contexts.batches([np.arange(len(rollout.samples.states))])))
+        chunk = policy.executed(rollout.samples.states, everything)
         rewards.append(float(1 - (chunk - 0.8).square().mean()))
         metrics = update(
             learner, rollout, share, noise, process, rl, np.random.default_rng(iteration), False, iteration
@@ -192,19 +195,40 @@ def test_kl_stop():
     )
 
 
-def test_bf16_computes_over_fp32_masters():
+@pytest.mark.parametrize("critic", ["vlm", "expert"])
+def test_bf16_keeps_probabilities_values_and_losses_in_fp32(critic, monkeypatch):
+    """The network runs in bf16 over fp32 masters; what is compared or summed after it does not."""
     AcceleratorState._reset_state(reset_partial_state=True)  # one process has one precision; the tests need two
+    rl = rl_params(precision="bf16", critic=critic, update_epochs=1, minibatch_size=8)
     policy = small_policy(cameras=0, horizon=2, replan=2)
-    learner = Learner(policy, [{"params": list(policy.parameters()), "lr": 1e-3}], 0.0, 1.0, "bf16", 0)
+    process = process_of(rl)
+    policy.backbone.freeze_vlm()
+    policy.add_heads(process, 4, False)
+    learner = Learner(policy, parameter_groups(policy, rl), 0.0, 1.0, "bf16", 0)
     seen = []
     projection = policy.backbone.get_submodule("pi0.action_out_proj")
     projection.register_forward_hook(lambda *args: seen.append(args[2].dtype))
-    rl = rl_params(precision="bf16")
-    process = process_of(rl)
+    assert policy.critic is not None
+    policy.critic.register_forward_hook(lambda *args: seen.append(("critic", args[2].dtype)))
+    losses = []
+
+    def spied(*arguments):
+        losses.append(losses_of(*arguments))
+        return losses[-1]
+
+    monkeypatch.setattr("pirl_core.rl.update.losses_of", spied)
     with learner.accelerator.autocast():
-        rollout, _, _ = collect(
+        rollout, share, _ = collect(
             policy, Bandit(4, 0.8), [Episode("b", i) for i in range(8)], noise_at(rl, 0), process, rl, (0,)
         )
+    samples = rollout.samples
+    metrics = update(learner, rollout, share, noise_at(rl, 0), process, rl, np.random.default_rng(0), False, 0)
     AcceleratorState._reset_state(reset_partial_state=True)
-    assert torch.bfloat16 in seen and rollout.log_prob.dtype == torch.float32
+    assert set(seen) == {torch.bfloat16, ("critic", torch.float32)}
+    assert {part.dtype for part in (samples.states, samples.log_prob, samples.value)} == {torch.float32}
+    assert {part.dtype for row in losses for part in row.values()} == {torch.float32}
+    # Log-probabilities that had passed through bf16 would be multiples of 2^-8 of their size.
+    for part in (samples.log_prob, samples.value):
+        assert not torch.equal(part, part.bfloat16().float())
     assert {p.dtype for p in policy.parameters()} == {torch.float32}
+    assert metrics["losses/first_ratio_error"] < 0.05

@@ -29,8 +29,9 @@ POLICY = Policy(
     denoise_steps=4,
 )  # fmt: skip
 BASE: dict[str, Any] = {
-    "steps": 3, "batch_size": 8, "lr": 3e-3, "warmup_steps": 0, "final_lr_fraction": 0.1, "weight_decay": 0.0,
-    "max_grad_norm": 1.0, "tau_alpha": 1.5, "tau_beta": 1.0, "image_shift": 2, "precision": "fp32", "log_every": 1,
+    "steps": 3, "batch_size": 8, "micro_batch_size": None, "lr": 3e-3, "warmup_steps": 0, "final_lr_fraction": 0.1,
+    "weight_decay": 0.0, "max_grad_norm": 1.0, "tau_alpha": 1.5, "tau_beta": 1.0, "image_shift": 2, "precision": "fp32",
+    "ema_decay": None, "log_every": 1,
 }  # fmt: skip
 TARGETS = np.array([[0.8, -0.8, 0.5, 1.0], [-0.8, 0.8, -0.5, -1.0], [0.8, 0.8, -0.5, 1.0]], np.float32)
 
@@ -109,6 +110,41 @@ def test_nothing_beyond_an_episodes_end_is_learnt() -> None:
     pull = action.grad.abs().sum(-1).numpy()
     assert (pull[real[rows]] > 0).all()
     assert (pull[~real[rows]] == 0).all()
+
+
+@pytest.mark.parametrize("micro", [1, 2, 3])
+def test_gradients_of_micro_batches_add_up(micro: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The gradient that the optimiser gets, to 1e-6."""
+    frames = learnable(length=3)
+    found: list[list[torch.Tensor]] = []
+
+    def keep(learner: Learner, loss: torch.Tensor, total: float, factor: float) -> float:
+        learner.accelerator.backward(loss)
+        parameters = [p for p in learner.module.parameters() if p.grad is not None]
+        found.append([p.grad.clone() for p in parameters if p.grad is not None])
+        learner.discard()
+        return 0.0
+
+    monkeypatch.setattr(Learner, "step", keep)
+    for size in (None, micro):
+        train(tmp_path / str(size), frames, batch_size=7, steps=1, micro_batch_size=size)
+    whole, parts = found
+    assert max(g.abs().max() for g in whole) > 1e-2
+    for one, two in zip(whole, parts, strict=True):
+        torch.testing.assert_close(one, two, atol=1e-6, rtol=1e-5)
+
+
+def test_the_saved_policy_is_the_moving_average(tmp_path: Path) -> None:
+    """By hand from the weights after each step: ē ← d ē + (1 − d) θ, from the initial weights on."""
+    frames, decay = learnable(), 0.7
+    average = build_policy(ENV, POLICY, frames, INSTRUCTIONS, 0)
+    for steps in (1, 2, 3):
+        now, _ = train(tmp_path / str(steps), frames, steps=steps, final_lr_fraction=1.0)
+        for mean, value in zip(average.parameters(), now.parameters(), strict=True):
+            mean.data = decay * mean.data + (1 - decay) * value.data
+    saved, _ = train(tmp_path / "average", frames, steps=3, final_lr_fraction=1.0, ema_decay=decay)
+    for mean, value in zip(average.parameters(), saved.parameters(), strict=True):
+        torch.testing.assert_close(value, mean, atol=1e-6, rtol=1e-6)
 
 
 def test_bf16_runs_over_fp32_weights(tmp_path: Path) -> None:

@@ -183,12 +183,14 @@ class FlowPolicy(nn.Module):
         expert: mean over τ of V on the expert's chunk-averaged features (Eq. 16), detached as in the official runs."""
         if self.critic is None:
             return context.state.new_zeros(len(context.state))
-        if process.critic == "vlm":
-            value: Tensor = self.critic(torch.cat([context.pooled, context.state], -1)).squeeze(-1)
-        else:
-            assert features is not None
-            value = self.critic(features.detach().mean(2)).squeeze(-1).mean(1)
-        return value.float()
+        # Returns are learnt to a precision that bf16 does not have.
+        with torch.autocast(context.state.device.type, enabled=False):
+            if process.critic == "vlm":
+                value: Tensor = self.critic(torch.cat([context.pooled, context.state], -1)).squeeze(-1)
+            else:
+                assert features is not None
+                value = self.critic(features.detach().float().mean(2)).squeeze(-1).mean(1)
+        return value
 
     def _velocity(self, context: Context) -> chain.Velocity:
         return lambda x, tau: self.backbone.velocity(context, x, tau)

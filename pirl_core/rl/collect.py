@@ -18,22 +18,26 @@ from pirl_core.ranks import gathered, join
 from pirl_core.rl.advantages import gae, group_advantage
 from pirl_core.rl.losses import explained_variance
 from pirl_core.rl.rollout import ChunkEnv, Step, play
+from pirl_core.rl.store import ContextStore, Fill
 from pirl_core.types import Episode, Observation
 
 
-class Rollout(NamedTuple):
-    """This rank's decisions.
+class Samples(NamedTuple):
+    """Decisions. states (N, K+1, H, D), stochastic (N, K), log_prob (N, L), value, advantage, target (N,)."""
 
-    context, states (N, K+1, H, D), stochastic (N, K), log_prob (N, L), value, advantage, target (N,).
-    """
-
-    context: Context
     states: Tensor
     stochastic: Tensor
     log_prob: Tensor
     value: Tensor
     advantage: Tensor
     target: Tensor
+
+
+class Rollout(NamedTuple):
+    """This rank's N decisions, and the contexts that they were taken in."""
+
+    contexts: ContextStore
+    samples: Samples
 
 
 class Share(NamedTuple):
@@ -64,7 +68,7 @@ def collect(
     chain_shape = (policy.denoise_steps + 1, *policy.chunk_shape)
     device = policy.device
     order: list[tuple[int, int]] = []
-    contexts: list[Context] = []
+    contexts = context_store(policy, rl)
     decisions: list[Decision] = []
     final_values: dict[int, float] = {}
 
@@ -79,7 +83,7 @@ def collect(
         episode = mine[row]
         context, choice = choose(observation, episode, decision)
         order.extend(zip(episode.tolist(), decision.tolist(), strict=True))
-        contexts.append(context)
+        contexts.add(observation, context)
         decisions.append(choice)
         return choice.actions.cpu().numpy()
 
@@ -92,8 +96,9 @@ def collect(
     with torch.no_grad():
         steps = play(envs, [episodes[index] for index in mine], decide, at_time_limit if bootstrap else None)
     steps = [step._replace(episode=int(mine[step.episode])) for step in steps]
-    rank = torch.tensor(sorted(range(len(order)), key=order.__getitem__), device=device)
-    context = Context(*(torch.cat(parts)[rank] for parts in zip(*contexts, strict=True)))
+    arrival = sorted(range(len(order)), key=order.__getitem__)
+    contexts.sort(arrival)
+    rank = torch.tensor(arrival, device=device)
     choice = Decision(*(torch.cat(parts)[rank] for parts in zip(*decisions, strict=True)))
 
     finals = [final_values.get(step.episode, 0.0) for step in steps]
@@ -102,8 +107,7 @@ def collect(
     value = np.array([row[1] for row in everyone])
     advantage, target = advantages(all_steps, value, np.array([row[2] for row in everyone]), len(episodes), rl)
     own = np.array([row[3] == here.rank for row in everyone])
-    rollout = Rollout(
-        context,
+    samples = Samples(
         choice.states,
         choice.stochastic,
         choice.log_prob,
@@ -112,7 +116,25 @@ def collect(
         torch.from_numpy(target[own]).float().to(device),
     )
     metrics = statistics(all_steps, episodes) | {"losses/explained_variance": explained_variance(value, target)}
-    return rollout, Share(len(own), np.where(own, own.cumsum() - 1, -1)), metrics
+    metrics |= context_metrics(gathered([contexts.fill]))
+    return Rollout(contexts, samples), Share(len(own), np.where(own, own.cumsum() - 1, -1)), metrics
+
+
+def context_store(policy: FlowPolicy, rl: Rl) -> ContextStore:
+    """An empty store with this rank's budgets. Where the VLM learns it keeps observations alone, and gives inputs."""
+    if rl.lora_rank:
+        return ContextStore(policy.inputs, policy.device, 0, 0)
+    return ContextStore(policy.encode, policy.device, rl.context_device_gib, rl.context_host_gib)
+
+
+def context_metrics(fills: list[Fill]) -> dict[str, float]:
+    """Size of one decision's context in MiB, and where the contexts of all ranks lie."""
+    return {
+        "charts/context_mib": max(fill.row_bytes for fill in fills) / 2**20,
+        "charts/context_device_rows": float(sum(fill.device for fill in fills)),
+        "charts/context_host_rows": float(sum(fill.host for fill in fills)),
+        "charts/context_recomputed_rows": float(sum(fill.recomputed for fill in fills)),
+    }
 
 
 def advantages(

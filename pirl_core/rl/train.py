@@ -1,7 +1,7 @@
 """The RL loop: roll out, estimate advantages, update the expert, validate (π_RL Sec. 4).
 
 The VLM is frozen: its context is computed once an observation, at rollout, and reused by every denoising step and
-every update epoch.
+every update epoch. With ``rl.lora_rank`` it learns through adapters, and every minibatch encodes anew.
 """
 
 import time
@@ -18,6 +18,7 @@ from pirl_core.flow.noise import scheduled
 from pirl_core.learner import Learner
 from pirl_core.params import Rl
 from pirl_core.policy.flow_policy import FlowPolicy, Process
+from pirl_core.policy.lora import EncodingPolicy, add_adapters, merge, merged, save_adapters
 from pirl_core.ranks import require_share
 from pirl_core.rl import guards
 from pirl_core.rl.collect import collect
@@ -55,7 +56,7 @@ def iteration_episodes(tasks: list[str], rl: Rl, seed: int, iteration: int) -> l
 
 
 def parameter_groups(policy: FlowPolicy, rl: Rl) -> list[dict[str, Any]]:
-    """Actor (expert and noise net) and critic, each with its learning rate; the frozen VLM is left out."""
+    """Actor (expert, noise net, adapters) and critic, each with its learning rate; the frozen VLM is left out."""
     critic = list(policy.critic.parameters()) if policy.critic is not None else []
     of_critic = set(map(id, critic))
     actor = [p for p in policy.parameters() if p.requires_grad and id(p) not in of_critic]
@@ -82,22 +83,33 @@ def train_rl(
     process = process_of(rl)
     policy.backbone.freeze_vlm()
     policy.add_heads(process, rl.critic_layers, rl.noise_rule == "learned")
+    if rl.lora_rank:
+        add_adapters(policy.backbone, rl.lora_rank, rl.lora_alpha, rl.lora_targets)
     # No dropout anywhere in RL (Eq. 17, 18): the ratio must be 1 at identical parameters.
     policy.eval()
     limits, tracker = session.supervision, session.tracker
     learner = Learner(
-        policy,
+        EncodingPolicy(policy) if rl.lora_rank else policy,
         parameter_groups(policy, rl),
         rl.weight_decay,
         rl.max_grad_norm,
         rl.precision,
         limits.max_skipped_updates,
+        unused=rl.lora_rank > 0,  # what follows the VLM's last keys and values may be read by nothing
     )
+
+    def improved() -> None:
+        """The folder that evaluation reads has merged weights; the adapters lie beside them."""
+        with merged(policy.backbone):
+            on_improved()
+        if rl.lora_rank and session.ranks.main:
+            save_adapters(policy.backbone, session.policy)
+
     numbers = session.restore(learner)
     if numbers is None:
         numbers = {"iteration": 0, "best": validate(0)}
         tracker.log(0, {"validation/success": numbers["best"]}, ("validation/success",))
-        on_improved()
+        improved()
         session.save_if_due(0, learner, numbers)
     best = numbers["best"]
     for iteration in range(numbers["iteration"], rl.iterations):
@@ -131,5 +143,8 @@ def train_rl(
             )
         if metrics.get("validation/success", -1.0) >= best:
             best = metrics["validation/success"]
-            on_improved()
+            improved()
         session.save_if_due(iteration + 1, learner, {"iteration": iteration + 1, "best": best})
+    if rl.lora_rank and rl.keep == "last" and session.ranks.main:
+        save_adapters(policy.backbone, session.policy)
+    merge(policy.backbone)

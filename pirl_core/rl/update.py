@@ -1,10 +1,12 @@
 """One iteration's gradient steps: minibatches over the decisions of all ranks, PPO's losses, the KL stop.
 
-Axes: N decisions of this rank. The rollout's context is reused by every epoch: the VLM does not run again.
+Axes: N decisions of this rank, B rows of a part. The rollout's contexts are reused by every epoch: where they fit the
+budget, the VLM does not run again.
 """
 
 from collections.abc import Iterator
-from itertools import chain
+from contextlib import nullcontext
+from itertools import chain, tee
 from typing import NamedTuple
 
 import numpy as np
@@ -14,28 +16,35 @@ from torch import Tensor
 from pirl_core.flow.chain import Noise
 from pirl_core.learner import Learner, cosine_factor
 from pirl_core.params import Rl
-from pirl_core.policy.context import Context
 from pirl_core.policy.flow_policy import Evaluation, Process
 from pirl_core.ranks import largest, summed
-from pirl_core.rl.collect import Rollout, Share
+from pirl_core.rl.collect import Rollout, Samples, Share
 from pirl_core.rl.losses import policy_loss, value_loss
 
 
-class Minibatch(NamedTuple):
-    """This rank's rows of a minibatch. weight: their part of it; 0 where a stand-in row keeps the ranks in step."""
+class Part(NamedTuple):
+    """Rows (B,) of this rank that are computed on at once. weight: their part of the minibatch; 0 where a stand-in row
+    keeps the ranks in step. last: of its minibatch."""
 
-    rows: Rollout
+    rows: np.ndarray
     weight: float
+    last: bool
 
 
-def minibatches(rollout: Rollout, share: Share, rng: np.random.Generator, size: int) -> Iterator[Minibatch]:
-    """One pass over the decisions of all ranks in a fresh permutation; the split does not depend on their number."""
+def parts(share: Share, rng: np.random.Generator, size: int, micro: int | None) -> Iterator[Part]:
+    """One pass over the decisions of all ranks in a fresh permutation; the split does not depend on their number.
+
+    Each minibatch comes in parts of at most ``micro`` rows a rank; None: as one part.
+    """
     for chosen in np.array_split(rng.permutation(share.total), -(-share.total // size)):
         own = share.position[chosen]
         own = own[own >= 0]
-        weight = len(own) / len(chosen)
-        rows = torch.from_numpy(own if len(own) else np.zeros(1, np.int64)).to(rollout.advantage.device)
-        yield Minibatch(take(rollout, rows), weight)
+        if not len(own):
+            yield Part(np.zeros(1, np.int64), 0.0, True)
+            continue
+        pieces = np.array_split(own, -(-len(own) // (micro or len(own))))
+        for number, piece in enumerate(pieces, 1):
+            yield Part(piece, len(piece) / len(chosen), number == len(pieces))
 
 
 def update(
@@ -56,45 +65,60 @@ def update(
     factor = 1.0
     if rl.lr_schedule == "cosine":
         factor = cosine_factor(iteration, rl.iterations, 0, rl.final_lr_fraction)
-    rows: list[dict[str, float]] = []
+    actor = 0.0 if warming else 1.0
+    terms = {
+        "losses/policy_loss": actor,
+        "losses/entropy": -actor * rl.entropy_coef,
+        "losses/value_loss": rl.value_coef if process.critic is not None else 0.0,
+    }
+    done: list[dict[str, float]] = []
     first_error: float | None = None
     skipped = 0
-    for batch, weight in chain.from_iterable(
-        minibatches(rollout, share, rng, rl.minibatch_size) for _ in range(rl.update_epochs)
-    ):
-        with learner.accelerator.autocast():
-            result = learner.module(batch.context, batch.states, batch.stochastic, noise, process)
+    sums: dict[str, Tensor] = {}
+    apart = torch.zeros((), device=learner.device)
+    passes = (parts(share, rng, rl.minibatch_size, rl.micro_batch_size) for _ in range(rl.update_epochs))
+    present, coming = tee(chain.from_iterable(passes))
+    contexts = rollout.contexts.batches(part.rows for part in coming)
+    for part in present:
+        with nullcontext() if part.last else learner.accumulating():
+            batch = take(rollout.samples, part.rows)
+            with learner.accelerator.autocast():
+                context = next(contexts)
+            with learner.accelerator.autocast():
+                result = learner.module(context, batch.states, batch.stochastic, noise, process)
+            losses = losses_of(result, batch, process, rl)
+            # Parts and ranks weigh their rows by their part of the minibatch: the sums are the minibatch's means.
+            for name, loss in losses.items():
+                sums[name] = sums.get(name, 0) + loss.detach() * part.weight
+            if first_error is None and part.weight:
+                apart = torch.maximum(apart, (result.log_prob - batch.log_prob).detach().exp().sub(1).abs().max())
+            objective = sum((losses[name] * by for name, by in terms.items()), torch.zeros((), device=learner.device))
+            objective = objective * part.weight * learner.ranks.size
+            if not part.last:
+                learner.accumulate(objective)
+                continue
         if first_error is None:
-            error = (result.log_prob - batch.log_prob).detach().exp().sub(1).abs().max()
-            first_error = largest(error if weight else error.new_zeros(())).item()
-        losses = losses_of(result, batch, process, rl)
-        # Every rank weighs its rows by their part of the minibatch: the sums are the minibatch's means.
-        means = dict(zip(losses, summed(torch.stack([part.detach() for part in losses.values()]) * weight).tolist()))
+            first_error = largest(apart).item()
+        means = dict(zip(sums, summed(torch.stack(list(sums.values()))).tolist()))
+        sums = {}
         if rl.target_kl is not None and means["losses/approx_kl"] > rl.target_kl and not warming:
+            learner.discard()
             break
-        actor = 0.0 if warming else 1.0
-        weights = {
-            "losses/policy_loss": actor,
-            "losses/entropy": -actor * rl.entropy_coef,
-            "losses/value_loss": rl.value_coef if process.critic is not None else 0.0,
-        }
-        objective = sum((losses[name] * by for name, by in weights.items()), torch.zeros((), device=learner.device))
-        total = sum(means[name] * by for name, by in weights.items())
-        norm = learner.step(objective * weight * learner.ranks.size, total, factor)
+        norm = learner.step(objective, sum(means[name] * by for name, by in terms.items()), factor)
         if norm is None:
             skipped += 1
         else:
-            rows.append({**means, "charts/grad_norm": norm})
-    metrics = {key: float(np.mean([row[key] for row in rows])) for key in rows[0]} if rows else {}
+            done.append({**means, "charts/grad_norm": norm})
+    metrics = {key: float(np.mean([row[key] for row in done])) for key in done[0]} if done else {}
     return metrics | {
         "losses/first_ratio_error": first_error or 0.0,
-        "charts/updates": float(len(rows)),
+        "charts/updates": float(len(done)),
         "charts/skipped_updates": float(skipped),
         "charts/learning_rate": rl.actor_lr * factor,
     }
 
 
-def losses_of(result: Evaluation, batch: Rollout, process: Process, rl: Rl) -> dict[str, Tensor]:
+def losses_of(result: Evaluation, batch: Samples, process: Process, rl: Rl) -> dict[str, Tensor]:
     """The terms of the objective and PPO's diagnostics, each a mean over the rows, by their names in the log."""
     policy = policy_loss(result.log_prob, batch.log_prob, batch.advantage, rl.clip_ratio)
     value = policy.loss.new_zeros(())
@@ -109,7 +133,7 @@ def losses_of(result: Evaluation, batch: Rollout, process: Process, rl: Rl) -> d
     }
 
 
-def take(rollout: Rollout, rows: Tensor) -> Rollout:
-    """The given decisions of a rollout."""
-    context = Context(*(part[rows] for part in rollout.context))
-    return Rollout(context, *(part[rows] for part in rollout[1:]))
+def take(samples: Samples, rows: np.ndarray) -> Samples:
+    """The given decisions."""
+    index = torch.from_numpy(rows).to(samples.states.device)
+    return Samples(*(part[index] for part in samples))
