@@ -14,6 +14,7 @@ from pirl_core import seeds
 from pirl_core.flow.chain import Noise
 from pirl_core.learner import Learner
 from pirl_core.params import Rl
+from pirl_core.policy.context import Context
 from pirl_core.policy.flow_policy import Process
 from pirl_core.rl.advantages import gae, group_advantage
 from pirl_core.rl.collect import collect
@@ -153,6 +154,7 @@ def test_every_method_climbs_the_bandit(method):
         episodes = [Episode("bandit", seeds.train_seed(0, iteration, i)) for i in range(rl.episodes_per_iteration)]
         rollout, share, _ = collect(policy, bandit, episodes, noise, process, rl, (0, 2, iteration))
         everything = next(iter(rollout.contexts.batches([np.arange(len(rollout.samples.states))])))
+        assert isinstance(everything, Context)
         chunk = policy.executed(rollout.samples.states, everything)
         rewards.append(float(1 - (chunk - 0.8).square().mean()))
         metrics = update(
