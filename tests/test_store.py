@@ -18,6 +18,7 @@ from pirl_core.rl.rollout import take
 from pirl_core.rl.store import GIB, ContextStore, Fill
 from pirl_core.rl.train import noise_at, parameter_groups, process_of
 from pirl_core.rl.update import update
+from pirl_core.types import Observation
 from tests.test_rl import rl_params
 from tests.worlds import random_observation, small_policy
 
@@ -33,15 +34,21 @@ def ready(**changes) -> FlowPolicy:
     return policy
 
 
+def even(policy: FlowPolicy, count: int) -> Observation:
+    """Observations whose prompts, and so contexts, are of one length."""
+    observation = random_observation(policy, count)
+    return observation._replace(instructions=observation.instructions[:1] * count)
+
+
 def size(policy: FlowPolicy) -> int:
     """Bytes of one row's context."""
     with torch.no_grad():
-        return sum(part.nbytes for part in policy.encode(random_observation(policy, 1)))
+        return sum(part.nbytes for part in policy.encode(even(policy, 1)))
 
 
 def filled(policy: FlowPolicy, device_rows: float, host_rows: float, arrivals: tuple[int, ...] = (10, 10, 4)):
     """A store whose budgets hold so many rows, after these arrivals in turn; and all that came."""
-    observation = random_observation(policy, sum(arrivals))
+    observation = even(policy, sum(arrivals))
     store = ContextStore(policy.encode, CPU, device_rows * size(policy) / GIB, host_rows * size(policy) / GIB)
     for start, stop in pairwise([0, *np.cumsum(arrivals)]):
         with torch.no_grad():
@@ -127,7 +134,8 @@ def test_an_update_is_the_same_wherever_the_contexts_lie(method, micro, rows):
         assert (other[name] - value).abs().max() <= 1e-6, name
     # The ratio is the exponential of a sum of log-densities, whose rounding it shows enlarged.
     assert also.pop("losses/first_ratio_error") == pytest.approx(told.pop("losses/first_ratio_error"), abs=1e-5)
-    assert also == pytest.approx(told, rel=1e-5, abs=1e-6)
+    # The KL exponentiates log-ratios, and so their rounding.
+        assert also == pytest.approx(told, rel=3e-5, abs=1e-6)
     assert told["charts/updates"] == 6
 
 
