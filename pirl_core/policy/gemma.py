@@ -82,9 +82,7 @@ def decoder_layer(
     if cached is not None:
         all_keys = torch.cat([cached[:, 0].to(key.dtype), key], 2)
         all_values = torch.cat([cached[:, 1].to(value.dtype), value], 2)
-    mixed = F.scaled_dot_product_attention(
-        query, all_keys, all_values, attn_mask=mask, scale=attention.scaling, enable_gqa=True
-    )
+    mixed = _attention(query, all_keys, all_values, mask, attention.scaling)
     x = _added(x, attention.o_proj(mixed.transpose(1, 2).flatten(2)), gate)
     h, gate = normalized(layer.post_attention_layernorm, x, condition)
     return _added(x, layer.mlp(h), gate), key, value
@@ -100,3 +98,17 @@ def normalized(norm: nn.Module, x: Tensor, condition: Tensor | None) -> tuple[Te
 
 def _added(x: Tensor, branch: Tensor, gate: Tensor | None) -> Tensor:
     return x + branch if gate is None else x + branch * gate
+
+
+def _attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: float) -> Tensor:
+    """query (B, heads, T, E), key and value (B, G, P + T, E), mask (B, 1, 1 or T, P + T) → (B, heads, T, E).
+
+    The heads that share keys are laid behind each other as more queries of one head. With ``enable_gqa``, CUDA would
+    write out all scores: its flash kernel takes no mask, its memory-efficient one no unequal numbers of heads.
+    """
+    shared = query.shape[1] // key.shape[1]
+    rows = query.unflatten(1, (-1, shared)).flatten(2, 3)
+    rows_mask = mask if mask.shape[2] == 1 else mask.repeat(1, 1, shared, 1)
+    mixed = F.scaled_dot_product_attention(rows, key, value, attn_mask=rows_mask, scale=scale)
+    apart: Tensor = mixed.unflatten(2, (shared, query.shape[2])).flatten(1, 2)
+    return apart
