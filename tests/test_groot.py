@@ -171,6 +171,17 @@ def test_plain_text_gets_image_tokens_in_front():
             model.encode(bad)
 
 
+def test_the_place_of_an_image_says_nothing_itself():
+    """An image token is looked up as id 0 and then replaced: id 0's embedding reaches neither VLM nor stem."""
+    model = small_groot()
+    inputs = ragged_inputs()
+    with torch.no_grad():
+        before = model.encode(inputs)
+        model.language_model.embed_tokens.weight[0] += 1
+        after = model.encode(inputs)
+    assert torch.equal(before.memory[before.valid], after.memory[after.valid])
+
+
 def test_evaluation_repeats_itself_and_mutates_nothing():
     """The ratio of a fresh policy is 1: eval is exact, whatever dropout SFT used; train mode does drop."""
     model = small_groot()
