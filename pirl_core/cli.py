@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from pirl_core import compare, scale, status
+from pirl_core.checkpoints import commands as checkpoints
 from pirl_core.errors import UserError
 
 SHELLS = ("bash", "zsh", "tcsh")
@@ -24,6 +25,13 @@ _pirl_evaluations() {
   _files -/
 }""",
 }
+RUN = {
+    "status": status.run,
+    "compare": compare.run,
+    "scale": scale.run,
+    "export": checkpoints.run_export,
+    "push": checkpoints.run_push,
+}
 EVALUATION = {"bash": "_pirl_evaluations", "zsh": "_pirl_evaluations", "tcsh": "d"}
 
 
@@ -39,6 +47,10 @@ def build_parser() -> argparse.ArgumentParser:
     for action in names:
         action.complete = EVALUATION  # type: ignore[attr-defined]
     scale.add_arguments(add("scale", help=scale.SUMMARY, description=f"Does one thing: {scale.SUMMARY}."))
+    about = checkpoints.EXPORT_SUMMARY
+    checkpoints.add_export(add("export", help=about, description=f"Does one thing: {about}."))
+    about = checkpoints.PUSH_SUMMARY
+    checkpoints.add_push(add("push", help=about, description=f"Does one thing: {about}."))
     completion = add("completion", help=COMPLETION_HELP, description=f"To {COMPLETION_HELP}.")
     completion.add_argument("shell", choices=SHELLS, help="the shell to write it for")
     return parser
@@ -66,7 +78,7 @@ def main(argv: list[str] | None = None) -> int:
             _complete_paths(parser)
             print(shtab.complete(parser, shell=args.shell, preamble=PREAMBLE.get(args.shell, "")))
         else:
-            {"status": status, "compare": compare, "scale": scale}[args.command].run(args)
+            RUN[args.command](args)
     except UserError as error:
         print(f"pirl: {args.command}: {' '.join(str(error).split())}", file=sys.stderr)
         return 2

@@ -47,14 +47,14 @@ def write_text(path: Path, text: str) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def write_tensors(path: Path, tensors: "dict[str, Tensor]") -> None:
+def write_tensors(path: Path, tensors: "dict[str, Tensor]", metadata: dict[str, str] | None = None) -> None:
     """A safetensors file, written beside and renamed. Raises OSError where the disk is full."""
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     temporary = path.with_name(f".{path.name}.partial")
     try:
-        save_file(tensors, temporary)
+        save_file(tensors, temporary, metadata)
         os.replace(temporary, path)
     except SafetensorError as error:
         code = re.search(r"os error (\d+)", str(error))

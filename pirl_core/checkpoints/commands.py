@@ -1,0 +1,90 @@
+"""``pirl export`` and ``pirl push``. torch and the hub's library load only when one of them runs."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from pirl_core.checkpoints.card import BASES, Facts, model_card
+from pirl_core.checkpoints.layouts import TARGETS, layout_of
+from pirl_core.errors import UserError
+
+EXPORT_SUMMARY = "write a policy in the layout of openpi or lerobot"
+PUSH_SUMMARY = "put a policy on the Hugging Face hub, with a model card, as one commit"
+OWN_DATA = "scripted demonstrations made by this pipeline (stage curate)"
+
+
+def add_export(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("policy", type=Path, help="policy folder, such as outputs/rl/NAME/policy")
+    parser.add_argument("out", type=Path, help="folder to write; an earlier export there is replaced")
+    parser.add_argument("--to", required=True, choices=TARGETS, help="the layout")
+    parser.add_argument(
+        "--dtype", choices=("keep", "float32", "bfloat16"), default="keep", help="of the weights (default: %(default)s)"
+    )
+
+
+def run_export(args: argparse.Namespace) -> None:
+    """Raises UserError where the policy cannot be read, has no such layout, or there is no room."""
+    from pirl_core.checkpoints.export import DTYPES, export
+    from pirl_core.policy.folder import load_policy
+
+    policy = load_policy(args.policy)
+    layout = layout_of(policy, args.to)
+    export(policy.backbone.state_dict(), layout, args.out, DTYPES[args.dtype])
+    print(f"{args.out}: {args.policy} in the layout of {args.to}")
+
+
+def add_push(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", type=Path, help="policy folder, or one that pirl export wrote")
+    parser.add_argument("repo", help="hub id, owner/name; made if it is not there")
+    parser.add_argument(
+        "--record", type=Path, required=True, help="record of the run that made it: outputs/run/rl/NAME.json"
+    )
+    parser.add_argument(
+        "--metrics", type=Path, default=Path("results/metrics.json"), help="results for the card (default: %(default)s)"
+    )
+    parser.add_argument("--dataset", default=OWN_DATA, help="hub id or words for the card (default: %(default)s)")
+    parser.add_argument("--base", choices=sorted(BASES), help="published weights it started from; left out: none")
+    parser.add_argument("--base-commit", help="commit of those weights")
+    parser.add_argument("--public", action="store_true", help="make a new repository public (default: private)")
+    parser.add_argument("--dry-run", action="store_true", help="print the model card and push nothing")
+
+
+def run_push(args: argparse.Namespace) -> None:
+    """Raises UserError where record, metrics or folder are not fit for it, and for the hub's refusals."""
+    facts = _facts(args, _read(args.record))
+    card = model_card(facts, _read(args.metrics))
+    if args.dry_run:
+        print(card, end="")
+        return
+    from pirl_core.checkpoints.push import push
+
+    message = f"{facts.experiment}-{facts.method}, seed {facts.seed}, code {facts.revision}"
+    commit = push(args.folder, args.repo, card, message, private=not args.public)
+    print(f"{args.repo}: commit {commit}")
+
+
+def _facts(args: argparse.Namespace, record: dict[str, Any]) -> Facts:
+    """The stages name their runs E-S (sft) and E-M-S (rl); methods have no dash."""
+    try:
+        stage, seed = record["stage"], record["seeds"]["training"]
+        stem = record["name"].removesuffix(f"-{seed}")
+        experiment, _, method = stem.rpartition("-") if stage == "rl" else (stem, "", "sft")
+        return Facts(
+            args.repo, experiment, method, seed, record["params"], record["revision"], args.dataset, args.base,
+            args.base_commit,
+        )  # fmt: skip
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{args.record}: no record of stage sft or rl ({error} is wrong or missing)") from None
+
+
+def _read(path: Path) -> Any:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); run the pipeline, or give its path") from None
+    except ValueError as error:
+        raise UserError(f"{path}: no valid JSON ({error}); rerun the stage that writes it") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: no JSON object; rerun the stage that writes it")
+    return content

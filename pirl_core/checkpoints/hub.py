@@ -1,0 +1,39 @@
+"""What can go wrong with the hub, in one line each."""
+
+import errno
+
+from pirl_core.errors import UserError
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def hub_error(error: Exception, repo: str, revision: str | None, doing: str) -> UserError:
+    """The line for an exception of huggingface_hub. ``doing`` is the action that it ended, such as "the download"."""
+    from huggingface_hub import errors
+
+    by_hand = f"fetch it elsewhere with `hf download {repo} --local-dir FOLDER` and give that folder"
+    status = error.response.status_code if isinstance(error, errors.HfHubHTTPError) else None
+    if isinstance(error, errors.GatedRepoError):
+        text = "gated; accept its terms on its hub page, then set HF_TOKEN to a token that may read it"
+    elif isinstance(error, errors.RevisionNotFoundError):
+        text = f"no revision {revision!r} on the hub; give one of its branches, tags or commits"
+    elif isinstance(error, errors.RepositoryNotFoundError):
+        text = (
+            "no such folder, and not on the hub or private; check the name, or set HF_TOKEN to a token that may see it"
+        )
+    elif status in (401, 403):
+        text = f"the hub refuses {doing} ({status}); set HF_TOKEN to a token with the right to it"
+    elif isinstance(error, errors.HFValidationError):
+        text = f"no valid hub id ({_first_line(error)}); it has the form owner/name"
+    elif isinstance(error, (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled)):
+        text = f"no such folder, no whole copy in the cache, and the hub cannot be reached; {by_hand}"
+    elif isinstance(error, OSError) and error.errno in NO_ROOM:
+        text = f"no room for {doing} ({error.strerror}); free some, or set HF_HOME to a folder on a larger disk"
+    else:
+        text = f"{doing} broke off ({type(error).__name__}: {_first_line(error)}); run the command again"
+    return UserError(f"{repo}: {text}")
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:160] if lines else "no details"

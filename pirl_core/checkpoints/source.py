@@ -1,0 +1,54 @@
+"""Where a checkpoint comes from: a folder, or a repository of the Hugging Face hub at one commit."""
+
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+from pirl_core.checkpoints.hub import hub_error
+from pirl_core.checkpoints.read import refuse_pickle
+from pirl_core.errors import UserError
+
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
+# Weights, settings and tokenizers; never a pickle. Weights below the root are other steps or optimizers.
+WANTED = ("*.safetensors", "*.json", "tokenizer.model", "merges.txt", "vocab.txt")
+UNWANTED = ("*/*.safetensors",)
+
+
+class Checkpoint(NamedTuple):
+    """A folder with the files; for one from the hub also its id and the commit (40 hexadecimal digits), to record."""
+
+    folder: Path
+    repo: str | None
+    commit: str | None
+
+
+def find_checkpoint(source: str, revision: str | None = None) -> Checkpoint:
+    """Download what is not here yet, with the library's own progress bar; a folder is taken as it is.
+
+    source: a folder or ``owner/name``; the folder wins. revision: branch, tag or commit on the hub, None: its main one.
+    Raises UserError where there is neither, for a revision of a folder, and for all that goes wrong on the way.
+    """
+    path = Path(source).expanduser()
+    if path.is_dir():
+        if revision is not None:
+            raise UserError(f"{source}: revision = {revision!r} needs a hub id, but this is a folder; leave it out")
+        return Checkpoint(path, None, None)
+    if path.is_file():
+        refuse_pickle(path)
+        raise UserError(f"{source}: a file; give the folder that holds it")
+    if not HUB_ID.fullmatch(source):
+        raise UserError(f"{source}: no such folder, and no hub id of the form owner/name; check the path")
+    return _download(source, revision)
+
+
+def _download(repo: str, revision: str | None) -> Checkpoint:
+    from huggingface_hub import snapshot_download
+
+    try:
+        found = snapshot_download(
+            repo, revision=revision, allow_patterns=list(WANTED), ignore_patterns=list(UNWANTED),
+        )  # fmt: skip
+    except Exception as error:  # of the library, of one of its HTTP stacks, of the system
+        raise hub_error(error, repo, revision, "the download") from error
+    # The library names a snapshot's folder after its commit.
+    return Checkpoint(Path(found), repo, Path(found).name)
