@@ -23,6 +23,7 @@ class Hub:
     commits: list[tuple[str, Files]] = field(default_factory=list)
     objects: Files = field(default_factory=dict)  # uploaded, by SHA-256; no commit needs to name them
     requests: list[str] = field(default_factory=list)
+    starts: list[int] = field(default_factory=list)  # of the bodies of weights that were asked for
     gated: bool = False
     readonly: bool = False
     cut: int = 0  # this many bodies of weights break off after half of what was asked for
@@ -140,6 +141,8 @@ class _Handler(BaseHTTPRequestHandler):
         part = content[start:]
         if start:
             headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
+        if self.command == "GET" and _is_lfs(path):
+            self.hub.starts.append(start)
         if self.command == "GET" and _is_lfs(path) and self.hub.cut:
             self.hub.cut -= 1
             self.send_response(206 if start else 200)
