@@ -44,7 +44,7 @@ def random_policy(run: Run, policy: Policy) -> FlowPolicy:
         row,
         instructions,
     )
-    built = build_policy(env, policy, frames, instructions, seed=0)
+    built = build_policy(env, policy, frames, instructions, seed=0).policy
     built.backbone.freeze_vlm()
     built.add_heads(process_of(run.rl), run.rl.critic_layers, run.rl.noise_rule == "learned")
     return built.eval()

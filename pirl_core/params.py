@@ -89,6 +89,9 @@ class Policy(Section):
 
     backbone: Literal["pi0", "pi05", "smolvla", "groot"]
     size: Size
+    pretrained: Text | None
+    revision: Text | None
+    tokenizer: Text
     state_in_prompt: bool
     normalization: Mode
     delta_actions: Whole
@@ -100,6 +103,14 @@ class Policy(Section):
     def _consistent(self) -> "Policy":
         if self.replan > self.horizon:
             raise ValueError(f"replan {self.replan} exceeds horizon {self.horizon}")
+        if (self.size == "full") != (self.tokenizer != "words"):
+            raise ValueError("tokenizer: size full needs its own, a hub id or a folder; any other size takes 'words'")
+        if self.size == "full" and self.backbone == "groot":
+            raise ValueError("backbone groot has no prompt for its published tokenizer yet; choose a size up to L")
+        if self.pretrained is not None and self.size != "full":
+            raise ValueError("pretrained weights are of size full; set size: full or pretrained: null")
+        if self.revision is not None and self.pretrained is None:
+            raise ValueError("revision is that of pretrained weights; set it to null, or give pretrained")
         if self.state_in_prompt and self.backbone != "pi05":
             raise ValueError("state_in_prompt is pi05's way to see the state; the others see it without")
         return self

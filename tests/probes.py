@@ -19,6 +19,7 @@ from pirl_core.envs import vector
 from pirl_core.envs.worker import Slots
 from pirl_core.errors import UserError
 from pirl_core.evaluate import validation_episodes
+from pirl_core.policy import build
 from pirl_core.policy.flow_policy import keyed_normals
 from pirl_core.policy.folder import load_policy, save_policy
 from pirl_core.report.build import build_report
@@ -29,6 +30,7 @@ from pirl_core.stages.cli import Job
 from pirl_core.track import Tracker
 from pirl_core.types import ChunkResult, Episode, Observation
 from tests.test_data import make_episode
+from tests.test_pretrained import DATA, published_folder, tiny_shape, tokenizer
 from tests.test_report import COUNTS, EASY, MEDIUM, N, fill
 from tests.worlds import SUPERVISION, random_observation, small_policy
 
@@ -49,7 +51,8 @@ BASE: dict[str, dict[str, Any]] = {
         "keep_episodes": None,
     },
     "Policy": {
-        "backbone": "pi05", "size": "nano", "state_in_prompt": False, "normalization": "mean_std", "delta_actions": 0,
+        "backbone": "pi05", "size": "nano", "pretrained": None, "revision": None, "tokenizer": "words",
+        "state_in_prompt": False, "normalization": "mean_std", "delta_actions": 0,
         "horizon": 4, "replan": 2, "denoise_steps": 2,
     },
     "Sft": {
@@ -208,10 +211,21 @@ def see_sft(values: dict[str, Any]) -> Any:
 
 
 def see_policy(values: dict[str, Any]) -> Any:
-    """What the written policy does, not what its folder says."""
+    """What the written policy does, not what its folder says; or why there is none."""
     write_demonstrations()
     section = params.Sft.model_validate(BASE["Sft"] | {"steps": 1})
-    sft.run(job("sft", env=SEEING, policy=params.Policy.model_validate(values), sft=section))
+    with pytest.MonkeyPatch.context() as patch:
+        if values["size"] == "full":
+            patch.setattr(build, "published_sizes", lambda *_: DATA)
+            patch.setattr(build, "new_shape", tiny_shape)
+            for folder in (Path("published"), Path("other")):
+                folder.mkdir()
+                published_folder(values["backbone"], "openpi", folder)
+            tokenizer(reverse=True).save("other/tokenizer.json")
+        try:
+            sft.run(job("sft", env=SEEING, policy=params.Policy.model_validate(values), sft=section))
+        except UserError as error:
+            return str(error)
     policy = load_policy(Path("outputs/policy/e-sft-0"))
     shape = policy.backbone.shape
     context = policy.encode(random_observation(policy, 2))

@@ -46,7 +46,7 @@ def rl_job(kind: str, folder: Path) -> tuple[FlowPolicy, dict[str, torch.Tensor]
 def sft_job(folder: Path, **changes: Any) -> tuple[FlowPolicy, dict[str, torch.Tensor]]:
     # Chunks run past the episodes' ends, so the ranks hold unequal numbers of real steps.
     frames = learnable(length=3)
-    policy = build_policy(ENV, POLICY, frames, INSTRUCTIONS, 0)
+    policy = build_policy(ENV, POLICY, frames, INSTRUCTIONS, 0).policy
     start = copied(policy)
     with session(folder, 4) as opened:
         train_sft(policy, frames, Sft.model_validate(BASE | {"steps": 4, "batch_size": 7, **changes}), 0, opened)

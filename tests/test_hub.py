@@ -40,7 +40,7 @@ FACTS = Facts(REPO, "metaworld", "flow_sde", 1, {"rl": {"lr": 0.001}}, "abc1234"
 def weights(value: float) -> bytes:
     from safetensors.torch import save
 
-    return save({"paligemma_with_expert.x": torch.full((50_000,), value)})
+    return bytes(save({"paligemma_with_expert.x": torch.full((50_000,), value)}))
 
 
 def files(value: float) -> dict[str, bytes]:

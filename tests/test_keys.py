@@ -31,6 +31,7 @@ class Change(NamedTuple):
 
 
 LEARNED = {"noise_rule": "learned", "mdp": "one_layer"}
+FULL = {"size": "full", "tokenizer": "published", "horizon": 4}
 CHANGES: dict[str, dict[str, Change]] = {
     "Env": {
         "tasks": Change([["drawer-close-v3"], ["reach-v3", "drawer-close-v3"]]),
@@ -51,6 +52,9 @@ CHANGES: dict[str, dict[str, Change]] = {
     "Policy": {
         "backbone": Change(),
         "size": Change(["tiny"]),
+        "pretrained": Change(["published"], FULL),
+        "revision": Change(["main"], FULL | {"pretrained": "published"}),
+        "tokenizer": Change(["other"], FULL | {"pretrained": "published"}),
         "state_in_prompt": Change([True]),
         "normalization": Change(),
         "delta_actions": Change([2]),

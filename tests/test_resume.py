@@ -123,7 +123,7 @@ Train = Callable[[Session, bool], FlowPolicy]
 
 
 def sft(opened: Session, disturbed: bool) -> FlowPolicy:
-    policy = build_policy(ENV, POLICY, learnable(), INSTRUCTIONS, 0)
+    policy = build_policy(ENV, POLICY, learnable(), INSTRUCTIONS, 0).policy
     train_sft(policy, learnable(), Sft.model_validate(BASE | {"steps": 6, "log_every": 2, "ema_decay": 0.5}), 0, opened)
     return policy
 

@@ -25,8 +25,8 @@ ENV = Env(
     tasks=["reach-v3"], episode_steps=10, cameras=["corner2"], image_size=32, fast_render=True, object_state=False
 )
 POLICY = Policy(
-    backbone="pi0", size="nano", state_in_prompt=False, normalization="mean_std", delta_actions=0, horizon=4, replan=4,
-    denoise_steps=4,
+    backbone="pi0", size="nano", pretrained=None, revision=None, tokenizer="words", state_in_prompt=False,
+    normalization="mean_std", delta_actions=0, horizon=4, replan=4, denoise_steps=4,
 )  # fmt: skip
 BASE: dict[str, Any] = {
     "steps": 3, "batch_size": 8, "micro_batch_size": None, "lr": 3e-3, "warmup_steps": 0, "final_lr_fraction": 0.1,
@@ -54,7 +54,7 @@ def train(folder: Path, frames: Frames, seed: int = 0, **changes: Any) -> tuple[
     AcceleratorState._reset_state(reset_partial_state=True)
     sft = Sft(**(BASE | changes))
     env = ENV if frames.images.shape[1] else ENV.model_copy(update={"cameras": []})
-    policy = build_policy(env, POLICY, frames, INSTRUCTIONS, seed)
+    policy = build_policy(env, POLICY, frames, INSTRUCTIONS, seed).policy
     with session(folder, sft.steps) as opened:
         train_sft(policy, frames, sft, seed, opened)
     AcceleratorState._reset_state(reset_partial_state=True)
@@ -92,7 +92,7 @@ def test_nothing_beyond_an_episodes_end_is_learnt() -> None:
     """A field that is blind to its own noisy actions meets an action only as a target: real ones pull, padded never."""
     AcceleratorState._reset_state(reset_partial_state=True)
     frames = learnable(length=3)
-    policy = build_policy(ENV, POLICY, frames, INSTRUCTIONS, 0)
+    policy = build_policy(ENV, POLICY, frames, INSTRUCTIONS, 0).policy
     with torch.no_grad():
         policy.backbone.get_parameter("pi0.embed_action_time.action_in_proj.weight").zero_()
     learner = Learner(
@@ -137,7 +137,7 @@ def test_gradients_of_micro_batches_add_up(micro: int, tmp_path: Path, monkeypat
 def test_the_saved_policy_is_the_moving_average(tmp_path: Path) -> None:
     """By hand from the weights after each step: ē ← d ē + (1 − d) θ, from the initial weights on."""
     frames, decay = learnable(), 0.7
-    average = build_policy(ENV, POLICY, frames, INSTRUCTIONS, 0)
+    average = build_policy(ENV, POLICY, frames, INSTRUCTIONS, 0).policy
     for steps in (1, 2, 3):
         now, _ = train(tmp_path / str(steps), frames, steps=steps, final_lr_fraction=1.0)
         for mean, value in zip(average.parameters(), now.parameters(), strict=True):

@@ -1,6 +1,9 @@
-"""Which published layout a policy can be exported to: the one place that knows the families."""
+"""Which published layout a policy can be exported to, and with which documents: the one place that knows the families.
 
-from typing import TYPE_CHECKING
+Not exported: LeRobot's processors (normalisation and tokenisation beside the weights), which its own tools make anew.
+"""
+
+from typing import TYPE_CHECKING, Any
 
 from pirl_core.errors import UserError
 
@@ -9,9 +12,69 @@ if TYPE_CHECKING:
     from pirl_core.policy.flow_policy import FlowPolicy
 
 TARGETS = ("openpi", "lerobot")
+EPSILON = 1e-6
 
 
 def layout_of(policy: "FlowPolicy", target: str) -> "Layout":
     """Raises UserError where the policy's family has no map to ``target``."""
-    family = type(policy.backbone).__name__
+    from pirl_core.checkpoints.export import Layout
+    from pirl_core.policy.backbone import family_of
+    from pirl_core.policy.layouts import pi0, smolvla
+    from pirl_core.policy.pi0 import Pi0Shape
+
+    shape = policy.backbone.shape
+    family = family_of(shape)
+    if isinstance(shape, Pi0Shape):
+        openpi = target == "openpi"
+        prefix = "" if openpi else pi0.LEROBOT
+        unused = {prefix + key: size for key, size in pi0.unread_shapes(shape).items()}
+        documents = _openpi(policy) if openpi else {"config.json": _lerobot(policy, family)}
+        return Layout(pi0.openpi_keys if openpi else pi0.lerobot_keys, {}, unused, documents)
+    if family == "smolvla" and target == "lerobot":
+        return Layout(smolvla.lerobot_keys, {}, {}, {"config.json": _lerobot(policy, family)})
     raise UserError(f"--to {target}: no map from {family} to this layout; its own policy folder can be pushed as it is")
+
+
+def norm_stats(policy: "FlowPolicy") -> dict[str, Any]:
+    """openpi's ``norm_stats.json``. Mean and std, and the quantiles, are so chosen that either kind of normalisation
+    there is the policy's own."""
+
+    def numbers(center: list[float], scale: list[float]) -> dict[str, list[float]]:
+        low = [c - s for c, s in zip(center, scale, strict=True)]
+        high = [c + s - EPSILON for c, s in zip(center, scale, strict=True)]
+        return {"mean": center, "std": [s - EPSILON for s in scale], "q01": low, "q99": high}
+
+    kinds = policy.normalization
+    return {"norm_stats": {"state": numbers(*kinds.state), "actions": numbers(*kinds.action)}}
+
+
+def _openpi(policy: "FlowPolicy") -> dict[str, Any]:
+    shape = policy.backbone.shape
+    config = {
+        "action_dim": shape.action_dim,
+        "action_horizon": shape.horizon,
+        "paligemma_variant": "gemma_2b",
+        "action_expert_variant": "gemma_300m",
+        "precision": "bfloat16",
+    }
+    return {"config.json": config, "assets/pirl/norm_stats.json": norm_stats(policy)}
+
+
+def _lerobot(policy: "FlowPolicy", family: str) -> dict[str, Any]:
+    shape = policy.backbone.shape
+    image = {"type": "VISUAL", "shape": [3, shape.image_size, shape.image_size]}
+    return {
+        "type": family,
+        "n_obs_steps": 1,
+        "chunk_size": shape.horizon,
+        "n_action_steps": policy.replan,
+        "num_steps" if family == "smolvla" else "num_inference_steps": policy.denoise_steps,
+        "max_state_dim": shape.state_dim,
+        "max_action_dim": shape.action_dim,
+        "tokenizer_max_length": shape.text_length,
+        "input_features": {
+            **{f"observation.images.camera{number}": image for number in range(shape.cameras)},
+            "observation.state": {"type": "STATE", "shape": [len(policy.state_center)]},
+        },
+        "output_features": {"action": {"type": "ACTION", "shape": [len(policy.action_center)]}},
+    }

@@ -40,8 +40,8 @@ def open_weights(folder: Path) -> Weights:
     Raises UserError for pickles, for files that are missing, cut short or damaged, and for an index that lies.
     """
     if (folder / SINGLE).exists():
-        shapes = _shapes(folder / SINGLE)
-        return Weights(folder, dict.fromkeys(shapes, folder / SINGLE), shapes)
+        found = _shapes(folder / SINGLE)
+        return Weights(folder, dict.fromkeys(found, folder / SINGLE), found)
     if not (folder / INDEX).exists():
         raise _nothing(folder)
     named = _read_index(folder / INDEX)
@@ -52,7 +52,8 @@ def open_weights(folder: Path) -> Weights:
             f"{folder}: partly downloaded, {INDEX} names {_some(absent)} of {len(shards)} files, not there; "
             "finish the download"
         )
-    files, shapes = {}, {}
+    files: dict[str, Path] = {}
+    shapes: dict[str, tuple[int, ...]] = {}
     for shard in shards:
         here = _shapes(folder / shard)
         promised = {key for key, file in named.items() if file == shard}

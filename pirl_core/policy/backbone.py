@@ -21,6 +21,15 @@ def new_shape(family: Family, size: Size, data: DataSizes) -> Shape:
     return pi0_shape(size, data, family == "pi05")
 
 
+def published_sizes(family: Family, cameras: int, horizon: int) -> DataSizes:
+    """What the released weights of a family expect of their data."""
+    if family == "smolvla":
+        return DataSizes(512, cameras, 49280, 48, 32, 32, horizon)
+    if family == "groot":
+        return DataSizes(224, cameras, 151680, 1024, 64, 32, horizon)
+    return DataSizes(224, cameras, 257152, 200 if family == "pi05" else 48, 32, 32, horizon)
+
+
 def new_backbone(shape: Shape) -> Backbone:
     """With random weights, from torch's own generator."""
     if isinstance(shape, SmolVlaShape):

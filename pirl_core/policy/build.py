@@ -1,22 +1,35 @@
-"""A fresh policy for a dataset: sizes from params, vocabulary and statistics from the data."""
+"""A policy for a dataset, from scratch or from published weights; statistics, and a vocabulary, from the data."""
+
+from typing import Any, NamedTuple
 
 import torch
+from accelerate import init_empty_weights
 
+from pirl_core.checkpoints.source import find_checkpoint
 from pirl_core.data.lerobot import Frames, action_chunks
 from pirl_core.errors import UserError
 from pirl_core.params import Env, Policy
-from pirl_core.policy.backbone import new_backbone, new_shape
+from pirl_core.policy.backbone import new_backbone, new_shape, published_sizes
 from pirl_core.policy.context import DataSizes
 from pirl_core.policy.flow_policy import FlowPolicy
 from pirl_core.policy.normalize import Normalization, fit, relative
+from pirl_core.policy.pretrained import load_pretrained, origin_of
 from pirl_core.policy.sizes import Mode
-from pirl_core.policy.tokenizer import build_tokenizer
+from pirl_core.policy.tokenizer import Prompt, build_tokenizer, check_words, load_tokenizer
 
 
-def build_policy(env: Env, policy: Policy, frames: Frames, instructions: list[str], seed: int) -> FlowPolicy:
-    """An untrained policy. ``instructions``: every sentence that its vocabulary should know.
+class Built(NamedTuple):
+    """origin: where pretrained weights came from, to be recorded; None for a policy from scratch."""
 
-    Raises UserError when the frames are not of ``env.image_size``, or more actions are to be relative than there are.
+    policy: FlowPolicy
+    origin: dict[str, Any] | None
+
+
+def build_policy(env: Env, policy: Policy, frames: Frames, instructions: list[str], seed: int) -> Built:
+    """A policy before its training. ``instructions``: every sentence that a vocabulary of its own should know.
+
+    Raises UserError when the frames are not of ``env.image_size``, when they have more numbers than the network, or
+    more are to be relative than there are; and for what goes wrong with pretrained weights and tokenizers.
     """
     if env.cameras and frames.images.shape[2:4] != (env.image_size, env.image_size):
         found = "x".join(map(str, frames.images.shape[2:4]))
@@ -28,25 +41,42 @@ def build_policy(env: Env, policy: Policy, frames: Frames, instructions: list[st
             f"policy.delta_actions = {policy.delta_actions}: the data have {state_numbers} state and {action_numbers} "
             "action numbers; give at most the smaller"
         )
-    tokenizer = build_tokenizer(instructions, numbers=policy.state_in_prompt)
-    words = 1 + max(len(tokenizer.encode(text).ids) for text in instructions)
-    data = DataSizes(
-        image_size=env.image_size,
-        cameras=len(env.cameras),
-        vocabulary=tokenizer.get_vocab_size(),
-        text_length=words + (state_numbers if policy.state_in_prompt else 0),
-        state_dim=state_numbers,
-        action_dim=action_numbers,
-        horizon=policy.horizon,
-    )
-    return FlowPolicy(
-        new_backbone(new_shape(policy.backbone, policy.size, data)),
-        tokenizer,
-        "words_state" if policy.state_in_prompt else "words",
-        data_normalization(frames, policy.normalization, policy.delta_actions, policy.horizon),
-        policy.replan,
-        policy.denoise_steps,
-    )
+    normalization = data_normalization(frames, policy.normalization, policy.delta_actions, policy.horizon)
+    if policy.size == "full":
+        data = published_sizes(policy.backbone, len(env.cameras), policy.horizon)
+        if state_numbers > data.state_dim or action_numbers > data.action_dim:
+            raise UserError(
+                f"policy.size = full: {policy.backbone} takes {data.state_dim} state and {data.action_dim} action "
+                f"numbers, the data have {state_numbers} and {action_numbers}; set env.object_state: false"
+            )
+        prompt: Prompt = "smolvla" if policy.backbone == "smolvla" else "pi0"
+        if policy.state_in_prompt:
+            prompt = "pi05_state"
+        words = find_checkpoint(policy.tokenizer).folder / "tokenizer.json"
+        tokenizer = load_tokenizer(words)
+        check_words(tokenizer, prompt, data.vocabulary, words)
+    else:
+        tokenizer = build_tokenizer(instructions, numbers=policy.state_in_prompt)
+        prompt = "words_state" if policy.state_in_prompt else "words"
+        longest = 1 + max(len(tokenizer.encode(text).ids) for text in instructions)
+        data = DataSizes(
+            image_size=env.image_size,
+            cameras=len(env.cameras),
+            vocabulary=tokenizer.get_vocab_size(),
+            text_length=longest + (state_numbers if policy.state_in_prompt else 0),
+            state_dim=state_numbers,
+            action_dim=action_numbers,
+            horizon=policy.horizon,
+        )
+    shape = new_shape(policy.backbone, policy.size, data)
+    if policy.pretrained is None:
+        backbone, origin = new_backbone(shape), None
+    else:
+        with init_empty_weights():
+            backbone = new_backbone(shape)
+        origin = origin_of(load_pretrained(backbone, policy.pretrained, policy.revision))
+    made = FlowPolicy(backbone, tokenizer, prompt, normalization, policy.replan, policy.denoise_steps)
+    return Built(made, origin)
 
 
 def data_normalization(frames: Frames, mode: Mode, delta: int, horizon: int) -> Normalization:

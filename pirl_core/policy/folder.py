@@ -9,7 +9,6 @@ from accelerate import init_empty_weights
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from tokenizers import Tokenizer
 
 from pirl_core.errors import UserError
 from pirl_core.files import write_json, write_tensors, write_text
@@ -17,7 +16,7 @@ from pirl_core.params import Env
 from pirl_core.policy.backbone import Backbone, Family, Shape, family_of, new_backbone, shape_class
 from pirl_core.policy.flow_policy import FlowPolicy
 from pirl_core.policy.normalize import Affine, Normalization
-from pirl_core.policy.tokenizer import PAD, START, UNKNOWN, Prompt, load_tokenizer
+from pirl_core.policy.tokenizer import Prompt, check_words, load_tokenizer
 
 FORMAT = 2
 RERUN = "rerun the stage that writes this folder"
@@ -83,7 +82,7 @@ def load_policy(folder: Path) -> FlowPolicy:
         raise UserError(f"{folder}/config.json: replan = {config.replan} exceeds horizon {shape.horizon}; {RERUN}")
     normalization = _normalization(numbers, shape, folder / "normalization.json")
     tokenizer = load_tokenizer(folder / "tokenizer.json")
-    _check_words(tokenizer, config.prompt, shape.vocabulary, folder / "tokenizer.json")
+    check_words(tokenizer, config.prompt, shape.vocabulary, folder / "tokenizer.json")
     policy = FlowPolicy(backbone, tokenizer, config.prompt, normalization, config.replan, config.denoise_steps)
     _load_weights(policy, folder / "model.safetensors")
     return policy.eval()
@@ -129,19 +128,6 @@ def require_fit(policy: FlowPolicy, env: Env, state_dim: int, action_dim: int, f
     for name, (made_for, given) in pairs.items():
         if made_for != given:
             raise UserError(f"{folder}: made for {made_for} as {name}, but it is {given} now; rerun stage sft")
-
-
-def _check_words(tokenizer: Tokenizer, prompt: Prompt, vocabulary: int, path: Path) -> None:
-    words = tokenizer.get_vocab()
-    if not prompt.startswith("words"):
-        if max(words.values(), default=0) >= vocabulary:
-            raise UserError(f"{path}: has words beyond the {vocabulary} of config.json; it belongs to another model")
-        return
-    missing = [word for word in (PAD, UNKNOWN, START) if word not in words]
-    if missing:
-        raise UserError(f"{path}: the word {missing[0]} is missing; {RERUN}")
-    if sorted(words.values()) != list(range(vocabulary)):
-        raise UserError(f"{path}: its words are not numbered 0 to {vocabulary - 1} as config.json says; {RERUN}")
 
 
 def _load_weights(policy: FlowPolicy, path: Path) -> None:

@@ -42,6 +42,20 @@ def load_tokenizer(path: Path) -> Tokenizer:
         raise UserError(f"{path}: not a tokenizer ({error}); restore the policy folder or rerun its stage") from None
 
 
+def check_words(tokenizer: Tokenizer, prompt: Prompt, vocabulary: int, path: Path) -> None:
+    """Raises UserError where the words of the tokenizer at ``path`` are not those of a model of this vocabulary."""
+    words = tokenizer.get_vocab()
+    own = prompt.startswith("words")
+    needed = [PAD, UNKNOWN, START] if own else [_FIRST[prompt]] if prompt in _FIRST else []
+    missing = [word for word in needed if word not in words]
+    if missing:
+        raise UserError(f"{path}: the word {missing[0]} is missing; this is the tokenizer of another model")
+    if own and sorted(words.values()) != list(range(vocabulary)):
+        raise UserError(f"{path}: its words are not numbered 0 to {vocabulary - 1} as config.json says; restore it")
+    if max(words.values(), default=0) >= vocabulary:
+        raise UserError(f"{path}: has words beyond the model's {vocabulary}; this is the tokenizer of another model")
+
+
 def prompt_text(prompt: Prompt, instruction: str, state: Sequence[float]) -> str:
     """What is tokenized. state: (S,) normalised; read by the _state prompts alone."""
     bins = " ".join(map(str, state_bins(state))) if prompt.endswith("_state") else ""

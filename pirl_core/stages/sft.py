@@ -10,6 +10,7 @@ def run(job: Job) -> None:
     from pirl_core.envs.metaworld import ACTION_DIM
     from pirl_core.envs.metaworld_tasks import TASKS
     from pirl_core.errors import UserError
+    from pirl_core.files import write_json
     from pirl_core.policy.build import build_policy
     from pirl_core.policy.folder import save_policy
     from pirl_core.session import open_session
@@ -24,7 +25,7 @@ def run(job: Job) -> None:
         )
     # The data's own sentences too: a word that the tokenizer does not know would be lost on the policy.
     instructions = list(dict.fromkeys([*(task.instruction for task in TASKS.values()), *frames.tasks]))
-    policy = build_policy(env, job.run.policy, frames, instructions, job.seed)
+    policy, origin = build_policy(env, job.run.policy, frames, instructions, job.seed)
     with open_session(
         job.stage,
         job.name,
@@ -38,6 +39,8 @@ def run(job: Job) -> None:
         train_sft(policy, frames, sft, job.seed, session)
         if session.ranks.main:
             save_policy(policy, session.policy)
+            if origin:
+                write_json(session.log / "pretrained.json", origin)
 
 
 if __name__ == "__main__":

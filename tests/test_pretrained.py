@@ -1,0 +1,167 @@
+"""Published weights in and out, on tiny networks of the same classes and layouts."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, models, pre_tokenizers
+
+from pirl_core.checkpoints.export import export
+from pirl_core.checkpoints.layouts import layout_of
+from pirl_core.errors import UserError
+from pirl_core.params import Env, Policy
+from pirl_core.policy import build
+from pirl_core.policy.backbone import new_backbone, new_shape
+from pirl_core.policy.context import DataSizes
+from pirl_core.policy.flow_policy import FlowPolicy, keyed_normals
+from pirl_core.policy.folder import load_policy, save_policy
+from pirl_core.policy.normalize import Affine, Normalization, published
+from pirl_core.policy.tokenizer import Prompt
+from tests.test_sft import learnable
+from tests.worlds import INSTRUCTIONS, random_observation
+
+ENV = Env(
+    tasks=["reach-v3"], episode_steps=10, cameras=["corner2"], image_size=32, fast_render=True, object_state=False
+)
+DATA = DataSizes(64, 1, 40, 12, 8, 6, 4)
+ROUTES = [("pi0", "openpi"), ("pi0", "lerobot"), ("pi05", "openpi"), ("pi05", "lerobot"), ("smolvla", "lerobot")]
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch):
+    """The published networks, but small: their own patch embeddings, padded numbers and prompts."""
+    monkeypatch.setattr(build, "published_sizes", lambda family, cameras, horizon: DATA)
+    monkeypatch.setattr(build, "new_shape", tiny_shape)
+
+
+def tiny_shape(family, size, data):
+    assert size == "full"
+    return new_shape(family, "nano", data)._replace(stem="patch")
+
+
+def tokenizer(first="<bos>", reverse=False):
+    words = sorted({word for text in INSTRUCTIONS for word in text.split()}, reverse=reverse)
+    vocabulary = {word: index for index, word in enumerate(["<pad>", "<unk>", first, *words])}
+    made = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return made
+
+
+def random_policy(family):
+    torch.manual_seed(0)
+    normal = Normalization(Affine([0.1] * 4, [0.5] * 4), Affine([0.2] * 4, [0.6] * 4), 0)
+    prompt: Prompt = "smolvla" if family == "smolvla" else "pi0"
+    policy = FlowPolicy(new_backbone(tiny_shape(family, "full", DATA)), tokenizer(), prompt, normal, 4, 3)
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            parameter.copy_(torch.randn_like(parameter) * 0.15)
+    return policy.eval()
+
+
+def published_folder(family, target, folder):
+    """What somebody else uploaded: weights of a layout, and a tokenizer."""
+    (folder / "tokenizer.json").unlink(missing_ok=True)
+    policy = random_policy(family)
+    export(policy.backbone.state_dict(), layout_of(policy, target), folder)
+    tokenizer().save(str(folder / "tokenizer.json"))
+    return policy
+
+
+def section(family, folder, **changes):
+    return Policy(
+        **{
+            "backbone": family, "size": "full", "pretrained": str(folder), "revision": None, "tokenizer": str(folder),
+            "state_in_prompt": False, "normalization": "quantile", "delta_actions": 0, "horizon": 4, "replan": 4,
+            "denoise_steps": 3, **changes,
+        }
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("family", "target"), ROUTES)
+def test_exported_weights_come_back_bit_for_bit(family, target, tmp_path):
+    """Out in a published layout, in by ``policy.pretrained``, through our own folder: the same actions."""
+    there = published_folder(family, target, tmp_path / "published")
+    policy, origin = build.build_policy(ENV, section(family, tmp_path / "published"), learnable(), INSTRUCTIONS, 0)
+    assert origin == {"folder": str(tmp_path / "published"), "repo": None, "commit": None}
+    for name, value in there.backbone.state_dict().items():
+        assert torch.equal(value, policy.backbone.state_dict()[name]), name
+    (tmp_path / "ours").mkdir()
+    save_policy(policy, tmp_path / "ours")
+    loaded = load_policy(tmp_path / "ours")
+    observation, normals = random_observation(policy, 3), keyed_normals([(0,), (1,), (2,)], (4, 6))
+    observation = observation._replace(images=np.random.default_rng(0).integers(0, 256, (3, 1, 48, 32, 3), np.uint8))
+    with torch.no_grad():
+        actions = [p.eval().act(p.encode(observation), normals) for p in (policy, loaded)]
+    assert torch.equal(*actions) and actions[0].shape == (3, 4, 4)
+
+
+@pytest.mark.parametrize("family", ["pi0", "pi05"])
+def test_a_tied_embedding_may_be_stored_under_either_name(family, tmp_path):
+    """LeRobot's files and openpi's differ in which of the two tied tensors they kept; some have both."""
+    there = published_folder(family, "openpi", tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    head = "paligemma_with_expert.paligemma.lm_head.weight"
+    table = "paligemma_with_expert.paligemma.model.language_model.embed_tokens.weight"
+    value = weights.pop(head)
+    for names in ([head], [table], [head, table]):
+        copies = {name: value.clone() if name == names[-1] else value + 1 for name in names}
+        save_file(weights | copies, tmp_path / "model.safetensors")
+        policy, _ = build.build_policy(ENV, section(family, tmp_path), learnable(), INSTRUCTIONS, 0)
+        for name, expected in there.backbone.state_dict().items():
+            assert torch.equal(expected, policy.backbone.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("mode", ["mean_std", "quantile"])
+def test_openpis_statistics_are_ours(mode, tmp_path):
+    policy = random_policy("pi0")
+    export(policy.backbone.state_dict(), layout_of(policy, "openpi"), tmp_path)
+    stats = json.loads((tmp_path / "assets/pirl/norm_stats.json").read_text())["norm_stats"]
+    for name, ours in (("state", policy.normalization.state), ("actions", policy.normalization.action)):
+        found = published(stats[name], mode)
+        np.testing.assert_allclose(found.center, ours.center, atol=1e-9)
+        np.testing.assert_allclose(found.scale, ours.scale, atol=1e-9)
+
+
+def _weights(change):
+    def edit(folder):
+        weights = load_file(folder / "model.safetensors")
+        change(weights)
+        save_file(weights, folder / "model.safetensors")
+
+    return edit
+
+
+BROKEN = {
+    "another family": (lambda f: published_folder("pi05", "openpi", f), "openpi_pi05"),
+    "a tensor is missing": (_weights(lambda w: w.pop("action_out_proj.bias")), "1 missing"),
+    "a tensor too many": (_weights(lambda w: w.update(strange=torch.zeros(1))), "strange"),
+    "another size": (_weights(lambda w: w.update({"action_out_proj.bias": torch.zeros(99)})), "action_out_proj.bias"),
+    "not finite": (_weights(lambda w: w["action_out_proj.bias"].fill_(float("nan"))), "not finite"),
+    "cut short": (
+        lambda f: (f / "model.safetensors").write_bytes((f / "model.safetensors").read_bytes()[:9999]),
+        "cut short",
+    ),
+    "a pickle": (lambda f: (f / "model.safetensors").rename(f / "weights.pt"), "pirl_core.checkpoints.convert"),
+    "no tokenizer": (lambda f: (f / "tokenizer.json").unlink(), "tokenizer.json"),
+    "another tokenizer": (lambda f: tokenizer("<s>").save(str(f / "tokenizer.json")), "<bos>"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_checkpoint_is_told_in_one_line(name, tmp_path):
+    published_folder("pi0", "openpi", tmp_path)
+    edit, told = BROKEN[name]
+    edit(tmp_path)
+    with pytest.raises(UserError) as error:
+        build.build_policy(ENV, section("pi0", tmp_path), learnable(), INSTRUCTIONS, 0)
+    assert told in str(error.value) and str(tmp_path) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_model_with_its_own_eyes_has_no_published_layout(tmp_path):
+    policy = random_policy("pi0")
+    policy.backbone = new_backbone(new_shape("pi0", "nano", DATA))
+    with pytest.raises(UserError, match="stem"):
+        export(policy.backbone.state_dict(), layout_of(policy, "openpi"), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
