@@ -219,6 +219,13 @@ def test_full_size():
     # Each of the 37 norms has 1024 x 3072 + 3072 numbers in place of 1024.
     assert count(pi05.pi0.model.dit) == pytest.approx(311.5 + 37 * (1024 * 3072 + 2 * 1024) / 1e6, abs=0.1)
     assert count(pi0) == pytest.approx(3238.0, abs=0.1) and count(pi05) == pytest.approx(3353.4, abs=0.1)
+    images, state = torch.empty(1, 3, 3, 224, 224, device="meta"), torch.empty(1, 32, device="meta")
+    tokens = torch.empty(1, 48, dtype=torch.long, device="meta")
+    with torch.no_grad():
+        context = pi05.encode(Inputs(images, tokens, tokens.bool(), state))
+        v, features = pi05.velocity(context, torch.empty(1, 50, 32, device="meta"), torch.empty(1, device="meta"))
+    assert context.memory.shape == (1, 18, 2, 1, 3 * 256 + 48, 256) and context.pooled.shape == (1, 2048)
+    assert v.shape == (1, 50, 32) and features.shape == (1, 50, 1024)
 
 
 @pytest.mark.parametrize(("size", "millions"), [("S", 1.5), ("M", 5), ("L", 13)])

@@ -189,6 +189,7 @@ BROKEN = {
     "config a list": lambda f: (f / "config.json").write_text("[]"),
     "other format": _edit_json("config.json", lambda c: c.update(format=99)),
     "config without a size": _edit_json("config.json", lambda c: c["shape"].pop("heads")),
+    "heads that cannot share keys": _edit_json("config.json", lambda c: c["shape"].update(kv_heads=3)),
     "config without replan": _edit_json("config.json", lambda c: c.pop("replan")),
     "no statistics": lambda f: (f / "normalization.json").unlink(),
     "statistics too short": _edit_json("normalization.json", lambda c: c["state"].update(center=[0.0])),
