@@ -127,7 +127,7 @@ def test_export_and_reading_are_inverse_bit_for_bit(shard_bytes: int, tmp_path: 
     assert json.loads((tmp_path / "out/assets/x/norm_stats.json").read_text()) == {"mean": [0.0]}
     tensors = {key: value for path in files for key, value in load_file(path).items()}
     assert (
-        torch.equal(tensors[HEAD], one.get_parameter("trunk.embed.weight"))
+        torch.equal(tensors[HEAD], one.state_dict()["trunk.embed.weight"])
         and not tensors["paligemma_with_expert.never.weight"].any()
     )
 
@@ -146,7 +146,7 @@ def test_dtypes_are_those_of_the_reader_and_of_the_export(tmp_path: Path) -> Non
     load_weights(other, open_weights(tmp_path), known)
     assert same(one, other)
     export(one.state_dict(), LAYOUT, tmp_path, torch.bfloat16)
-    expected = one.get_parameter("trunk.embed.weight").to(torch.bfloat16)
+    expected = one.state_dict()["trunk.embed.weight"].to(torch.bfloat16)
     assert torch.equal(load_file(tmp_path / "model.safetensors")[HEAD], expected)
 
 

@@ -1,6 +1,7 @@
 """Downloads from and pushes to a hub on localhost, through the real client: whole or one line, never half."""
 
 import json
+import resource
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 import torch
 import yaml
 from huggingface_hub import constants
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save, save_file
 
 from pirl_core import cli
 from pirl_core.checkpoints.card import BASES, Facts, model_card
@@ -38,8 +39,6 @@ FACTS = Facts(REPO, "metaworld", "flow_sde", 1, {"rl": {"lr": 0.001}}, "abc1234"
 
 
 def weights(value: float) -> bytes:
-    from safetensors.torch import save
-
     return bytes(save({"paligemma_with_expert.x": torch.full((50_000,), value)}))
 
 
@@ -123,6 +122,18 @@ def test_an_interrupted_download_is_one_line_and_a_rerun_ends_it(
     hub.cut = 0
     found = find_checkpoint(REPO)
     assert (found.folder / "model.safetensors").read_bytes() == weights(2)
+
+
+def test_a_full_disk_is_one_line_and_a_rerun_ends_the_download(hub: Hub, tmp_path: Path) -> None:
+    """A limit on the size of files stands for the disk."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(weights(1)) // 2, limits[1]))
+    try:
+        message = told(find_checkpoint, REPO)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "no room for the download" in message and "HF_HOME" in message and not list(tmp_path.rglob("*.incomplete"))
+    assert (find_checkpoint(REPO).folder / "model.safetensors").read_bytes() == weights(1)
 
 
 def test_each_refusal_names_its_remedy(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,7 +31,7 @@ def convert(source: Path, folder: Path, key: str | None = None) -> None:
         raise UserError(f"{source}: no such file; check the path")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder}: exists already; choose a new folder")
-    with replace_folder(folder) as temporary:
+    with replace_folder(folder.resolve()) as temporary:
         command = [sys.executable, "-m", "pirl_core.checkpoints.convert", "--isolated", str(source), str(temporary)]
         done = subprocess.run(
             command + (["--key", key] if key else []), capture_output=True, text=True, stdin=subprocess.DEVNULL

@@ -46,7 +46,7 @@ def export(
     tensors = _renamed(state, layout, dtype)
     _require_replaceable(folder, layout)
     try:
-        with replace_folder(folder) as temporary:
+        with replace_folder(folder.resolve()) as temporary:
             write_weights(temporary, tensors, dtype, shard_bytes)
             for path, content in layout.documents.items():
                 write_json(temporary / path, content)

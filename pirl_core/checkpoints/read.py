@@ -40,8 +40,8 @@ def open_weights(folder: Path) -> Weights:
     Raises UserError for pickles, for files that are missing, cut short or damaged, and for an index that lies.
     """
     if (folder / SINGLE).exists():
-        found = _shapes(folder / SINGLE)
-        return Weights(folder, dict.fromkeys(found, folder / SINGLE), found)
+        whole = _shapes(folder / SINGLE)
+        return Weights(folder, dict.fromkeys(whole, folder / SINGLE), whole)
     if not (folder / INDEX).exists():
         raise _nothing(folder)
     named = _read_index(folder / INDEX)
