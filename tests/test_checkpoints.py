@@ -60,6 +60,16 @@ def rename(key: str) -> str | None:
     return key.replace(THEIRS, OURS)
 
 
+def strict(key: str) -> str | None:
+    if not key.startswith((THEIRS, "saved")):
+        raise UserError("strange")
+    return rename(key)
+
+
+def both(key: str) -> str | None:
+    return "trunk.embed.weight" if key == HEAD else rename(key)
+
+
 def back(key: str) -> str | None:
     return key.replace(OURS, THEIRS)
 
@@ -156,8 +166,14 @@ def test_an_embedding_stored_as_the_head_only_is_found(tmp_path: Path) -> None:
     state[HEAD] = state.pop("trunk.embed.weight")
     save_theirs(tmp_path, state)
     assert "1 missing (trunk.embed.weight)" in told(load_weights, other, open_weights(tmp_path), rename)
-    load_weights(other, open_weights(tmp_path), rename, {"trunk.embed.weight": HEAD})
+    ties = {"trunk.embed.weight": HEAD}
+    load_weights(other, open_weights(tmp_path), rename, ties)
     assert same(one, other)
+    # Stored twice, by a map that leads both names to the embedding: the head is only the fallback.
+    save_theirs(tmp_path, net(2).state_dict() | {HEAD: torch.zeros(11, 5)})
+    load_weights(other, open_weights(tmp_path), both, ties)
+    assert same(net(2), other)
+    assert "1 twice" in told(load_weights, other, open_weights(tmp_path), both)
 
 
 def test_the_wrong_model_is_told_before_anything_is_written(tmp_path: Path) -> None:
@@ -167,6 +183,7 @@ def test_the_wrong_model_is_told_before_anything_is_written(tmp_path: Path) -> N
     save_theirs(tmp_path, state | {f"other.{number}": torch.ones(1) for number in range(5)})
     other = net(1)
     message = told(load_weights, other, open_weights(tmp_path), rename)
+    assert message == told(load_weights, other, open_weights(tmp_path), strict)
     assert "1 missing (trunk.norm.bias)" in message
     assert "5 unexpected (other.0, other.1, other.2 and 2 more)" in message
     assert "1 of another shape (paligemma_with_expert.trunk.a.weight (7, 6) instead of (7, 5))" in message
@@ -195,8 +212,11 @@ def test_numbers_that_are_not_finite_are_named(value: float, tmp_path: Path) -> 
         ("openpi_pi05", ["paligemma_with_expert.paligemma.lm_head.weight", "time_mlp_in.bias"]),
         ("lerobot_pi0", ["model.paligemma_with_expert.x", "model.state_proj.bias", "model.action_time_mlp_in.bias"]),
         ("lerobot_pi05", ["model.paligemma_with_expert.gemma_expert.model.norm.dense.bias", "model.time_mlp_in.bias"]),
-        ("smolvla", ["model.vlm_with_expert.lm_expert.norm.weight", "model.state_proj.bias"]),
-        ("groot_n15", ["action_head.model.x", "backbone.eagle_model.mlp1.0.weight"]),
+        ("lerobot_smolvla", ["model.vlm_with_expert.lm_expert.norm.weight", "model.state_proj.bias"]),
+        ("isaac_groot_n15", ["action_head.model.x", "backbone.eagle_model.mlp1.0.weight"]),
+        ("lerobot_groot_n15", ["_groot_model.action_head.x", "_groot_model.backbone.eagle_model.mlp1.0.weight"]),
+        ("pirl", ["action_head.model.x", "mlp1.weight", "vision_model.x"]),
+        ("pirl", ["action_in_proj.weight", "lm_expert.norm.weight", "state_proj.bias", "vlm.x"]),
         ("pirl", ["pi0.action_out_proj.bias", "stem.convolutions.0.bias"]),
     ],
 )  # fmt: skip

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from pirl_core.errors import UserError
 
 Rename = Callable[[str], str | None]
-"""A checkpoint's key to our state_dict key; None for one that is known and deliberately dropped."""
+"""A checkpoint's key to our state_dict key; None for one that is dropped on purpose; UserError for a strange one."""
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLES = (".pt", ".pth", ".bin", ".ckpt")
@@ -20,9 +20,13 @@ AGAIN = "copy or download it again"
 LFS_POINTER = b"version https://git-lfs"
 PI_LAYOUTS = {"paligemma_with_expert.": "openpi", "model.paligemma_with_expert.": "lerobot"}
 OTHER_LAYOUTS = {
-    "model.vlm_with_expert.": "smolvla",
-    "backbone.eagle_model.": "groot_n15",
+    "model.vlm_with_expert.": "lerobot_smolvla",
+    "backbone.eagle_model.": "isaac_groot_n15",
+    "_groot_model.backbone.eagle_model.": "lerobot_groot_n15",
+    # Ours: π0 and π0.5, SmolVLA, GR00T.
     "pi0.": "pirl",
+    "lm_expert.": "pirl",
+    "mlp1.": "pirl",
 }
 
 
@@ -75,7 +79,8 @@ def refuse_pickle(path: Path) -> None:
 
 
 def detect_layout(keys: Iterable[str]) -> str:
-    """One of openpi_pi0, openpi_pi05, lerobot_pi0, lerobot_pi05, smolvla, groot_n15, pirl, by telling keys.
+    """By telling keys one of openpi_pi0, openpi_pi05, lerobot_pi0, lerobot_pi05, lerobot_smolvla, isaac_groot_n15,
+    lerobot_groot_n15, pirl.
 
     Files that lerobot converted from openpi without saving them again keep openpi's keys, and are told as such.
     Raises UserError for other models.
@@ -103,10 +108,10 @@ def detect_layout(keys: Iterable[str]) -> str:
 def load_weights(module: nn.Module, weights: Weights, rename: Rename, ties: Mapping[str, str] | None = None) -> None:
     """Fill the whole state_dict of ``module``, each tensor in the dtype that the module has for it.
 
-    ties: our key to the checkpoint's key to take it from where no key maps to it, such as a token embedding that is
-    stored as the output head only. Parameters on the meta device get memory on the CPU; buffers that state_dict does
-    not list stay as they are, so put parameters only on meta (accelerate.init_empty_weights).
-    Beside the module, memory for one tensor is needed.
+    ties: our key to the checkpoint's key to take it from where no other key maps to it, such as a token embedding
+    that is stored as the output head only.
+    Parameters on the meta device get memory on the CPU; buffers that state_dict does not list stay as they are, so
+    put parameters only on meta (accelerate.init_empty_weights). Beside the module, memory for one tensor is needed.
 
     Raises UserError where a key is missing, unexpected or of another shape, before anything is written; and for
     numbers that are not finite, also after conversion, after which the module is of no use.
@@ -142,8 +147,12 @@ def _match(
     sources: dict[str, str] = {}
     unexpected, double, shapes = [], [], []
     for theirs in sorted(weights.shapes):
-        ours = rename(theirs)
-        if ours is None:
+        try:
+            ours = rename(theirs)
+        except UserError:
+            unexpected.append(theirs)
+            continue
+        if ours is None or theirs == ties.get(ours):
             continue
         if ours not in slots:
             unexpected.append(theirs)
