@@ -12,7 +12,7 @@ from benchmarks.measure import Row, alternate, ratio, table
 
 TINY = {
     "startup": (startup, "--rounds 1"),
-    "context": (context, "--samples 8 --size tiny --medium tiny --rounds 1 --updates 1"),
+    "context": (context, "--samples 8 --size tiny --medium tiny --rounds 1 --updates 1 --decisions 8"),
 }
 SLOW = {
     "waiting": (waiting, "--samples 4 --rounds 1"),
