@@ -109,6 +109,7 @@ def whole_update(run: Run, sizes: Policy, label: str, wanted: float, samples: in
         wait_for_device()
 
     kept, dropped = filled(PLENTY, False), filled(0, False)
+    epochs(kept)  # warm-up
     spent = alternate(
         {
             "fill": partial(seconds, partial(filled, PLENTY, True)),
@@ -118,6 +119,7 @@ def whole_update(run: Run, sizes: Policy, label: str, wanted: float, samples: in
         rounds,
     )
     factor = ratio(spent["again"], spent["cached"])
+    pays = ratio(spent["fill"], [max(a - c, 1e-9) for a, c in zip(spent["again"], spent["cached"], strict=True)])
     fill, cached, again = (statistics.median(spent[name]) for name in ("fill", "cached", "again"))
     return Row(
         f"PPO update of {rl.update_epochs} epochs: context recomputed each minibatch / from the store, {label}",
@@ -129,7 +131,7 @@ def whole_update(run: Run, sizes: Policy, label: str, wanted: float, samples: in
         f"{(observation.images[0].nbytes + observation.state[0].nbytes) / 1024:.0f} KiB; the rollout's encoding "
         f"({fill:.2f} s) is left out: {(fill + again) / (fill + cached):.2f} × with it on both sides, "
         f"{again / (fill + cached):.2f} × on the cache's alone, which then pays after "
-        f"{fill * rl.update_epochs / max(again - cached, 1e-9):.1f} epochs",
+        f"{rl.update_epochs * pays:.1f} epochs",
     )
 
 
@@ -161,8 +163,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--size", choices=["tiny", "S", "M", "L"], default="L", help="policy.size of the larger model")
     add("--medium", choices=["tiny", "S", "M", "L"], default="M", help="policy.size of the whole update")
     add("--rounds", type=int, default=7, help="measurements of each side of a minibatch")
-    add("--decisions", type=int, default=128, help="decisions of an update")
-    add("--minibatch", type=int, default=64, help="decisions of an update's minibatch")
+    add("--decisions", type=int, default=256, help="decisions of an update")
+    add("--minibatch", type=int, default=128, help="decisions of an update's minibatch")
     add("--updates", type=int, default=3, help="measurements of each side of an update")
     run_part(parser, rows, arguments)
 

@@ -47,6 +47,28 @@ def parts(share: Share, rng: np.random.Generator, size: int, micro: int | None) 
             yield Part(piece, len(piece) / len(chosen), number == len(pieces))
 
 
+class Tally:
+    """Sums over the parts of one minibatch: parts and ranks weigh their rows by their part of the minibatch, so they
+    are the minibatch's means."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.error = torch.zeros((), device=device)
+        self.sums: dict[str, Tensor] = {}
+
+    def add(self, losses: dict[str, Tensor], log_ratio: Tensor, weight: float) -> None:
+        for name, loss in losses.items():
+            self.sums[name] = self.sums.get(name, 0) + loss.detach() * weight
+        if weight:
+            self.error = torch.maximum(self.error, log_ratio.detach().exp().sub(1).abs().max())
+
+    def take(self) -> tuple[dict[str, float], float]:
+        """The means, and how far a ratio is from 1 at most, of all ranks; then it starts anew."""
+        means = dict(zip(self.sums, summed(torch.stack(list(self.sums.values()))).tolist()))
+        error = largest(self.error).item()
+        self.error, self.sums = torch.zeros_like(self.error), {}
+        return means, error
+
+
 def update(
     learner: Learner,
     rollout: Rollout,
@@ -74,8 +96,7 @@ def update(
     done: list[dict[str, float]] = []
     first_error: float | None = None
     skipped = 0
-    sums: dict[str, Tensor] = {}
-    apart = torch.zeros((), device=learner.device)
+    tally = Tally(learner.device)
     passes = (parts(share, rng, rl.minibatch_size, rl.micro_batch_size) for _ in range(rl.update_epochs))
     present, coming = tee(chain.from_iterable(passes))
     contexts = rollout.contexts.batches(part.rows for part in coming)
@@ -87,20 +108,14 @@ def update(
             with learner.accelerator.autocast():
                 result = learner.module(context, batch.states, batch.stochastic, noise, process)
             losses = losses_of(result, batch, process, rl)
-            # Parts and ranks weigh their rows by their part of the minibatch: the sums are the minibatch's means.
-            for name, loss in losses.items():
-                sums[name] = sums.get(name, 0) + loss.detach() * part.weight
-            if first_error is None and part.weight:
-                apart = torch.maximum(apart, (result.log_prob - batch.log_prob).detach().exp().sub(1).abs().max())
+            tally.add(losses, result.log_prob - batch.log_prob, part.weight)
             objective = sum((losses[name] * by for name, by in terms.items()), torch.zeros((), device=learner.device))
             objective = objective * part.weight * learner.ranks.size
             if not part.last:
                 learner.accumulate(objective)
                 continue
-        if first_error is None:
-            first_error = largest(apart).item()
-        means = dict(zip(sums, summed(torch.stack(list(sums.values()))).tolist()))
-        sums = {}
+        means, error = tally.take()
+        first_error = error if first_error is None else first_error
         if rl.target_kl is not None and means["losses/approx_kl"] > rl.target_kl and not warming:
             learner.discard()
             break
