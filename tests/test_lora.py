@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pirl_core.errors import UserError
 from pirl_core.learner import Learner
+from pirl_core.policy.backbone import Family
 from pirl_core.policy.flow_policy import FlowPolicy, keyed_normals
 from pirl_core.policy.folder import load_policy, save_policy
 from pirl_core.policy.lora import EncodingPolicy, add_adapters, merge, merged, save_adapters
@@ -20,6 +21,7 @@ from pirl_core.rl.collect import collect
 from pirl_core.rl.train import noise_at, parameter_groups, process_of, train_rl
 from pirl_core.rl.update import update
 from pirl_core.types import Episode
+from tests.test_families import FAMILIES, make
 from tests.test_rl import rl_params
 from tests.worlds import Bandit, random_observation, session, small_policy
 
@@ -76,6 +78,28 @@ def test_merged_is_unmerged() -> None:
             torch.testing.assert_close(state[f"{layer}.weight"], expected, atol=1e-6, rtol=1e-6)
     assert all(torch.equal(before[name], value) for name, value in policy.backbone.state_dict().items())
     assert torch.equal(acts(policy), wanted)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_takes_adapters_on_its_vlm(family: Family) -> None:
+    """They get gradients through the encoding, and merged is unmerged."""
+    policy = make(family)
+    policy.backbone.freeze_vlm()
+    frozen = {id(p) for p in policy.backbone.parameters() if not p.requires_grad}
+    add_adapters(policy.backbone, 2, 3, TARGETS)
+    adapters = {name: p for name, p in policy.backbone.named_parameters() if "lora_" in name}
+    with torch.no_grad():
+        for parameter in adapters.values():
+            parameter.copy_(torch.randn_like(parameter) * 0.3)
+    assert all((id(p) in frozen) != p.requires_grad for p in policy.backbone.parameters())
+    observation = random_observation(policy, 3)
+    normals = keyed_normals([(row,) for row in range(3)], policy.chunk_shape)
+    velocity, _ = policy.backbone.velocity(policy.encode(observation), normals, torch.full((3,), 0.4))
+    found = torch.autograd.grad(velocity.square().sum(), list(adapters.values()), allow_unused=True)
+    assert sum(gradient is not None and bool(gradient.any()) for gradient in found) >= len(adapters) / 2
+    with torch.no_grad(), merged(policy.backbone):
+        same, _ = policy.backbone.velocity(policy.encode(observation), normals, torch.full((3,), 0.4))
+    torch.testing.assert_close(same, velocity, atol=1e-5, rtol=1e-5)
 
 
 def test_an_unknown_target_is_named_with_those_there_are() -> None:

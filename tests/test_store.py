@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pirl_core.learner import Learner
+from pirl_core.policy.backbone import Family
 from pirl_core.policy.context import Context, Inputs
 from pirl_core.policy.flow_policy import FlowPolicy, keyed_normals
 from pirl_core.rl.collect import Rollout, Samples, Share, context_metrics
@@ -19,6 +20,7 @@ from pirl_core.rl.store import GIB, ContextStore, Fill
 from pirl_core.rl.train import noise_at, parameter_groups, process_of
 from pirl_core.rl.update import update
 from pirl_core.types import Observation
+from tests.test_families import FAMILIES, make
 from tests.test_rl import rl_params
 from tests.worlds import random_observation, small_policy
 
@@ -171,6 +173,29 @@ def test_contexts_of_unequal_length_are_padded_to_the_longest():
         assert (one is None) == (two is None)
         if one is not None:
             torch.testing.assert_close(one, two, atol=1e-5 * max(1.0, two.abs().max().item()), rtol=1e-5)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_familys_contexts_can_be_stored_padded_and_recomputed(family: Family):
+    """Prompts of unequal length arrive one by one: device, host and recomputed rows together act as encoded at once."""
+    policy = make(family)
+    observation = random_observation(policy, 6)
+    with torch.no_grad():
+        contexts = [policy.encode(take(observation, np.array([row]))) for row in range(6)]
+        sizes = [sum(part.nbytes for part in context) for context in contexts]
+        store = ContextStore(policy.encode, CPU, sum(sizes[:2]) / GIB, sum(sizes[2:4]) / GIB)
+        for row, context in enumerate(contexts):
+            store.add(take(observation, np.array([row])), context)
+        rows = np.array([5, 0, 3, 2, 4, 1])
+        (joined,) = store.batches([rows])
+        whole = policy.encode(take(observation, rows))
+        assert isinstance(joined, Context)
+        assert store.fill.recomputed < 4
+        normals = keyed_normals([(row,) for row in range(6)], policy.chunk_shape)
+        tau = torch.linspace(0, 0.9, 6)
+        one, two = (policy.backbone.velocity(context, normals, tau)[0] for context in (joined, whole))
+    torch.testing.assert_close(one, two, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(joined.pooled, whole.pooled, atol=1e-5, rtol=1e-5)
 
 
 def test_metrics_add_up_over_the_ranks():
