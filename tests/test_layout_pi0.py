@@ -2,17 +2,13 @@
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
+from pirl_core.checkpoints.export import Layout, export
+from pirl_core.checkpoints.read import load_weights, open_weights
 from pirl_core.errors import UserError
 from pirl_core.policy.context import DataSizes
-from pirl_core.policy.layouts.pi0 import (
-    lerobot_keys,
-    lerobot_names,
-    openpi_keys,
-    openpi_names,
-    sources,
-    unread_shapes,
-)
+from pirl_core.policy.layouts import pi0 as layouts
 from pirl_core.policy.pi0 import Pi0, Pi0Shape, pi0_shape
 
 FULL = pi0_shape("full", DataSizes(224, 3, 257152, 48, 32, 32, 50), False)
@@ -88,63 +84,67 @@ def both(key):
     return [TIED, EMBEDDING] if key == TIED else [key]
 
 
+OPENPI = (layouts.openpi_names, layouts.openpi_keys, layouts.OPENPI_TIES, layouts.openpi_unused)
+LEROBOT = (layouts.lerobot_names, layouts.lerobot_keys, layouts.LEROBOT_TIES, layouts.lerobot_unused)
 VARIANTS = {
-    "openpi": lambda key: [key],
-    "untied": lambda key: [EMBEDDING if key == TIED else key],
-    "twice": both,
-    "lerobot": lambda key: ["model." + key],
-    "transformers 5": lambda key: [key.replace("vision_model.", "")],
-    "lerobot on transformers 5": lambda key: ["model." + name.replace("vision_model.", "") for name in both(key)],
+    "openpi": (OPENPI, lambda key: [key]),
+    "untied": (OPENPI, lambda key: [EMBEDDING if key == TIED else key]),
+    "twice": (OPENPI, both),
+    "transformers 5": (OPENPI, lambda key: [key.replace("vision_model.", "")]),
+    "lerobot": (LEROBOT, lambda key: ["model." + key]),
+    "lerobot, twice": (LEROBOT, lambda key: ["model." + name for name in both(key)]),
+    "lerobot on transformers 5": (LEROBOT, lambda key: ["model." + key.replace("vision_model.", "")]),
 }
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("pi05", [False, True])
-@pytest.mark.parametrize("size", [TINY, FULL], ids=["tiny", "full"])
-def test_every_tensor_finds_its_place(size, pi05, variant):
-    """Names and shapes, one to one, also of the published size, which takes no memory here."""
-    shape = size._replace(pi05=pi05)
-    theirs = {key: s for name, s in openpi_layout(shape).items() for key in VARIANTS[variant](name)}
+def test_every_tensor_of_the_full_size_finds_its_place(pi05, variant):
+    """Names and shapes, one to one; no memory is taken."""
+    shape = FULL._replace(pi05=pi05)
+    (names, _, ties, unused), variation = VARIANTS[variant]
+    theirs = {key: size for name, size in openpi_layout(shape).items() for key in variation(name)}
     with torch.device("meta"):
-        network = Pi0(shape)
-    read = sources(theirs)
-    assert {name: theirs[key] for name, key in read.items()} == {
-        name: tuple(value.shape) for name, value in network.state_dict().items()
-    }
-    left = set(theirs) - set(read.values())
-    assert left == {key for key in theirs if key.endswith("gemma_expert.lm_head.weight")} | (
-        {key for key in theirs if key.endswith(TIED)} if any(key.endswith(EMBEDDING) for key in theirs) else set()
-    )
+        ours = {name: tuple(value.shape) for name, value in Pi0(shape).state_dict().items()}
+    found = {names(key): size for key, size in theirs.items()}
+    found |= {name: theirs[key] for name, key in ties.items() if name not in found}
+    dropped = [key for key in theirs if names(key) is None]
+    assert sorted(dropped) == sorted([*unused(shape), *(key for key in theirs if key.endswith(TIED))])
+    found.pop(None)
+    assert found == ours and len(theirs) - len(dropped) <= len(ours)
+    for prefix, layout in (("", OPENPI), ("model.", LEROBOT)):
+        written = {layout[1](name): size for name, size in ours.items()} | layout[3](shape)
+        assert written == {prefix + key: size for key, size in openpi_layout(shape).items()}
 
 
+@pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("pi05", [False, True])
-def test_round_trip_is_bit_equal(pi05):
+def test_round_trip_is_bit_equal(pi05, variant, tmp_path):
+    """A file of each layout is read, and written as its project writes it. Where the embedding is there twice,
+    embed_tokens is read, which is what both projects run."""
     shape = TINY._replace(pi05=pi05)
-    layout = openpi_layout(shape)
-    file = {key: torch.randn(size) for key, size in layout.items()}
+    (names, keys, ties, unused), variation = VARIANTS[variant]
+    tensors = {key: torch.randn(size) for key, size in openpi_layout(shape).items()}
+    file = {name: value for key, value in tensors.items() for name in variation(key)}
+    for key in [key for key in file if key.endswith(TIED) and len(variation(TIED)) == 2]:
+        file[key] = torch.zeros(file[key].shape)
+    save_file(file, tmp_path / "model.safetensors")
     network = Pi0(shape)
-    network.load_state_dict({name: file[key] for name, key in sources(file).items()})
-    for names, keys, prefix in ((openpi_names, openpi_keys, ""), (lerobot_names, lerobot_keys, "model.")):
-        written = {keys(name): value for name, value in network.state_dict().items()}
-        unread = {prefix + key: torch.zeros(size) for key, size in unread_shapes(shape).items()}
-        assert {key: value.shape for key, value in (written | unread).items()} == {
-            prefix + key: torch.Size(size) for key, size in layout.items()
-        }
-        for key, value in written.items():
-            assert torch.equal(value, file[key.removeprefix(prefix)]), key
-        assert {names(key) for key in written} == set(network.state_dict())
-        assert all(names(key) is None for key in unread)
-
-
-def test_the_embedding_that_runs_is_taken():
-    for keys in ([TIED, EMBEDDING], [EMBEDDING, TIED]):
-        assert list(sources(keys).values()) == [EMBEDDING]
-    assert list(sources([TIED]).values()) == [TIED]
+    load_weights(network, open_weights(tmp_path), names, ties)
+    export(network.state_dict(), Layout(keys, {}, unused(shape), {}), tmp_path / "out")
+    written = load_file(tmp_path / "out" / "model.safetensors")
+    prefix = "model." if keys is layouts.lerobot_keys else ""
+    assert written.keys() == {prefix + key for key in tensors}
+    for key, value in tensors.items():
+        assert torch.equal(written[prefix + key], torch.zeros_like(value) if prefix + key in unused(shape) else value)
+    other = Pi0(shape)
+    load_weights(other, open_weights(tmp_path / "out"), names, ties)
+    assert all(torch.equal(value, other.state_dict()[name]) for name, value in network.state_dict().items())
 
 
 def test_strange_keys_are_told():
     for key in ("model.normalize_inputs.buffer_state.mean", "action_head.model.proj_out_1.weight"):
         with pytest.raises(UserError, match=key.removeprefix("model.")):
-            sources([key])
+            layouts.lerobot_names(key)
     with pytest.raises(UserError, match=r"stem\.convolutions"):
-        openpi_keys("stem.convolutions.0.weight")
+        layouts.openpi_keys("stem.convolutions.0.weight")

@@ -1,15 +1,15 @@
 """Names of the tensors of published π0 and π0.5 checkpoints, and ours.
 
 ``openpi`` is the layout of openpi's PyTorch weights (what its converter makes of pi0_base, pi05_libero and the others);
-lerobot's (lerobot/pi0_base, lerobot/pi05_base) is the same, with ``model.`` before it where a policy saved it. Files
-written with transformers 5 lack the ``vision_model.`` of SigLIP's keys. All of these are read.
+``lerobot`` is the same behind ``model.``. Files written with transformers 5 lack the ``vision_model.`` of SigLIP's
+keys; both forms are read.
 
-The word embedding is tied to PaliGemma's output layer, and safetensors keeps one of two tied tensors: by the alphabet
-``lm_head``, where the sharing was known. So a file may hold ``embed_tokens``, ``lm_head`` or both. Both names lead to
-our embedding; ``sources`` settles which is read.
+The word embedding is tied to PaliGemma's output layer, and safetensors keeps one of two tensors that share memory: by
+the alphabet ``lm_head``. So a file may hold ``embed_tokens``, ``lm_head`` or both. The first is read where it is there
+(both projects run it); the ties say what to read where it is not. We write ``lm_head``, as openpi does.
 """
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 
 from pirl_core.errors import UserError
 from pirl_core.policy.pi0 import Pi0Shape
@@ -18,10 +18,9 @@ VLM = "paligemma_with_expert.paligemma."
 EXPERT = "paligemma_with_expert.gemma_expert."
 VISION = f"{VLM}model.vision_tower."
 TIED = f"{VLM}lm_head.weight"
-EMBEDDING = f"{VLM}model.language_model.embed_tokens.weight"
 LEROBOT = "model."
 # The expert is fed embeddings and gives features: no words go in or out.
-UNUSED = (f"{EXPERT}lm_head.weight", f"{EXPERT}model.embed_tokens.weight")
+UNUSED = (f"{EXPERT}lm_head.weight", f"{EXPERT}model.embed_tokens.weight", TIED)
 
 # (theirs, ours): the beginning of a key; the first that fits counts.
 PREFIXES = (
@@ -41,13 +40,15 @@ PREFIXES = (
         )
     ),
 )
+# Our name: the key that holds it where no key of its own does.
+OPENPI_TIES: Mapping[str, str] = {"pi0.model.vlm.language_model.embed_tokens.weight": TIED}
+LEROBOT_TIES: Mapping[str, str] = {name: LEROBOT + key for name, key in OPENPI_TIES.items()}
 
 
 def openpi_names(key: str) -> str | None:
     """The checkpoint's key → our name; None where the policy has no use for it. Raises UserError on a strange key."""
     if key in UNUSED:
         return None
-    key = EMBEDDING if key == TIED else key
     for theirs, ours in PREFIXES:
         if key.startswith(theirs):
             return ours + key.removeprefix(theirs)
@@ -55,17 +56,20 @@ def openpi_names(key: str) -> str | None:
 
 
 def openpi_keys(name: str) -> str:
-    """Our name → the checkpoint's key, the embedding as ``lm_head``. Raises UserError for what the release has no place
-    for, a conv stem say."""
+    """Our name → the checkpoint's key. Raises UserError for what the release has no place for, a conv stem say."""
     for theirs, ours in PREFIXES:
         if name.startswith(ours):
-            key = theirs + name.removeprefix(ours)
-            return TIED if key == EMBEDDING else key
+            return OPENPI_TIES.get(name, theirs + name.removeprefix(ours))
     raise UserError(f"{name}: π0 has no such tensor; only policies of size full can be exported")
 
 
+def openpi_unused(shape: Pi0Shape) -> dict[str, tuple[int, ...]]:
+    """Keys and shapes of what openpi's strict loading wants but no forward pass reads; any numbers will do."""
+    return {f"{EXPERT}lm_head.weight": (shape.vocabulary, shape.expert_width)}
+
+
 def lerobot_names(key: str) -> str | None:
-    """As ``openpi_names``, for LeRobot's files, with or without ``model.``"""
+    """As ``openpi_names``, for LeRobot's files."""
     return openpi_names(key.removeprefix(LEROBOT))
 
 
@@ -74,17 +78,6 @@ def lerobot_keys(name: str) -> str:
     return LEROBOT + openpi_keys(name)
 
 
-def sources(keys: Iterable[str]) -> dict[str, str]:
-    """Our name → the key to read it from, for all keys of a file of openpi or LeRobot that are of use.
-
-    Where the file holds the embedding twice, ``embed_tokens`` is taken, which is what both run. Raises UserError on a
-    strange key.
-    """
-    # lm_head first, so that embed_tokens takes its place.
-    ordered = sorted(keys, key=lambda key: not key.endswith(TIED))
-    return {name: key for key in ordered if (name := lerobot_names(key)) is not None}
-
-
-def unread_shapes(shape: Pi0Shape) -> dict[str, tuple[int, ...]]:
-    """openpi's keys and shapes of what its strict loading wants but no forward pass reads; any numbers will do."""
-    return {f"{EXPERT}lm_head.weight": (shape.vocabulary, shape.expert_width)}
+def lerobot_unused(shape: Pi0Shape) -> dict[str, tuple[int, ...]]:
+    """As ``openpi_unused``, for LeRobot's files."""
+    return {LEROBOT + key: size for key, size in openpi_unused(shape).items()}
