@@ -2,10 +2,19 @@
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
+from pirl_core.checkpoints.read import load_weights, open_weights
 from pirl_core.errors import UserError
 from pirl_core.policy.groot import Groot, groot_shape
-from pirl_core.policy.layouts.groot import isaac_keys, isaac_names, lerobot_keys, lerobot_names
+from pirl_core.policy.layouts.groot import (
+    ISAAC_TIES,
+    LEROBOT_TIES,
+    isaac_keys,
+    isaac_names,
+    lerobot_keys,
+    lerobot_names,
+)
 from tests.test_groot import FULL, TINY, small_groot
 
 Layout = dict[str, tuple[int, ...]]
@@ -121,6 +130,19 @@ def test_there_and_back_is_bit_equal():
         assert len(file) == len(state)
         back = {fro(key): value for key, value in file.items()}
         assert back.keys() == state.keys() and all(torch.equal(back[name], state[name]) for name in state)
+
+
+@pytest.mark.parametrize("lerobot", [False, True])
+def test_an_embedding_stored_as_output_layer_is_found(tmp_path, lerobot):
+    model, other = small_groot(TINY._replace(stem="patch")), Groot(TINY._replace(stem="patch"))
+    to, fro, ties = (lerobot_keys, lerobot_names, LEROBOT_TIES) if lerobot else (isaac_keys, isaac_names, ISAAC_TIES)
+    file = {to(name): value for name, value in model.state_dict().items()}
+    (ours, theirs), *_ = ties.items()
+    file[theirs] = file.pop(to(ours))
+    save_file(file, tmp_path / "model.safetensors")
+    load_weights(other, open_weights(tmp_path), fro, ties)
+    state = model.state_dict()
+    assert all(torch.equal(value, state[name]) for name, value in other.state_dict().items())
 
 
 def test_strange_names_are_refused():

@@ -35,7 +35,7 @@ class SlotLinear(nn.Module):
 
     def __init__(self, slots: int, inner: int, outer: int) -> None:
         super().__init__()
-        # 1/√inner is about the release's 0.02 at its width, and keeps the signal's scale at any other.
+        # About the release's 0.02 at its own width; a small network whose signal 0.02 starves would not learn a word.
         self.W = nn.Parameter(torch.randn(slots, inner, outer) / math.sqrt(inner))
         self.b = nn.Parameter(torch.zeros(slots, outer))
 

@@ -11,6 +11,9 @@ VISION = "backbone.eagle_model.vision_model."
 LEROBOT = "_groot_model."
 # Eagle's output layers and SigLIP's pooling serve a language model and a classifier, not the policy.
 UNUSED = (f"{LANGUAGE}lm_head.", f"{VISION}vision_model.head.", f"{VISION}head.")
+# Ours → theirs: where a writer kept one of two tied tensors, the embedding may be there as the output layer alone.
+ISAAC_TIES = {"language_model.embed_tokens.weight": f"{LANGUAGE}lm_head.weight"}
+LEROBOT_TIES = {ours: LEROBOT + theirs for ours, theirs in ISAAC_TIES.items()}
 
 # (theirs, ours): the beginning of a key.
 PREFIXES = (
