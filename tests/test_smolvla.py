@@ -266,20 +266,23 @@ def test_checkpointing_gives_the_same_gradients():
         torch.testing.assert_close(gradient, gradients[1][name], atol=1e-6, rtol=1e-5)
 
 
+@pytest.mark.parametrize("way", ["weights", "vlm", "autocast"])
 @torch.no_grad()
-def test_bfloat16_keeps_the_time():
-    """After ``.to(bfloat16)`` the velocity is that of the rounded weights, to the precision of the arithmetic: the
-    periods of time and of positions were not rounded with them."""
-    exact, network = backbone(), backbone().to(torch.bfloat16)
+def test_bfloat16_keeps_the_time(way):
+    """All weights, those of the frozen VLM alone, or autocast: the velocity is that of the rounded weights in float32,
+    to the precision of the arithmetic. The periods of time and of positions are not rounded."""
+    exact, network = backbone(), backbone()
+    for module in [network] if way == "weights" else network.vlm_modules if way == "vlm" else []:
+        module.to(torch.bfloat16)
     exact.load_state_dict({name: value.float() for name, value in network.state_dict().items()})
     inputs, x, _ = example()
-    context = network.encode(inputs)
-    assert context.pooled.dtype == torch.float32
     for tau in (0.123, 0.5001, 0.8765):
         times = torch.full((3,), tau)
-        v, features = network.velocity(context, x, times)
         want, _ = exact.velocity(exact.encode(inputs), x, times)
-        assert v.dtype == features.dtype == torch.bfloat16
+        with torch.autocast("cpu", torch.bfloat16, enabled=way == "autocast"):
+            context = network.encode(inputs)
+            v, _ = network.velocity(context, x, times)
+        assert context.memory.dtype == torch.bfloat16 and context.pooled.dtype == torch.float32
         assert (v.float() - want).abs().mean() < 0.03 * want.abs().mean()
 
 

@@ -178,7 +178,7 @@ class SmolVla(nn.Module):
         the prefix tokens, of ``pooled`` too."""
         language = self.vlm.text_model
         text = language.embed_tokens(inputs.tokens) * math.sqrt(self.shape.vlm_width)
-        pieces = [text, self.state_proj(inputs.state.to(text.dtype))[:, None]]
+        pieces = [text, self.state_proj(inputs.state.to(self.state_proj.weight.dtype))[:, None]]
         if inputs.images.shape[1]:
             pieces.insert(0, self._embed_images(inputs.images, text, inputs.tokens_valid))
         x = torch.cat(pieces, 1).to(text.dtype)
@@ -202,9 +202,9 @@ class SmolVla(nn.Module):
         """v = A − ε (B, H, D) at the noisy actions x (B, H, D) and times tau (B,), and the features (B, H, W)."""
         suffix = self._embed_suffix(x, 1 - tau.double())
         count, length = suffix.shape[:2]
-        prefix = context.valid[:, None, None, :].expand(-1, 1, length, -1)
+        prefix = context.valid[:, None, None, :]
         own = torch.ones(length, length, dtype=torch.bool, device=x.device).tril()
-        mask = torch.cat([prefix, own.expand(count, 1, -1, -1)], -1)
+        mask = torch.cat([prefix.expand(-1, 1, length, -1), own.expand(count, 1, -1, -1)], -1)
         places = torch.arange(length, device=x.device).expand(count, -1)
         behind = context.valid.sum(1, keepdim=True) + places
         joined = rotary_embedding(behind, self.shape.head_dim, suffix.dtype)
@@ -253,7 +253,10 @@ class SmolVla(nn.Module):
 def _cross_layer(
     layer: LlamaDecoderLayer, x: Tensor, rotary: tuple[Tensor, Tensor], mask: Tensor, cached: Tensor
 ) -> Tensor:
-    """One Llama layer on x (B, H, W) that attends to nothing but ``cached`` (B, 2, G, P, E), mapped by the layer."""
+    """One Llama layer on x (B, H, W) that attends to nothing but ``cached`` (B, 2, G, P, E), mapped by the layer.
+
+    mask: (B, 1, 1, P), the same for all of x.
+    """
     attention = layer.self_attn
 
     def heads(flat: Tensor) -> Tensor:
@@ -261,10 +264,14 @@ def _cross_layer(
         return split.transpose(1, 2)
 
     query = heads(attention.q_proj(layer.input_layernorm(x)))
-    query, _ = apply_rotary_pos_emb(query, query, *rotary)
-    memory = cached.to(query.dtype).transpose(2, 3).flatten(3)
+    memory = cached.to(attention.k_proj.weight.dtype).transpose(2, 3).flatten(3)
     key, value = heads(attention.k_proj(memory[:, 0])), heads(attention.v_proj(memory[:, 1]))
-    mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=attention.scaling, enable_gqa=True)
-    x = x + attention.o_proj(mixed.transpose(1, 2).flatten(2))
+    # Under autocast the rotation is in float32; attention is not.
+    query = apply_rotary_pos_emb(query, query, *rotary)[0].to(value.dtype)
+    # Heads that share keys become more queries of one head, which fused kernels take with a mask: see ``gemma``.
+    shared = (query.shape[1] // key.shape[1], query.shape[2])
+    rows = query.unflatten(1, (-1, shared[0])).flatten(2, 3)
+    mixed = F.scaled_dot_product_attention(rows, key, value, attn_mask=mask, scale=attention.scaling)
+    x = x + attention.o_proj(mixed.unflatten(2, shared).flatten(1, 2).transpose(1, 2).flatten(2))
     out: Tensor = x + layer.mlp(layer.post_attention_layernorm(x))
     return out
