@@ -6,9 +6,7 @@ An experiment (one benchmark, one model) is an entry of ``experiments`` that ove
 entry of ``methods`` that overrides ``rl``. For RL the order is ``rl`` < ``methods.M`` < ``experiments.E.rl``.
 """
 
-import difflib
-import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
@@ -16,6 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from pirl_core.envs.metaworld_tasks import TASKS
 from pirl_core.errors import UserError
+from pirl_core.param_errors import Layer, describe, unknown, unknown_keys_first
 from pirl_core.policy.sizes import Mode, Size
 from pirl_core.strict_yaml import read_yaml
 
@@ -29,7 +28,7 @@ Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 
 def _known_task(name: str) -> str:
     if name not in TASKS:
-        raise ValueError(_unknown(name, TASKS, f"unknown MetaWorld task '{name}'"))
+        raise ValueError(unknown(name, TASKS, f"unknown MetaWorld task '{name}'"))
     return name
 
 
@@ -294,9 +293,9 @@ class Params(Section):
     def _names_agree(self) -> "Params":
         if "sft" in self.methods:
             raise ValueError("methods.sft: 'sft' names the policy before RL; call the method something else")
-        unknown = [name for name in self.policies if name != "sft" and name not in self.methods]
-        if unknown:
-            raise ValueError(f"policies: {_unknown(unknown[0], ['sft', *self.methods])}")
+        strange = [name for name in self.policies if name != "sft" and name not in self.methods]
+        if strange:
+            raise ValueError(f"policies: {unknown(strange[0], ['sft', *self.methods])}")
         return self
 
 
@@ -321,7 +320,7 @@ def load_params(path: Path | str = "params.yaml") -> Params:
         params = Params.model_validate(read_yaml(path))
         problems: list[str] = []
     except ValidationError as error:
-        problems = [_describe(e, [((), None)], Params) for e in _unknown_keys_first(error)]
+        problems = [describe(e, [((), None)], Params) for e in unknown_keys_first(error)]
     if not problems:
         problems = list(dict.fromkeys(_override_problems(params)))
     if problems:
@@ -336,14 +335,13 @@ def resolve(params: Params, experiment: str, method: str | None = None) -> Run:
     An override replaces the whole value of its key. Raises UserError for a name that params.yaml does not have.
     """
     if experiment not in params.experiments:
-        raise UserError(f"--experiment: {_unknown(experiment, params.experiments)}")
+        raise UserError(f"--experiment: {unknown(experiment, params.experiments)}")
     if method is not None and method not in params.methods:
-        raise UserError(f"--method: {_unknown(method, params.methods)}")
+        raise UserError(f"--method: {unknown(method, params.methods)}")
     merged: Any = [_merge(model, layers) for model, layers in _layers(params, experiment, method)]
     return Run(*merged)
 
 
-Layer = tuple[tuple[str | int, ...], dict[str, Any] | None]
 S = TypeVar("S", bound=Section)
 
 
@@ -369,51 +367,5 @@ def _override_problems(params: Params) -> Iterator[str]:
                 try:
                     _merge(model, layers)
                 except ValidationError as error:
-                    for e in _unknown_keys_first(error):
-                        yield _describe(e, layers, model)
-
-
-def _unknown_keys_first(error: ValidationError) -> list[Any]:
-    """A misspelt key is also a missing key: show the half that can say 'did you mean'."""
-    return sorted(error.errors(include_url=False), key=lambda e: e["type"] != "extra_forbidden")
-
-
-def _describe(error: Any, layers: Sequence[Layer], model: type[Section]) -> str:
-    """One pydantic error as ``dotted.key = value: what to do``, placed in the layer that set the key."""
-    location = tuple(part for part in error["loc"] if part != "[key]")
-    owners = [place for place, values in layers if values is None or (location and location[0] in values)]
-    filled = [place for place, values in layers if values]
-    place = (owners or (filled if not location else [layers[0][0]]))[-1]
-    key = ".".join(str(part) for part in (*place, *location))
-    kind, value, message = error["type"], error["input"], error["msg"]
-    if kind == "missing":
-        return f"{key}: missing; add this key (pirl_core/presets/ has every key with its meaning)"
-    if kind == "value_error":
-        return f"{key}: {message.removeprefix('Value error, ')}".removeprefix(": ")
-    if kind == "extra_forbidden":
-        message = _unknown(str(location[-1]), _fields_at(model, location[:-1]), "unknown key")
-    elif kind == "string_pattern_mismatch":
-        message = "a name starts with a small letter and goes on with small letters, digits and _"
-    else:
-        message = message.replace("Input should be", "must be").replace("should have", "must have")
-        message = message.replace("a valid boolean", "true or false").replace("valid dictionary", "mapping of keys")
-    shown = json.dumps(value, ensure_ascii=False, default=str)
-    shown = shown if len(shown) <= 60 else shown[:57] + "..."
-    return f"{key} = {shown}: {message}"
-
-
-def _fields_at(model: type[BaseModel], location: Sequence[str | int]) -> list[str]:
-    """Names that the section at ``location`` knows."""
-    for part in location:
-        field = model.model_fields.get(str(part))
-        inner = field.annotation if field else model
-        candidates = [inner, *getattr(inner, "__args__", ())]
-        model = next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), model)
-    return list(model.model_fields)
-
-
-def _unknown(name: str, known: Iterable[str], what: str = "") -> str:
-    known = list(known)
-    close = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean '{close[0]}'?" if close else f"known: {', '.join(known)}"
-    return f"{what or f'unknown name {name!r}'}; {hint}"
+                    for e in unknown_keys_first(error):
+                        yield describe(e, layers, model)

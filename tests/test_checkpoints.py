@@ -371,7 +371,7 @@ def test_pirl_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     save_policy(small_policy(), folder)
     words = ["export", str(folder), str(out), "--to", "openpi"]
     assert cli.main(words) == 2 and not out.exists()
-    assert capsys.readouterr().err.startswith("pirl: export: --to openpi: no map")
+    assert capsys.readouterr().err.startswith("pirl: export: stem.")
     layout = Layout(lambda key: "x." + key, {}, {}, {"config.json": {}})
     monkeypatch.setattr(commands, "layout_of", lambda policy, target: layout)
     assert cli.main(words) == 0

@@ -18,10 +18,10 @@ from tests.worlds import random_observation, small_policy
 
 def test_a_frame_of_the_right_size_is_only_scaled():
     frames = torch.tensor([0, 51, 255], dtype=torch.uint8).expand(2, 1, 4, 4, 3)
-    images = network_images(frames, 4)
+    images = network_images(frames, 4, "openpi")
     assert images.shape == (2, 1, 3, 4, 4)
     torch.testing.assert_close(images[0, 0, :, 1, 2], torch.tensor([-1.0, -0.6, 1.0]))
-    assert network_images(torch.zeros(2, 0, 0, 0, 3, dtype=torch.uint8), 4).shape[:2] == (2, 0)
+    assert network_images(torch.zeros(2, 0, 0, 0, 3, dtype=torch.uint8), 4, "openpi").shape[:2] == (2, 0)
 
 
 @pytest.mark.parametrize(("height", "width"), [(48, 64), (64, 48), (20, 20), (90, 160)])
@@ -37,9 +37,18 @@ def test_resizing_is_pillows_and_keeps_the_aspect(height, width):
         Image.fromarray(frame).resize(inner, Image.Resampling.BILINEAR),
         ((size - inner[0]) // 2, (size - inner[1]) // 2),
     )
-    ours = (network_images(torch.from_numpy(frame)[None, None], size)[0, 0].permute(1, 2, 0) + 1) * 127.5
+    ours = (network_images(torch.from_numpy(frame)[None, None], size, "openpi")[0, 0].permute(1, 2, 0) + 1) * 127.5
     apart = np.abs(ours.round().numpy() - np.asarray(canvas, np.float32))
     assert apart.max() <= 1
+
+
+def test_smolvlas_frames_lie_in_the_lower_right_corner():
+    frame = torch.full((1, 1, 4, 8, 3), 255, dtype=torch.uint8)
+    image = network_images(frame, 4, "lerobot")[0, 0, 0]
+    assert image.tolist() == [[-1.0] * 4] * 2 + [[1.0] * 4] * 2
+    frame[..., :4, :] = 0
+    # Four columns of each half become one pixel pair; without antialiasing a pixel sees its two neighbours alone.
+    assert network_images(frame, 4, "lerobot")[0, 0, 0, 2].tolist() == [-1.0, -1.0, 1.0, 1.0]
 
 
 @pytest.mark.parametrize(("mode", "scale"), [("mean_std", 8 / 12**0.5), ("quantile", 0.98 * 4), ("min_max", 4.0)])

@@ -25,11 +25,9 @@ def layout_of(policy: "FlowPolicy", target: str) -> "Layout":
     shape = policy.backbone.shape
     family = family_of(shape)
     if isinstance(shape, Pi0Shape):
-        openpi = target == "openpi"
-        prefix = "" if openpi else pi0.LEROBOT
-        unused = {prefix + key: size for key, size in pi0.unread_shapes(shape).items()}
-        documents = _openpi(policy) if openpi else {"config.json": _lerobot(policy, family)}
-        return Layout(pi0.openpi_keys if openpi else pi0.lerobot_keys, {}, unused, documents)
+        if target == "openpi":
+            return Layout(pi0.openpi_keys, {}, pi0.openpi_unused(shape), _openpi(policy))
+        return Layout(pi0.lerobot_keys, {}, pi0.lerobot_unused(shape), {"config.json": _lerobot(policy, family)})
     if family == "smolvla" and target == "lerobot":
         return Layout(smolvla.lerobot_keys, {}, {}, {"config.json": _lerobot(policy, family)})
     raise UserError(f"--to {target}: no map from {family} to this layout; its own policy folder can be pushed as it is")

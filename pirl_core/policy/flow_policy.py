@@ -102,7 +102,7 @@ class FlowPolicy(nn.Module):
 
     def inputs(self, observation: Observation) -> Inputs:
         device, shape = self.device, self.backbone.shape
-        images = network_images(torch.from_numpy(observation.images).to(device), shape.image_size)
+        images = network_images(torch.from_numpy(observation.images).to(device), shape.image_size, self.backbone.resize)
         state = (torch.from_numpy(observation.state).to(device) - self.state_center) / self.state_scale
         ids, valid = tokenize(
             self.tokenizer, self.prompt, observation.instructions, state.cpu().numpy(), shape.text_length

@@ -20,6 +20,7 @@ from transformers import Qwen3Config, Qwen3Model, SiglipVisionConfig, SiglipVisi
 from pirl_core.errors import UserError
 from pirl_core.policy.context import Context, DataSizes, Inputs
 from pirl_core.policy.groot_head import ActionHead
+from pirl_core.policy.images import Resize
 from pirl_core.policy.sizes import Size
 from pirl_core.policy.stem import ConvStem
 
@@ -110,6 +111,8 @@ def place_images(tokens: Tensor, valid: Tensor, count: int, image_token: int) ->
 
 class Groot(nn.Module):
     """The backbone: ``encode`` an observation once, then ask for the ``velocity`` as often as needed."""
+
+    resize: Resize = "openpi"
 
     def __init__(self, shape: GrootShape) -> None:
         super().__init__()

@@ -21,6 +21,7 @@ from transformers import PI0Config, PI0ForConditionalGeneration
 
 from pirl_core.policy.context import Context, DataSizes, Inputs
 from pirl_core.policy.gemma import AdaptiveNorm, decoder_layer, normalized, rotary_embedding, time_embedding
+from pirl_core.policy.images import Resize
 from pirl_core.policy.sizes import Size
 from pirl_core.policy.stem import ConvStem
 
@@ -179,6 +180,8 @@ class Pi0(nn.Module):
     ``checkpointing``: keep no activations within layers for the backward pass, but compute them again.
     Weights may be of any float dtype; inputs are cast to it.
     """
+
+    resize: Resize = "openpi"
 
     def __init__(self, shape: Pi0Shape) -> None:
         super().__init__()

@@ -27,6 +27,7 @@ from transformers.models.llama.modeling_llama import LlamaDecoderLayer, apply_ro
 from pirl_core.errors import UserError
 from pirl_core.policy.context import Context, DataSizes, Inputs
 from pirl_core.policy.gemma import decoder_layer, rotary_embedding, time_embedding
+from pirl_core.policy.images import Resize
 from pirl_core.policy.sizes import Size
 from pirl_core.policy.stem import ConvStem
 
@@ -130,6 +131,8 @@ class SmolVla(nn.Module):
     ``checkpointing``: keep no activations within layers for the backward pass, but compute them again.
     Weights may be of any float dtype; inputs are cast to it.
     """
+
+    resize: Resize = "lerobot"
 
     def __init__(self, shape: SmolVlaShape) -> None:
         super().__init__()
