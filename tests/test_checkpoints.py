@@ -4,8 +4,6 @@ import hashlib
 import json
 import math
 import os
-import pickle
-import re
 import resource
 import subprocess
 import sys
@@ -21,7 +19,6 @@ from torch import Tensor, nn
 
 from pirl_core import cli
 from pirl_core.checkpoints import commands
-from pirl_core.checkpoints.convert import convert, find_state
 from pirl_core.checkpoints.export import Layout, export
 from pirl_core.checkpoints.read import detect_layout, load_weights, open_weights
 from pirl_core.errors import UserError
@@ -275,65 +272,6 @@ def test_partly_downloaded_folders_are_told(tmp_path: Path) -> None:
 def test_an_index_may_only_name_files_of_its_folder(index: str, tmp_path: Path) -> None:
     (tmp_path / "model.safetensors.index.json").write_text(index)
     assert "no valid index" in told(open_weights, tmp_path)
-
-
-class Bomb:
-    """Unpickled by pickle.load, it makes a file."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.system, (f"touch {self.path}",)
-
-
-def run_convert(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "pirl_core.checkpoints.convert", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True)
-
-
-def test_a_pickle_is_never_loaded_but_converted(tmp_path: Path) -> None:
-    one = net(0)
-    state = {str(back(key)): value for key, value in one.state_dict().items()}
-    tied = {**state, HEAD: state[f"{THEIRS}embed.weight"]}
-    torch.save({"epoch": 3, "model": tied, "args": {"lr": 1.0}}, tmp_path / "in.pt")
-    message = told(open_weights, tmp_path)
-    command = re.search(r"`python -m pirl_core.checkpoints.convert (\S+) OUT_FOLDER`", message)
-    assert command and Path(command[1]) == tmp_path / "in.pt"
-    convert(tmp_path / "in.pt", tmp_path / "out")
-    other = net(1)
-    load_weights(other, open_weights(tmp_path / "out"), rename)
-    assert same(one, other)
-    assert "exists already" in told(convert, tmp_path / "in.pt", tmp_path / "out")
-
-
-def test_a_hostile_pickle_does_not_run(tmp_path: Path) -> None:
-    marker = tmp_path / "ran"
-    torch.save({"weight": torch.ones(2), "bomb": Bomb(marker)}, tmp_path / "torch.pt")
-    (tmp_path / "plain.pt").write_bytes(pickle.dumps(Bomb(marker)))
-    before = contents(tmp_path)
-    done = run_convert(tmp_path / "torch.pt", tmp_path / "out")
-    assert done.returncode == 2 and done.stderr.count("\n") == 1 and not done.stdout
-    assert "refused" in done.stderr and "system" in done.stderr and "weights_only" not in done.stderr
-    assert "refused" in told(convert, tmp_path / "plain.pt", tmp_path / "out")
-    assert contents(tmp_path) == before and not marker.exists() and not (tmp_path / "out").exists()
-    pickle.loads((tmp_path / "plain.pt").read_bytes())  # the bomb is live
-    assert marker.exists()
-
-
-def test_a_small_pickle_cannot_claim_the_whole_memory(tmp_path: Path) -> None:
-    """100 bytes that stand for 80 GB: an expanded tensor has one number and any shape."""
-    torch.save({"weight": torch.ones(1).expand(2 * 10**10)}, tmp_path / "in.pt")
-    assert "no room for its tensors" in told(convert, tmp_path / "in.pt", tmp_path / "out")
-    assert not (tmp_path / "out").exists()
-
-
-def test_the_entry_with_the_weights_is_found_or_asked_for() -> None:
-    state = {"a": torch.ones(1)}
-    assert find_state(state | {"step": 3}, None) == find_state({"model": state}, None) == state
-    assert find_state({"model": state, "ema": {"b": torch.ones(2)}}, "model") == state
-    assert "--key: model, ema" in told(find_state, {"model": state, "ema": state}, None)
-    assert "no tensors" in told(find_state, [1], None)
 
 
 def test_a_full_disk_leaves_the_earlier_export(tmp_path: Path) -> None:
