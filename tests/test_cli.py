@@ -11,8 +11,19 @@ import pytest
 
 from pirl_core.cli import SHELLS, main
 
-HEAVY = {"torch", "pandas", "pyarrow", "scipy", "matplotlib", "mujoco", "transformers", "accelerate", "tensorboard"}
-COMMANDS = ("status", "compare", "scale", "completion")
+HEAVY = {
+    "torch",
+    "pandas",
+    "pyarrow",
+    "scipy",
+    "matplotlib",
+    "mujoco",
+    "transformers",
+    "accelerate",
+    "tensorboard",
+    "huggingface_hub",
+}
+COMMANDS = ("status", "compare", "scale", "export", "push", "completion")
 
 
 def modules(root: Path) -> list[str]:

@@ -3,18 +3,30 @@
 import json
 from typing import get_args
 
+import numpy as np
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 
 from pirl_core.flow.chain import Noise
+from pirl_core.learner import Learner
+from pirl_core.params import Sft
 from pirl_core.policy.backbone import Family, new_backbone, new_shape
+from pirl_core.policy.build import build_policy
 from pirl_core.policy.context import Context, DataSizes
 from pirl_core.policy.flow_policy import FlowPolicy, Process, keyed_normals
 from pirl_core.policy.folder import load_policy, save_policy
 from pirl_core.policy.normalize import Affine, Normalization
 from pirl_core.policy.tokenizer import Prompt, build_tokenizer
+from pirl_core.rl.collect import collect
 from pirl_core.rl.rollout import take
-from tests.worlds import INSTRUCTIONS, random_observation
+from pirl_core.rl.train import noise_at, parameter_groups, process_of
+from pirl_core.rl.update import update
+from pirl_core.sft import train_sft
+from pirl_core.types import Episode
+from tests.test_rl import rl_params
+from tests.test_sft import BASE, ENV, POLICY, learnable
+from tests.worlds import INSTRUCTIONS, Bandit, random_observation, session
 
 FAMILIES = get_args(Family)
 COUNT = 5
@@ -99,3 +111,35 @@ def test_folder_round_trip_is_bit_equal(family, tmp_path):
     with torch.no_grad():
         ours, theirs = (p.act(p.encode(observation), NORMALS[:3, 0]) for p in (policy, loaded))
     assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_each_family_learns_by_sft_and_by_rl(family, tmp_path):
+    """Demonstrations, then PPO on the bandit: the flow-matching loss and the distance to the target fall."""
+    torch.set_num_threads(1)
+    changes = POLICY.model_copy(update={"backbone": family, "state_in_prompt": family == "pi05"})
+    AcceleratorState._reset_state(reset_partial_state=True)
+    policy = build_policy(ENV.model_copy(update={"cameras": []}), changes, learnable(cameras=0), INSTRUCTIONS, 0).policy
+    sft = Sft(**(BASE | {"steps": 60, "batch_size": 32, "log_every": 15, "image_shift": 0}))
+    with session(tmp_path, sft.steps) as opened:
+        train_sft(policy, learnable(cameras=0), sft, 0, opened)
+    rows = [json.loads(line) for line in (tmp_path / "log/metrics.jsonl").read_text().splitlines()]
+    assert rows[-1]["losses/flow_matching"] < 0.8 * rows[0]["losses/flow_matching"]
+
+    rl = rl_params(iterations=12, episodes_per_iteration=128, minibatch_size=64, actor_lr=1e-3)
+    process, noise = process_of(rl), noise_at(rl, 0)
+    policy.backbone.freeze_vlm()
+    policy.add_heads(process, 1, False)
+    policy.eval()
+    learner = Learner(policy, parameter_groups(policy, rl), 0.0, 1.0, "fp32", 0)
+    rewards = []
+    for iteration in range(rl.iterations):
+        episodes = [Episode("bandit", index) for index in range(rl.episodes_per_iteration)]
+        key = (0, 2, iteration)
+        rollout, share, _ = collect(policy, Bandit(4, 0.8), episodes, noise, process, rl, key)
+        rewards.append(rollout.samples.target.mean().item())
+        rng = np.random.default_rng(iteration)
+        metrics = update(learner, rollout, share, noise, process, rl, rng, False, iteration)
+        assert metrics["losses/first_ratio_error"] < 1e-4
+    AcceleratorState._reset_state(reset_partial_state=True)
+    assert np.mean(rewards[-3:]) > np.mean(rewards[:3]) + 0.05

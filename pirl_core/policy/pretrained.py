@@ -1,7 +1,7 @@
 """Published weights and tokenizers into a policy."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from pirl_core.checkpoints.read import Rename, detect_layout, load_weights, open_weights
 from pirl_core.checkpoints.source import Checkpoint, find_checkpoint
@@ -9,15 +9,23 @@ from pirl_core.errors import UserError
 from pirl_core.policy.backbone import Backbone, Family, family_of
 from pirl_core.policy.layouts import groot, pi0, smolvla
 
-# Of each layout: whose weights, its key map, and what to read a tied tensor from where its own key is not there.
-LAYOUTS: dict[str, tuple[Family, Rename, Mapping[str, str]]] = {
-    "openpi_pi0": ("pi0", pi0.openpi_names, pi0.OPENPI_TIES),
-    "openpi_pi05": ("pi05", pi0.openpi_names, pi0.OPENPI_TIES),
-    "lerobot_pi0": ("pi0", pi0.lerobot_names, pi0.LEROBOT_TIES),
-    "lerobot_pi05": ("pi05", pi0.lerobot_names, pi0.LEROBOT_TIES),
-    "lerobot_smolvla": ("smolvla", smolvla.lerobot_names, {}),
-    "isaac_groot_n15": ("groot", groot.isaac_names, groot.ISAAC_TIES),
-    "lerobot_groot_n15": ("groot", groot.lerobot_names, groot.LEROBOT_TIES),
+
+class Layout(NamedTuple):
+    """Whose weights, its key map, and what to read a tied tensor from where its own key is not there."""
+
+    family: Family
+    names: Rename
+    ties: Mapping[str, str]
+
+
+LAYOUTS = {
+    "openpi_pi0": Layout("pi0", pi0.openpi_names, pi0.OPENPI_TIES),
+    "openpi_pi05": Layout("pi05", pi0.openpi_names, pi0.OPENPI_TIES),
+    "lerobot_pi0": Layout("pi0", pi0.lerobot_names, pi0.LEROBOT_TIES),
+    "lerobot_pi05": Layout("pi05", pi0.lerobot_names, pi0.LEROBOT_TIES),
+    "lerobot_smolvla": Layout("smolvla", smolvla.lerobot_names, {}),
+    "isaac_groot_n15": Layout("groot", groot.isaac_names, groot.ISAAC_TIES),
+    "lerobot_groot_n15": Layout("groot", groot.lerobot_names, groot.LEROBOT_TIES),
 }
 
 
@@ -29,18 +37,10 @@ def load_pretrained(backbone: Backbone, source: str, revision: str | None) -> Ch
     found = find_checkpoint(source, revision)
     weights = open_weights(found.folder)
     family, layout = family_of(backbone.shape), detect_layout(weights.shapes)
-    theirs, names, ties = LAYOUTS.get(layout, (None, None, {}))
-    if names is None or theirs != family:
+    known = LAYOUTS.get(layout)
+    if known is None or known.family != family:
         raise UserError(f"policy.pretrained = {source}: holds {layout}, but policy.backbone is {family}; change either")
-
-    def rename(key: str) -> str | None:
-        """A strange key maps to itself, so that the strict load lists all of them as unexpected."""
-        try:
-            return names(key)
-        except UserError:
-            return key
-
-    load_weights(backbone, weights, rename, ties)
+    load_weights(backbone, weights, known.names, known.ties)
     return found
 
 
