@@ -119,7 +119,11 @@ def whole_update(run: Run, sizes: Policy, label: str, wanted: float, samples: in
         rounds,
     )
     factor = ratio(spent["again"], spent["cached"])
-    pays = ratio(spent["fill"], [max(a - c, 1e-9) for a, c in zip(spent["again"], spent["cached"], strict=True)])
+    # Each round is a run of its own: its times are combined before the median is taken.
+    runs = list(zip(spent["fill"], spent["cached"], spent["again"], strict=True))
+    both = statistics.median((f + a) / (f + c) for f, c, a in runs)
+    alone = statistics.median(a / (f + c) for f, c, a in runs)
+    pays = statistics.median(rl.update_epochs * f / max(a - c, 1e-9) for f, c, a in runs)
     fill, cached, again = (statistics.median(spent[name]) for name in ("fill", "cached", "again"))
     return Row(
         f"PPO update of {rl.update_epochs} epochs: context recomputed each minibatch / from the store, {label}",
@@ -129,9 +133,9 @@ def whole_update(run: Run, sizes: Policy, label: str, wanted: float, samples: in
         f"{samples} decisions in minibatches of {size}; {contexts[0].valid.shape[1]} prefix tokens; a context has "
         f"{kept.fill.row_bytes / 1024:.0f} KiB, its observation "
         f"{(observation.images[0].nbytes + observation.state[0].nbytes) / 1024:.0f} KiB; the rollout's encoding "
-        f"({fill:.2f} s) is left out: {(fill + again) / (fill + cached):.2f} × with it on both sides, "
-        f"{again / (fill + cached):.2f} × on the cache's alone, which then pays after "
-        f"{rl.update_epochs * pays:.1f} epochs",
+        f"({fill:.2f} s) is left out: {both:.2f} × with it on both sides, "
+        f"{alone:.2f} × on the cache's alone, which then pays after "
+        f"{pays:.1f} epochs",
     )
 
 

@@ -128,7 +128,7 @@ def context_store(policy: FlowPolicy, rl: Rl) -> ContextStore:
 
 
 def context_metrics(fills: list[Fill]) -> dict[str, float]:
-    """Size of one decision's context in MiB, and where the contexts of all ranks lie."""
+    """Size of the largest decision's context in MiB, and where the contexts of all ranks lie."""
     return {
         "charts/context_mib": max(fill.row_bytes for fill in fills) / 2**20,
         "charts/context_device_rows": float(sum(fill.device for fill in fills)),

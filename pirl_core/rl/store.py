@@ -25,7 +25,7 @@ GIB = 2**30
 
 
 class Fill(NamedTuple):
-    """row_bytes: of one decision's context. device, host, recomputed: how many decisions lie there."""
+    """row_bytes: of one decision's context, the largest. device, host, recomputed: how many decisions lie there."""
 
     row_bytes: int
     device: int
@@ -57,11 +57,12 @@ class ContextStore:
 
     def add(self, observation: Observation, context: Context) -> None:
         """The next B rows: their observation, and the context that it was encoded to."""
-        self._row_bytes = sum(part[0].nbytes for part in context)
+        size = sum(part[0].nbytes for part in context)
+        self._row_bytes = max(self._row_bytes, size)
         start, count = 0, len(context.state)
         for place in ("device", "host"):
-            stop = start + min(count - start, int(self._free[place] // self._row_bytes))
-            self._free[place] -= (stop - start) * self._row_bytes
+            stop = start + min(count - start, int(self._free[place] // size))
+            self._free[place] -= (stop - start) * size
             self._counts[place] += stop - start
             if stop > start:
                 # A slice would keep the memory of all rows alive.
