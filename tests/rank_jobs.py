@@ -31,25 +31,42 @@ RL: dict[str, dict[str, Any]] = {
     "kl_stop": {"target_kl": 0.02, "update_epochs": 20},
 }
 
-SFT: dict[str, dict[str, Any]] = {"sft": {}, "sft_micro": {"micro_batch_size": 2, "ema_decay": 0.5}}
+OTHERS = ("pi05", "smolvla", "groot")
+RL |= {f"ppo_{family}": {"critic": "expert"} for family in OTHERS}
+SFT: dict[str, dict[str, Any]] = {
+    "sft": {},
+    "sft_micro": {"micro_batch_size": 2, "ema_decay": 0.5},
+    **{f"sft_{family}": {} for family in OTHERS},
+}
+
+
+def family_of(kind: str) -> str:
+    """The last word of a job's name, where it is a family's."""
+    last = kind.rpartition("_")[2]
+    return last if last in OTHERS else "pi0"
 
 
 def rl_job(kind: str, folder: Path) -> tuple[FlowPolicy, dict[str, torch.Tensor]]:
     rl: Rl = rl_params(**{"iterations": 3, "episodes_per_iteration": 24, **RL[kind]})
+    family = family_of(kind)
     policy = small_policy(cameras=0, horizon=2, replan=2)
+    if family != "pi0":
+        section = POLICY.model_copy(update={"backbone": family, "horizon": 2, "replan": 2})
+        policy = build_policy(ENV.model_copy(update={"cameras": []}), section, learnable(cameras=0), INSTRUCTIONS, 0)[0]
     start = copied(policy)
     with session(folder, rl.iterations) as opened:
         train_rl(policy, Bandit(4, 0.8), ["b"], rl, 0, opened, lambda _: 0.0, lambda: None)
     return policy, start
 
 
-def sft_job(folder: Path, **changes: Any) -> tuple[FlowPolicy, dict[str, torch.Tensor]]:
+def sft_job(kind: str, folder: Path) -> tuple[FlowPolicy, dict[str, torch.Tensor]]:
     # Chunks run past the episodes' ends, so the ranks hold unequal numbers of real steps.
     frames = learnable(length=3)
-    policy = build_policy(ENV, POLICY, frames, INSTRUCTIONS, 0).policy
+    section = POLICY.model_copy(update={"backbone": family_of(kind)})
+    policy = build_policy(ENV, section, frames, INSTRUCTIONS, 0).policy
     start = copied(policy)
     with session(folder, 4) as opened:
-        train_sft(policy, frames, Sft.model_validate(BASE | {"steps": 4, "batch_size": 7, **changes}), 0, opened)
+        train_sft(policy, frames, Sft.model_validate(BASE | {"steps": 4, "batch_size": 7, **SFT[kind]}), 0, opened)
     return policy, start
 
 
@@ -60,7 +77,7 @@ def copied(policy: FlowPolicy) -> dict[str, torch.Tensor]:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     kind, folder = sys.argv[1], Path(sys.argv[2])
-    trained, before = sft_job(folder, **SFT[kind]) if kind in SFT else rl_job(kind, folder)
+    trained, before = sft_job(kind, folder) if kind in SFT else rl_job(kind, folder)
     if torch.distributed.is_initialized():
         torch.distributed.barrier()
     if not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0:

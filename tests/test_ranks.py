@@ -16,7 +16,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from tests.rank_jobs import RL, SFT
+from tests.rank_jobs import OTHERS, RL, SFT
 from tests.test_end_to_end import command, variables, workspace
 
 ROOT = Path(__file__).parents[1]
@@ -39,7 +39,10 @@ def trained(kind: str, ranks: int, folder: Path) -> dict[str, torch.Tensor]:
     return {name: after[name] - before[name] for name in before}
 
 
-@pytest.mark.parametrize("kind", [*SFT, *RL])
+KINDS = [pytest.param(kind, marks=pytest.mark.slow if kind.endswith(OTHERS) else ()) for kind in (*SFT, *RL)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_two_ranks_move_the_parameters_as_one_does(kind: str, tmp_path: Path) -> None:
     """With the same global batches. The ranks add the same numbers in another order, and nothing else differs."""
     one, two = (trained(kind, ranks, tmp_path / str(ranks)) for ranks in (1, 2))
