@@ -5,7 +5,7 @@ import os
 import sys
 from pathlib import Path
 
-from pirl_core import compare, scale, status
+from pirl_core import compare, plan, scale, status
 from pirl_core.checkpoints import commands as checkpoints
 from pirl_core.errors import UserError
 
@@ -29,6 +29,7 @@ RUN = {
     "status": status.run,
     "compare": compare.run,
     "scale": scale.run,
+    "plan": plan.run,
     "export": checkpoints.run_export,
     "push": checkpoints.run_push,
 }
@@ -47,6 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
     for action in names:
         action.complete = EVALUATION  # type: ignore[attr-defined]
     scale.add_arguments(add("scale", help=scale.SUMMARY, description=f"Does one thing: {scale.SUMMARY}."))
+    plan.add_arguments(add("plan", help=plan.SUMMARY, description=f"Prints {plan.SUMMARY}."))
     about = checkpoints.EXPORT_SUMMARY
     checkpoints.add_export(add("export", help=about, description=f"Does one thing: {about}."))
     about = checkpoints.PUSH_SUMMARY

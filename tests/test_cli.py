@@ -23,7 +23,7 @@ HEAVY = {
     "tensorboard",
     "huggingface_hub",
 }
-COMMANDS = ("status", "compare", "scale", "export", "push", "completion")
+COMMANDS = ("status", "compare", "scale", "plan", "export", "push", "completion")
 
 
 def modules(root: Path) -> list[str]:

@@ -12,7 +12,7 @@ from typing import Self
 
 import psutil
 
-PACKAGES = ("torch", "transformers", "accelerate", "numpy", "mujoco", "metaworld", "pandas", "pyarrow", "dvc")
+PACKAGES = ("torch", "transformers", "accelerate", "peft", "numpy", "mujoco", "metaworld", "pandas", "pyarrow", "dvc")
 _MIB = 2**20
 
 

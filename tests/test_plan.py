@@ -1,0 +1,68 @@
+"""The planner: what it counts without memory is what the real network takes."""
+
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import torch
+
+from pirl_core import plan
+from pirl_core.cli import main
+from pirl_core.params import Params, load_params, resolve
+from pirl_core.policy.backbone import Family, new_backbone
+
+PRESET = Path(__file__).parents[1] / "pirl_core" / "presets" / "laptop.yaml"
+
+
+def params(**policy: Any) -> Params:
+    loaded = load_params(PRESET)
+    changed = loaded.policy.model_copy(update={"size": "nano", **policy})
+    return loaded.model_copy(update={"policy": changed})
+
+
+@pytest.mark.parametrize("family", get_args(Family))
+def test_counts_on_meta_are_those_of_real_memory(family: Family) -> None:
+    torch.set_num_threads(1)
+    section = resolve(params(backbone=family), "metaworld", "flow_noise")
+    policy = plan.model_of(section)
+    assert family == "groot" or {parameter.device.type for parameter in policy.parameters()} == {"meta"}
+    counts = plan.parameter_counts(policy)
+    kept = [plan._saved(policy, count, encode) for count in (1, 3) for encode in (False, True)]
+    bytes_of_context = plan.context_bytes(policy, "fp32")
+    policy.backbone = real = new_backbone(policy.backbone.shape)
+    assert counts["VLM"] + counts["expert"] == sum(parameter.numel() for parameter in real.parameters())
+    assert counts["noise net"] > 0 and counts["critic"] > 0
+    # The attention kernel of the meta device keeps a little more or less than the CPU's.
+    again = [plan._saved(policy, count, encode) for count in (1, 3) for encode in (False, True)]
+    assert kept == pytest.approx(again, rel=0.04)
+    with torch.no_grad():
+        context = real.encode(plan._inputs(policy, 1))
+    assert bytes_of_context == sum(part.nbytes for part in context)
+
+
+def test_shares_and_budgets() -> None:
+    """Eight ranks hold an eighth of the contexts each; what exceeds the device's budget is the host's."""
+    section = resolve(params(), "metaworld", "flow_sde")
+    tight = section._replace(rl=section.rl.model_copy(update={"context_device_gib": 1e-4, "context_host_gib": 1.0}))
+    one, eight = (plan.rl_need(tight, gpus) for gpus in (1, 8))
+    (whole,) = (size for name, size in plan.rl_need(section, 1).parts.items() if name.startswith("contexts"))
+    assert one.host == pytest.approx(whole - 1e-4 * plan.GIB)
+    assert eight.host == pytest.approx(whole / 8 - 1e-4 * plan.GIB)
+    assert one.exchanged == 0 and eight.exchanged == pytest.approx(1.75 * eight.parts["gradients"])
+    halved = section._replace(sft=section.sft.model_copy(update={"micro_batch_size": 32}))
+    full, half = (list(plan.sft_need(part, 1).parts.values())[-1] for part in (section, halved))
+    assert full == pytest.approx(2 * half)
+
+
+def test_the_published_pi0_by_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = PRESET.read_text().replace("  size: tiny\n", "  size: full\n")
+    (tmp_path / "params.yaml").write_text(text.replace("tokenizer: words", "tokenizer: google/paligemma-3b-pt-224"))
+    monkeypatch.chdir(tmp_path)
+    assert main(["plan", "--gpus", "8", "--gpu-gib", "24"]) == 0
+    told = capsys.readouterr().out
+    assert "VLM 2923.3 M, expert 314.7 M" in told and told.count("together per GPU") == 2 and "does NOT fit" in told
+    assert main(["plan", "--gpus", "0"]) == 2
+    assert capsys.readouterr().err.startswith("pirl: plan: --gpus 0")
+    assert main(["plan", "--method", "nothing"]) == 2
