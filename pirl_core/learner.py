@@ -28,7 +28,8 @@ def cosine_factor(step: int, total: int, warmup: int, final: float) -> float:
 class Learner:
     """Owns the prepared module and the optimiser; ``step`` turns a loss into an update.
 
-    groups: AdamW parameter groups with their base ``lr``. precision: bf16 computes under autocast over fp32 masters.
+    groups: AdamW parameter groups with their base ``lr``. precision: all but fp32 compute in bf16 (autocast), on
+    weights as ``policy.precision`` has stored them.
     max_skipped: so many updates in a row may be skipped because their loss or gradient was not finite.
     unused: whether parameters exist that never reach the loss; DDP looks for them only if told, and else complains.
     ema_decay: keep an exponential moving average of the parameters, which ``use_average`` puts in their place.
@@ -47,7 +48,7 @@ class Learner:
     ) -> None:
         self.accelerator = Accelerator(
             cpu=not torch.cuda.is_available(),
-            mixed_precision="bf16" if precision == "bf16" else "no",
+            mixed_precision="no" if precision == "fp32" else "bf16",
             kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=unused)],
         )
         self.ranks = Ranks(self.accelerator.process_index, self.accelerator.num_processes)
@@ -59,7 +60,7 @@ class Learner:
         self.steps = 0
         self.skipped = 0
         self.ema_decay = ema_decay
-        self.average = {} if ema_decay is None else {name: p.detach().clone() for name, p in self._trained()}
+        self.average = {} if ema_decay is None else {name: p.detach().float().clone() for name, p in self._trained()}
 
     @property
     def device(self) -> torch.device:
@@ -111,7 +112,7 @@ class Learner:
         self.steps += 1
         if self.ema_decay is not None:
             for name, parameter in self._trained():
-                self.average[name].lerp_(parameter.detach(), 1 - self.ema_decay)
+                self.average[name].lerp_(parameter.detach().float(), 1 - self.ema_decay)
         return norm
 
     @torch.no_grad()

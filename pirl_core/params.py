@@ -23,6 +23,7 @@ Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
 Whole = Annotated[int, Field(ge=0)]
+Precision = Literal["fp32", "bf16", "pure_bf16"]
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 
 
@@ -129,7 +130,9 @@ class Sft(Section):
     tau_alpha: Positive
     tau_beta: Positive
     image_shift: Whole
-    precision: Literal["fp32", "bf16"]
+    precision: Precision
+    activation_checkpointing: bool
+    compile: bool
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None
     log_every: Count
 
@@ -180,7 +183,9 @@ class Rl(Section):
     critic: Literal["vlm", "expert"]
     critic_layers: Literal[1, 4]
     critic_warmup_iterations: Whole
-    precision: Literal["fp32", "bf16"]
+    precision: Precision
+    activation_checkpointing: bool
+    compile: bool
     # the VLM
     lora_rank: Whole
     lora_alpha: Count

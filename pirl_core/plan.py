@@ -6,10 +6,11 @@ CUDA's own overhead is a rule of thumb.
 """
 
 import argparse
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pirl_core.errors import UserError
-from pirl_core.params import Params, Run, load_params, resolve
+from pirl_core.params import Params, Precision, Run, load_params, resolve
 
 if TYPE_CHECKING:
     from pirl_core.policy.flow_policy import FlowPolicy
@@ -116,21 +117,20 @@ def parameter_counts(policy: "FlowPolicy") -> dict[str, int]:
 
 def sft_need(section: Run, gpus: int) -> Need:
     """One rank of SFT: all parameters learn, the VLM runs with gradient."""
-    policy = model_of(section)
-    trained = sum(parameter.numel() for parameter in policy.backbone.parameters())
-    micro = min(section.sft.micro_batch_size or section.sft.batch_size, -(-section.sft.batch_size // gpus))
-    parts = _learning(trained, trained, gpus)
-    if section.sft.ema_decay is not None:
-        parts["moving average"] = 4.0 * trained
-    parts[f"kept for backward, {micro} samples at once"] = micro * saved_bytes(policy, section.sft.precision, True)
-    return Need(parts, _all_reduced(trained, gpus), 0)
+    policy, sft = model_of(section), section.sft
+    policy.critic = policy.noise_net = None
+    micro = min(sft.micro_batch_size or sft.batch_size, -(-sft.batch_size // gpus))
+    kept = micro * saved_bytes(policy, sft.precision, True, sft.activation_checkpointing)
+    parts, exchanged = _learning(policy, sft.precision, gpus)
+    if sft.ema_decay is not None:
+        parts["moving average"] = 4.0 * sum(parameter.numel() for parameter in policy.parameters())
+    parts[f"kept for backward, {micro} samples at once"] = kept
+    return Need(parts, exchanged, 0)
 
 
 def rl_need(section: Run, gpus: int) -> Need:
     """One rank of RL: the expert and the heads learn; contexts of one iteration at most, episodes of full length."""
     policy, rl = model_of(section), section.rl
-    counts = parameter_counts(policy)
-    trained = sum(counts.values()) - (0 if rl.lora_rank else counts["VLM"])
     if rl.lora_rank:
         raise UserError(f"rl.lora_rank = {rl.lora_rank}: pirl plan knows the frozen VLM alone; plan with lora_rank: 0")
     micro = min(rl.micro_batch_size or rl.minibatch_size, -(-rl.minibatch_size // gpus))
@@ -138,22 +138,27 @@ def rl_need(section: Run, gpus: int) -> Need:
     whole = decisions * context_bytes(policy, rl.precision)
     kept = min(whole, rl.context_device_gib * GIB)
     evaluations = 1 if rl.mdp == "hybrid" and rl.critic == "vlm" else section.policy.denoise_steps
-    parts = _learning(sum(counts.values()), trained, gpus)
+    each = evaluations * saved_bytes(policy, rl.precision, False, rl.activation_checkpointing)
+    each += context_bytes(policy, rl.precision)
+    policy.backbone.freeze_vlm()
+    parts, exchanged = _learning(policy, rl.precision, gpus)
     parts[f"contexts of {decisions} decisions"] = kept
-    each = evaluations * saved_bytes(policy, rl.precision, False) + context_bytes(policy, rl.precision)
     parts[f"kept for backward, {micro} chunks at once"] = micro * each
-    return Need(parts, _all_reduced(trained, gpus), min(whole - kept, rl.context_host_gib * GIB))
+    return Need(parts, exchanged, min(whole - kept, rl.context_host_gib * GIB))
 
 
-def _learning(parameters: int, trained: int, gpus: int) -> dict[str, float]:
-    """fp32 masters throughout: weights, gradients, AdamW's two moments, and DDP's buckets."""
-    parts = {"weights": 4.0 * parameters, "gradients": 4.0 * trained, "optimiser": 8.0 * trained}
-    return parts | ({"DDP's buckets": 4.0 * trained} if gpus > 1 else {})
+def _learning(policy: "FlowPolicy", precision: Precision, gpus: int) -> tuple[dict[str, float], float]:
+    """Weights, gradients, AdamW's two moments and DDP's buckets, once the weights are rounded; and what a rank sends.
 
+    Ring all-reduce: each rank sends 2 (n − 1)/n of the gradients.
+    """
+    from pirl_core.policy.precision import round_weights
 
-def _all_reduced(trained: int, gpus: int) -> float:
-    """Ring all-reduce: each rank sends 2 (n − 1)/n of the gradients."""
-    return 2 * (gpus - 1) / gpus * 4.0 * trained
+    round_weights(policy, precision)
+    weights = float(sum(parameter.nbytes for parameter in policy.parameters()))
+    trained = float(sum(parameter.nbytes for parameter in policy.parameters() if parameter.requires_grad))
+    parts = {"weights": weights, "gradients": trained, "optimiser": 2 * trained}
+    return parts | ({"DDP's buckets": trained} if gpus > 1 else {}), 2 * (gpus - 1) / gpus * trained
 
 
 def _inputs(policy: "FlowPolicy", count: int) -> Any:
@@ -178,37 +183,62 @@ def context_bytes(policy: "FlowPolicy", precision: str) -> float:
     with torch.no_grad():
         context = policy.backbone.encode(_inputs(policy, 1))
     # On the meta device autocast does not act: what attends is cached in the precision that it is computed in.
-    memory = context.memory.numel() * (2 if precision == "bf16" else 4)
+    memory = context.memory.numel() * (4 if precision == "fp32" else 2)
     return float(memory + sum(part.nbytes for part in context[1:]))
 
 
-def saved_bytes(policy: "FlowPolicy", precision: str, encode: bool) -> float:
+def saved_bytes(policy: "FlowPolicy", precision: str, encode: bool, recompute: bool) -> float:
     """What autograd keeps of one sample for the backward pass of one velocity, and of the encoding if it learns too.
 
-    The difference of two batch sizes, so that parameters, kept once, do not count.
+    The difference of two batch sizes, so that parameters, kept once, do not count. recompute: the layers' inputs, and
+    the inside of the largest layer while it is computed again.
     """
-    one, two = (_saved(policy, count, encode) for count in (1, 2))
+    one, two = (_saved(policy, count, encode, recompute) for count in (1, 2))
     # Under autocast most of it is bf16; normalisations and the residual stream may be fp32.
-    return (two - one) * (0.5 if precision == "bf16" else 1.0)
+    return (two - one) * (1.0 if precision == "fp32" else 0.5)
 
 
-def _saved(policy: "FlowPolicy", count: int, encode: bool) -> int:
+def _saved(policy: "FlowPolicy", count: int, encode: bool, recompute: bool = False) -> int:
     import torch
+
+    from pirl_core.policy.layers import plain, way_to_run
 
     backbone, shape = policy.backbone, policy.backbone.shape
     inputs = _inputs(policy, count)
-    kept: dict[int, torch.Tensor] = {}
 
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        # Tensors that share memory count once; holding them keeps the addresses apart.
-        kept[tensor.untyped_storage()._cdata] = tensor
-        return tensor
+    def kept(call: Callable[[], Any]) -> tuple[Any, int]:
+        """What ``call`` gives, and the bytes that autograd keeps of it."""
+        tensors: dict[int, torch.Tensor] = {}
+
+        def keep(tensor: torch.Tensor) -> torch.Tensor:
+            # Tensors that share memory count once; holding them keeps the addresses apart.
+            tensors[tensor.untyped_storage()._cdata] = tensor
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            result = call()
+        return result, sum(tensor.untyped_storage().nbytes() for tensor in tensors.values())
+
+    inside = [0]
+
+    def measured(layer: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
+        result, size = kept(lambda: layer(*arguments, **named))
+        inside.append(size)
+        return result
 
     with torch.no_grad():
         frozen = backbone.encode(inputs)
     device = inputs.state.device
     x = torch.zeros(count, shape.horizon, shape.action_dim, device=device)
     tau = torch.zeros(count, device=device)
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        backbone.velocity(backbone.encode(inputs) if encode else frozen, x, tau)
-    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+
+    def forward() -> Any:
+        return backbone.velocity(backbone.encode(inputs) if encode else frozen, x, tau)
+
+    if recompute:
+        backbone.run_layer = measured
+        forward()
+    backbone.run_layer = way_to_run(recompute, False, device)
+    size = kept(forward)[1]
+    backbone.run_layer = plain
+    return size + max(inside)

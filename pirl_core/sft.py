@@ -15,6 +15,8 @@ from pirl_core.flow import path
 from pirl_core.learner import Learner, cosine_factor
 from pirl_core.params import Sft
 from pirl_core.policy.flow_policy import FlowMatching, FlowPolicy
+from pirl_core.policy.layers import way_to_run
+from pirl_core.policy.precision import round_weights
 from pirl_core.ranks import require_share, summed
 from pirl_core.session import Session
 from pirl_core.types import Observation
@@ -42,6 +44,7 @@ def train_sft(policy: FlowPolicy, frames: Frames, sft: Sft, seed: int, session: 
     """Train ``policy`` in place. Batch b of step t depends on (seed, t) alone; each rank takes its share of it."""
     require_share("sft.batch_size", sft.batch_size)
     policy.train()
+    round_weights(policy, sft.precision)
     learner = Learner(
         FlowMatching(policy.backbone),
         [{"params": [p for p in policy.backbone.parameters() if p.requires_grad], "lr": sft.lr}],
@@ -53,6 +56,7 @@ def train_sft(policy: FlowPolicy, frames: Frames, sft: Sft, seed: int, session: 
         ema_decay=sft.ema_decay,
     )
     policy.to(learner.device)
+    policy.backbone.run_layer = way_to_run(sft.activation_checkpointing, sft.compile, learner.device)
     numbers = session.restore(learner) or {"step": 0}
     chunk_index, chunk_real = action_chunks(frames, policy.backbone.shape.horizon)
     losses: list[float] = []

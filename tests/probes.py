@@ -4,12 +4,14 @@ The stages are the real ones; where they would simulate, a small world of two or
 """
 
 import hashlib
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import pytest
+import torch
 import yaml
 
 from pirl_core import params, seeds
@@ -19,7 +21,7 @@ from pirl_core.envs import vector
 from pirl_core.envs.worker import Slots
 from pirl_core.errors import UserError
 from pirl_core.evaluate import validation_episodes
-from pirl_core.policy import build
+from pirl_core.policy import build, layers
 from pirl_core.policy.flow_policy import keyed_normals
 from pirl_core.policy.folder import load_policy, save_policy
 from pirl_core.report.build import build_report
@@ -59,7 +61,7 @@ BASE: dict[str, dict[str, Any]] = {
         "steps": 3, "batch_size": 4, "micro_batch_size": None, "lr": 1e-3, "warmup_steps": 1, "final_lr_fraction": 0.1,
         "weight_decay": 0.01,
         "max_grad_norm": 1.0, "tau_alpha": 1.5, "tau_beta": 1.0, "image_shift": 0, "precision": "fp32",
-        "ema_decay": None, "log_every": 1,
+        "activation_checkpointing": False, "compile": False, "ema_decay": None, "log_every": 1,
     },
     "Rl": {
         "algorithm": "ppo", "noise_rule": "flow_sde", "noise_level": 0.5, "noise_schedule": "constant",
@@ -70,7 +72,8 @@ BASE: dict[str, dict[str, Any]] = {
         "context_host_gib": 1.0, "actor_lr": 3e-3, "critic_lr": 1e-2, "lr_schedule": "constant",
         "final_lr_fraction": 0.1, "weight_decay": 0.01, "clip_ratio": 0.2, "value_clip": 0.2, "huber_delta": 10.0,
         "value_coef": 1.0, "entropy_coef": 0.0, "max_grad_norm": 1.0, "target_kl": None, "critic": "expert",
-        "critic_layers": 4, "critic_warmup_iterations": 0, "precision": "fp32", "lora_rank": 0, "lora_alpha": 4,
+        "critic_layers": 4, "critic_warmup_iterations": 0, "precision": "fp32",
+        "activation_checkpointing": False, "compile": False, "lora_rank": 0, "lora_alpha": 4,
         "lora_targets": ["q_proj", "v_proj"], "validate_every": 1, "validation_episodes_per_task": 1, "keep": "best",
     },
     "Evaluate": {
@@ -163,6 +166,34 @@ def everything(folder: Path) -> list[tuple[str, str]]:
     return [(path.relative_to(folder).as_posix(), hashlib.sha256(path.read_bytes()).hexdigest()) for path in paths]
 
 
+class Work(NamedTuple):
+    """kept: elements that autograd keeps for all backward passes. compiled: what torch.compile was asked for."""
+
+    kept: list[int]
+    compiled: set[str]
+
+
+@contextmanager
+def watched() -> Iterator[Work]:
+    """The work within the block; torch.compile gives each function back as it is, to save a minute."""
+    work = Work([0], set())
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        work.kept[0] += tensor.numel()
+        return tensor
+
+    def note(function: Callable[..., Any], **_: Any) -> Callable[..., Any]:
+        work.compiled.add(function.__qualname__)
+        return function
+
+    layers._compiled.cache_clear()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "compile", note)
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            yield work
+    layers._compiled.cache_clear()
+
+
 def see_env(values: dict[str, Any]) -> Any:
     env = params.Env.model_validate(values)
     settings = vector.VectorEnv(env, 1, 0)._settings
@@ -206,8 +237,9 @@ def write_demonstrations() -> None:
 def see_sft(values: dict[str, Any]) -> Any:
     write_demonstrations()
     policy = params.Policy.model_validate(BASE["Policy"])
-    sft.run(job("sft", env=SEEING, policy=policy, sft=params.Sft.model_validate(values)))
-    return everything(Path("outputs"))
+    with watched() as work:
+        sft.run(job("sft", env=SEEING, policy=policy, sft=params.Sft.model_validate(values)))
+    return everything(Path("outputs")), work
 
 
 def see_policy(values: dict[str, Any]) -> Any:
@@ -265,9 +297,10 @@ def small_start(name: str) -> None:
 
 def see_rl(values: dict[str, Any]) -> Any:
     small_start("e-sft-0")
-    rl.run(job("rl", env=BLIND, rl=params.Rl.model_validate(values)))
+    with watched() as work:
+        rl.run(job("rl", env=BLIND, rl=params.Rl.model_validate(values)))
     world = Walk.made[-1]
-    return everything(Path("outputs")), sorted(world.played), world.widest
+    return everything(Path("outputs")), sorted(world.played), world.widest, work
 
 
 def see_evaluate(values: dict[str, Any], entry: params.Experiment = ENTRY) -> Any:

@@ -67,7 +67,7 @@ def test_merged_is_unmerged() -> None:
     before = {name: value.clone() for name, value in policy.backbone.state_dict().items()}
     wanted = acts(policy)
     assert (wanted - acts(small_policy(horizon=2, replan=2))).abs().max() > 1e-3
-    with merged(policy.backbone):
+    with merged(policy):
         torch.testing.assert_close(acts(policy), wanted, atol=1e-5, rtol=1e-5)
         state = policy.backbone.state_dict()
         assert state.keys() == small_policy(horizon=2, replan=2).backbone.state_dict().keys()
@@ -97,7 +97,7 @@ def test_every_family_takes_adapters_on_its_vlm(family: Family) -> None:
     velocity, _ = policy.backbone.velocity(policy.encode(observation), normals, torch.full((3,), 0.4))
     found = torch.autograd.grad(velocity.square().sum(), list(adapters.values()), allow_unused=True)
     assert sum(gradient is not None and bool(gradient.any()) for gradient in found) >= len(adapters) / 2
-    with torch.no_grad(), merged(policy.backbone):
+    with torch.no_grad(), merged(policy):
         same, _ = policy.backbone.velocity(policy.encode(observation), normals, torch.full((3,), 0.4))
     torch.testing.assert_close(same, velocity, atol=1e-5, rtol=1e-5)
 
@@ -175,4 +175,4 @@ def test_training_leaves_a_merged_policy_and_its_adapters(keep: str, tmp_path: P
     assert any(adapters[f"{layer}.lora_B.weight"].abs().max() > 1e-4 for layer in layers)
     # The policy in memory is plain again.
     assert policy.backbone.state_dict().keys() == source.keys()
-    assert merge(policy.backbone) == {}
+    assert merge(policy) == {}

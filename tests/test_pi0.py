@@ -9,6 +9,7 @@ from transformers.models.pi0.modeling_pi0 import PI0TimestepEmbeddings
 from pirl_core.flow import chain
 from pirl_core.flow.chain import Noise
 from pirl_core.policy.context import DataSizes, Inputs
+from pirl_core.policy.layers import way_to_run
 from pirl_core.policy.pi0 import Pi0, Pi0Shape, pi0_config, pi0_shape
 from tests.pi0_reference import Joint, sinusoid
 
@@ -181,7 +182,7 @@ def test_checkpointing_saves_memory_and_no_gradient(pi05, stem):
     results = []
     for checkpointing in (False, True):
         network = backbone(pi05=pi05, stem=stem, patch=8 if stem == "patch" else 12)
-        network.checkpointing = checkpointing
+        network.run_layer = way_to_run(checkpointing, False, torch.device("cpu"))
         inputs, x, tau = example()
         if stem == "conv":
             inputs = inputs._replace(images=F.pad(inputs.images, (0, 8, 0, 8)))

@@ -27,13 +27,14 @@ def test_counts_on_meta_are_those_of_real_memory(family: Family) -> None:
     policy = plan.model_of(section)
     assert family == "groot" or {parameter.device.type for parameter in policy.parameters()} == {"meta"}
     counts = plan.parameter_counts(policy)
-    kept = [plan._saved(policy, count, encode) for count in (1, 3) for encode in (False, True)]
+    cases = [(count, encode, recompute) for count in (1, 3) for encode in (False, True) for recompute in (False, True)]
+    kept = [plan._saved(policy, *case) for case in cases]
     bytes_of_context = plan.context_bytes(policy, "fp32")
     policy.backbone = real = new_backbone(policy.backbone.shape)
     assert counts["VLM"] + counts["expert"] == sum(parameter.numel() for parameter in real.parameters())
     assert counts["noise net"] > 0 and counts["critic"] > 0
     # The attention kernel of the meta device keeps a little more or less than the CPU's.
-    again = [plan._saved(policy, count, encode) for count in (1, 3) for encode in (False, True)]
+    again = [plan._saved(policy, *case) for case in cases]
     assert kept == pytest.approx(again, rel=0.04)
     with torch.no_grad():
         context = real.encode(plan._inputs(policy, 1))
@@ -52,6 +53,28 @@ def test_shares_and_budgets() -> None:
     halved = section._replace(sft=section.sft.model_copy(update={"micro_batch_size": 32}))
     full, half = (list(plan.sft_need(part, 1).parts.values())[-1] for part in (section, halved))
     assert full == pytest.approx(2 * half)
+
+
+def test_precision_and_recomputation_are_counted() -> None:
+    """bf16 halves what is frozen, pure_bf16 what learns too; layers computed again keep little but their inputs."""
+    section = resolve(params(size="S"), "metaworld", "flow_sde")
+
+    def rl(**changes: Any) -> dict[str, float]:
+        return plan.rl_need(section._replace(rl=section.rl.model_copy(update=changes)), 1).parts
+
+    def sft(**changes: Any) -> dict[str, float]:
+        return plan.sft_need(section._replace(sft=section.sft.model_copy(update=changes)), 1).parts
+
+    full, half, pure = (rl(precision=precision) for precision in ("fp32", "bf16", "pure_bf16"))
+    counts = plan.parameter_counts(plan.model_of(section))
+    assert full["weights"] == 4 * sum(counts.values())
+    assert half["weights"] == pytest.approx(full["weights"] - 2 * counts["VLM"], rel=0.01)
+    assert half["gradients"] == full["gradients"] > 1.1 * pure["gradients"]
+    assert sft(precision="pure_bf16")["optimiser"] == pytest.approx(0.5 * sft()["optimiser"], rel=0.1)
+    assert sft(precision="bf16")["weights"] == sft()["weights"]
+    for parts in (rl, sft):
+        many, few = (list(parts(activation_checkpointing=on).values())[-1] for on in (False, True))
+        assert few < 0.6 * many
 
 
 def test_the_published_pi0_by_the_command(

@@ -31,7 +31,7 @@ POLICY = Policy(
 BASE: dict[str, Any] = {
     "steps": 3, "batch_size": 8, "micro_batch_size": None, "lr": 3e-3, "warmup_steps": 0, "final_lr_fraction": 0.1,
     "weight_decay": 0.0, "max_grad_norm": 1.0, "tau_alpha": 1.5, "tau_beta": 1.0, "image_shift": 2, "precision": "fp32",
-    "ema_decay": None, "log_every": 1,
+    "activation_checkpointing": False, "compile": False, "ema_decay": None, "log_every": 1,
 }  # fmt: skip
 TARGETS = np.array([[0.8, -0.8, 0.5, 1.0], [-0.8, 0.8, -0.5, -1.0], [0.8, 0.8, -0.5, 1.0]], np.float32)
 

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 
 from pirl_core.errors import UserError
 from pirl_core.policy.context import DataSizes, Inputs
+from pirl_core.policy.layers import way_to_run
 from pirl_core.policy.smolvla import SmolVla, SmolVlaShape, smolvla_shape
 
 TINY = SmolVlaShape(
@@ -258,7 +259,7 @@ def test_checkpointing_gives_the_same_gradients():
     gradients = []
     for checkpointing in (False, True):
         network = backbone()
-        network.checkpointing = checkpointing
+        network.run_layer = way_to_run(checkpointing, False, torch.device("cpu"))
         network.velocity(network.encode(inputs), x, tau)[0].square().sum().backward()
         gradients.append({name: p.grad for name, p in network.named_parameters() if p.grad is not None})
     assert gradients[0].keys() == gradients[1].keys() and any(name.startswith("vlm.vision") for name in gradients[0])

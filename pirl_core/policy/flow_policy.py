@@ -76,6 +76,8 @@ class FlowPolicy(nn.Module):
         self.normalization = normalization
         self.replan = replan
         self.denoise_steps = denoise_steps
+        # Weights before they were rounded to be frozen, by their names in the backbone: see ``precision``.
+        self.originals: dict[str, Tensor] = {}
         self.noise_net: NoiseNet | None = None
         self.critic: nn.Sequential | None = None
         for name in ("state", "action"):

@@ -53,9 +53,14 @@ C = TypeVar("C", bound=BaseModel)
 
 
 def save_policy(policy: FlowPolicy, folder: Path) -> None:
-    """Write the velocity model and all that it needs; critic and noise net are left behind. ``folder`` must exist."""
+    """Write the velocity model, in fp32, and all that it needs; critic and noise net are left behind.
+
+    ``folder`` must exist.
+    """
     # Files are replaced, never written into: a checkpoint may hold links to the earlier ones.
-    state = {name: value.contiguous() for name, value in policy.backbone.state_dict().items()}
+    # Rounded weights are not written back: the frozen ones are the source's, bit for bit.
+    state = policy.backbone.state_dict() | policy.originals
+    state = {name: value.float().contiguous() for name, value in state.items()}
     write_tensors(folder / "model.safetensors", state)
     config = {
         "format": FORMAT,

@@ -16,11 +16,13 @@ from typing import Literal, NamedTuple
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import Qwen3Config, Qwen3Model, SiglipVisionConfig, SiglipVisionModel
+from transformers.masking_utils import create_causal_mask
 
 from pirl_core.errors import UserError
 from pirl_core.policy.context import Context, DataSizes, Inputs
 from pirl_core.policy.groot_head import ActionHead
 from pirl_core.policy.images import Resize
+from pirl_core.policy.layers import Run, plain
 from pirl_core.policy.sizes import Size
 from pirl_core.policy.stem import ConvStem
 
@@ -110,13 +112,17 @@ def place_images(tokens: Tensor, valid: Tensor, count: int, image_token: int) ->
 
 
 class Groot(nn.Module):
-    """The backbone: ``encode`` an observation once, then ask for the ``velocity`` as often as needed."""
+    """The backbone: ``encode`` an observation once, then ask for the ``velocity`` as often as needed.
+
+    ``run_layer``: how layers run; see ``layers``.
+    """
 
     resize: Resize = "openpi"
 
     def __init__(self, shape: GrootShape) -> None:
         super().__init__()
         self.shape = shape
+        self.run_layer: Run = plain
         self.vision_model = SiglipVisionModel(
             SiglipVisionConfig(
                 hidden_size=shape.vision_width,
@@ -204,13 +210,7 @@ class Groot(nn.Module):
         if cameras:
             patches = self._embed_images(inputs.images, x, valid & ~holes)
             x = x.masked_scatter(holes[..., None], patches.to(x.dtype))
-        features = self.language_model(
-            inputs_embeds=x,
-            attention_mask=valid.long(),
-            position_ids=(valid.long().cumsum(1) - 1).clamp(min=0),
-            use_cache=False,
-        ).last_hidden_state
-        memory = self.action_head.remember(features, valid)
+        memory = self.action_head.remember(self._read(x, valid), valid, self.run_layer)
         pooled = (memory.float() * valid[..., None]).sum(1) / valid.sum(1, keepdim=True)
         return Context(memory, valid, pooled, inputs.state)
 
@@ -218,9 +218,20 @@ class Groot(nn.Module):
         """v = A − ε (B, H, D) at the noisy actions x (B, H, D) and times tau (B,), and the features (B, H, E)."""
         slot = self.shape.embodiment
         out: tuple[Tensor, Tensor] = self.action_head.velocity(
-            context.memory, context.valid, context.state, x, tau, slot
+            context.memory, context.valid, context.state, x, tau, slot, self.run_layer
         )
         return out
+
+    def _read(self, x: Tensor, valid: Tensor) -> Tensor:
+        """Qwen3 on embedded tokens (B, P, W), valid (B, P), as its own ``forward`` does it."""
+        language = self.language_model
+        positions = (valid.long().cumsum(1) - 1).clamp(min=0)
+        mask = create_causal_mask(language.config, x, valid.long(), None, position_ids=positions)
+        rotary = language.rotary_emb(x, positions)
+        for layer in language.layers:
+            x = self.run_layer(layer, x, attention_mask=mask, position_embeddings=rotary)
+        read: Tensor = language.norm(x)
+        return read
 
     def _embed_images(self, images: Tensor, text: Tensor, text_valid: Tensor) -> Tensor:
         """(B, C, 3, s, s) → (B, C·N, W)."""
@@ -233,6 +244,7 @@ class Groot(nn.Module):
             meaning = (text * text_valid[..., None]).sum(1) / text_valid.sum(1, keepdim=True)
             patches = self.stem(flat, meaning.repeat_interleave(cameras, 0))
             patches = patches + tower.embeddings.position_embedding.weight
-        hidden = tower.post_layernorm(tower.encoder(inputs_embeds=patches).last_hidden_state)
-        embedded: Tensor = self.mlp1(hidden)
+        for layer in tower.encoder.layers:
+            patches = self.run_layer(layer, patches, None)
+        embedded: Tensor = self.mlp1(tower.post_layernorm(patches))
         return embedded.reshape(count, -1, text.shape[-1])

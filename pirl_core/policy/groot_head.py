@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pirl_core.policy.layers import Run, plain
+
 BUCKETS = 1000
 TIME_WIDTH = 256
 MAX_PERIOD = 10_000
@@ -187,10 +189,10 @@ class DiT(nn.Module):
         self.proj_out_1 = nn.Linear(width, 2 * width)
         self.proj_out_2 = nn.Linear(width, outer)
 
-    def forward(self, x: Tensor, bucket: Tensor, memory: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, x: Tensor, bucket: Tensor, memory: Tensor, mask: Tensor, run: Run) -> Tensor:
         time = self.timestep_encoder(bucket)
         for index, block in enumerate(self.transformer_blocks):
-            x = block(x, time, None, None) if index % 2 else block(x, time, memory, mask)
+            x = run(block, x, time, None, None) if index % 2 else run(block, x, time, memory, mask)
         shift, scale = self.proj_out_1(F.silu(time))[:, None].chunk(2, -1)
         out: Tensor = self.proj_out_2(F.layer_norm(x, x.shape[-1:], eps=1e-6) * (1 + scale) + shift)
         return out
@@ -231,16 +233,16 @@ class ActionHead(nn.Module):
         self.model = DiT(dit_width, vlm_width, dit_heads, dit_layers, expert_width, dropout)
         self.action_decoder = SlotMLP(slots, expert_width, expert_width, action_dim)
 
-    def remember(self, features: Tensor, valid: Tensor) -> Tensor:
+    def remember(self, features: Tensor, valid: Tensor, run: Run = plain) -> Tensor:
         """The VLM's tokens (B, P, W) as the DiT reads them (B, P, W). valid: (B, P) bool."""
         x: Tensor = self.vlln(features)
         mask = valid[:, None, None, :]
         for block in self.vl_self_attention:
-            x = block(x, mask)
+            x = run(block, x, mask)
         return x
 
     def velocity(
-        self, memory: Tensor, valid: Tensor, state: Tensor, x: Tensor, tau: Tensor, slot: int
+        self, memory: Tensor, valid: Tensor, state: Tensor, x: Tensor, tau: Tensor, slot: int, run: Run = plain
     ) -> tuple[Tensor, Tensor]:
         """v (B, H, D) at the noisy actions x (B, H, D) and times τ (B,), and the DiT's output (B, H, E) before the
         action decoder. memory: from ``remember``. state: (B, S). slot: the embodiment."""
@@ -250,5 +252,5 @@ class ActionHead(nn.Module):
         future = self.future_tokens.weight.expand(count, -1, -1)
         tokens = torch.cat([self.state_encoder(state[:, None], slot), future, actions], 1)
         memory = memory.to(tokens.dtype)
-        features = self.model(tokens, bucket, memory, valid[:, None, None, :])[:, -horizon:]
+        features = self.model(tokens, bucket, memory, valid[:, None, None, :], run)[:, -horizon:]
         return self.action_decoder(features, slot), features

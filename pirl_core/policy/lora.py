@@ -65,27 +65,38 @@ def _fits(name: str, target: str) -> bool:
     return f".{name}".endswith(f".{target}")
 
 
-def merge(backbone: nn.Module) -> dict[str, nn.Module]:
-    """Plain layers with the summed weights take the adapted layers' places; returns the latter by name."""
+def merge(policy: FlowPolicy) -> dict[str, nn.Module]:
+    """Plain layers with the summed weights take the adapted layers' places; returns the latter by name.
+
+    Where the layer's weight was rounded, its original is what is added to.
+    """
+    backbone = policy.backbone
     adapted = {name: module for name, module in backbone.named_modules() if hasattr(module, "get_delta_weight")}
     for name, module in adapted.items():
         layer: Any = module
         plain = copy.deepcopy(layer.get_base_layer())
         with torch.no_grad():
-            plain.weight += layer.get_delta_weight(ADAPTER)
+            key = f"{name}.weight"
+            exact = policy.originals.get(key, plain.weight)
+            whole = exact + layer.get_delta_weight(ADAPTER).to(exact)
+            if key in policy.originals:
+                policy.originals[key] = whole
+            plain.weight.copy_(whole)
         backbone.set_submodule(name, plain)
     return adapted
 
 
 @contextmanager
-def merged(backbone: nn.Module) -> Iterator[None]:
-    """Within the block ``backbone`` has plain layers; afterwards its adapters are bit for bit what they were."""
-    adapted = merge(backbone)
+def merged(policy: FlowPolicy) -> Iterator[None]:
+    """Within the block the policy has plain layers; afterwards its adapters are bit for bit what they were."""
+    originals = dict(policy.originals)
+    adapted = merge(policy)
     try:
         yield
     finally:
+        policy.originals = originals
         for name, module in adapted.items():
-            backbone.set_submodule(name, module)
+            policy.backbone.set_submodule(name, module)
 
 
 def save_adapters(backbone: nn.Module, folder: Path) -> None:

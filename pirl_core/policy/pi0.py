@@ -10,18 +10,17 @@ The modules and their parameter names are transformers'; the forward pass is our
 cache on each call, hides the expert's features, has no entry for a cached prefix and knows no π0.5 (parity is tested).
 """
 
-from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 from transformers import PI0Config, PI0ForConditionalGeneration
 
 from pirl_core.policy.context import Context, DataSizes, Inputs
 from pirl_core.policy.gemma import AdaptiveNorm, decoder_layer, normalized, rotary_embedding, time_embedding
 from pirl_core.policy.images import Resize
+from pirl_core.policy.layers import Run, plain
 from pirl_core.policy.sizes import Size
 from pirl_core.policy.stem import ConvStem
 
@@ -177,7 +176,7 @@ class Pi0(nn.Module):
     """The backbone: ``encode`` an observation once, then ask for the ``velocity`` as often as needed.
 
     π0 has a token for the state; π0.5 does not read ``Inputs.state``: where it is to see it, the prompt tells it.
-    ``checkpointing``: keep no activations within layers for the backward pass, but compute them again.
+    ``run_layer``: how layers run; see ``layers``.
     Weights may be of any float dtype; inputs are cast to it.
     """
 
@@ -186,7 +185,7 @@ class Pi0(nn.Module):
     def __init__(self, shape: Pi0Shape) -> None:
         super().__init__()
         self.shape = shape
-        self.checkpointing = False
+        self.run_layer: Run = plain
         self.pi0 = PI0ForConditionalGeneration(pi0_config(shape))
         expert = self.pi0.model.dit
         # The expert is fed embeddings only.
@@ -240,7 +239,7 @@ class Pi0(nn.Module):
         rotary = rotary_embedding(valid.long().cumsum(1) - 1, self.shape.head_dim, x.dtype)
         memory = []
         for layer in language.layers:
-            x, key, value = self._run(decoder_layer, layer, x, rotary, valid[:, None, None, :])
+            x, key, value = self.run_layer(decoder_layer, layer, x, rotary, valid[:, None, None, :])
             memory.append(torch.stack([key, value], 1))
         x = language.norm(x).float()
         pooled = (x * valid[..., None]).sum(1) / valid.sum(1, keepdim=True)
@@ -259,7 +258,9 @@ class Pi0(nn.Module):
         positions = context.valid.sum(1, keepdim=True) + torch.arange(length, device=x.device)
         rotary = rotary_embedding(positions, self.shape.head_dim, suffix.dtype)
         for index, layer in enumerate(expert.layers):
-            suffix, _, _ = self._run(decoder_layer, layer, suffix, rotary, mask, context.memory[:, index], condition)
+            suffix, _, _ = self.run_layer(
+                decoder_layer, layer, suffix, rotary, mask, context.memory[:, index], condition
+            )
         features = normalized(expert.norm, suffix, condition)[0][:, -self.shape.horizon :]
         return -self.pi0.action_out_proj(features), features
 
@@ -288,11 +289,6 @@ class Pi0(nn.Module):
             patches = self.stem(flat, meaning.repeat_interleave(cameras, 0))
         hidden = patches + places
         for layer in tower.encoder.layers:
-            hidden = self._run(layer, hidden, None)
+            hidden = self.run_layer(layer, hidden, None)
         projected: Tensor = self.vlm.multi_modal_projector(tower.post_layernorm(hidden))
         return projected.reshape(count, -1, text.shape[-1])
-
-    def _run(self, function: Callable[..., Any], *args: Any) -> Any:
-        if self.checkpointing and torch.is_grad_enabled():
-            return checkpoint(function, *args, use_reentrant=False)
-        return function(*args)

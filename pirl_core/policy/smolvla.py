@@ -14,13 +14,11 @@ Positions rotate with base 10⁴ throughout, though SmolVLM2 itself was trained 
 """
 
 import math
-from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 from transformers import LlamaConfig, LlamaModel, SmolVLMConfig, SmolVLMModel
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer, apply_rotary_pos_emb
 
@@ -28,6 +26,7 @@ from pirl_core.errors import UserError
 from pirl_core.policy.context import Context, DataSizes, Inputs
 from pirl_core.policy.gemma import decoder_layer, rotary_embedding, time_embedding
 from pirl_core.policy.images import Resize
+from pirl_core.policy.layers import Run, plain
 from pirl_core.policy.sizes import Size
 from pirl_core.policy.stem import ConvStem
 
@@ -128,7 +127,7 @@ def _llama(shape: SmolVlaShape, width: int, mlp: int, vocabulary: int) -> dict[s
 class SmolVla(nn.Module):
     """The backbone: ``encode`` an observation once, then ask for the ``velocity`` as often as needed.
 
-    ``checkpointing``: keep no activations within layers for the backward pass, but compute them again.
+    ``run_layer``: how layers run; see ``layers``.
     Weights may be of any float dtype; inputs are cast to it.
     """
 
@@ -137,7 +136,7 @@ class SmolVla(nn.Module):
     def __init__(self, shape: SmolVlaShape) -> None:
         super().__init__()
         self.shape = shape
-        self.checkpointing = False
+        self.run_layer: Run = plain
         self.vlm = SmolVLMModel(smolvlm_config(shape))
         self.lm_expert = LlamaModel(LlamaConfig(**_llama(shape, shape.expert_width, shape.expert_mlp, 1)))
         # The expert is fed embeddings only.
@@ -195,7 +194,7 @@ class SmolVla(nn.Module):
         rotary = rotary_embedding(valid.long().cumsum(1) - 1, self.shape.head_dim, x.dtype)
         memory = []
         for layer in language.layers:
-            x, key, value = self._run(decoder_layer, layer, x, rotary, mask)
+            x, key, value = self.run_layer(decoder_layer, layer, x, rotary, mask)
             memory.append(torch.stack([key, value], 1))
         x = language.norm(x).float()
         pooled = (x * valid[..., None]).sum(1) / valid.sum(1, keepdim=True)
@@ -215,9 +214,9 @@ class SmolVla(nn.Module):
         for index, layer in enumerate(self.lm_expert.layers):
             cached = context.memory[:, index]
             if index % 2:
-                suffix = self._run(_cross_layer, layer, suffix, crossed, prefix, cached)
+                suffix = self.run_layer(_cross_layer, layer, suffix, crossed, prefix, cached)
             else:
-                suffix, _, _ = self._run(decoder_layer, layer, suffix, joined, mask, cached)
+                suffix, _, _ = self.run_layer(decoder_layer, layer, suffix, joined, mask, cached)
         features = self.lm_expert.norm(suffix)
         return -self.action_out_proj(features), features
 
@@ -243,14 +242,9 @@ class SmolVla(nn.Module):
             patches = self.stem(flat, meaning.repeat_interleave(cameras, 0))
         hidden = patches + places
         for layer in tower.encoder.layers:
-            hidden = self._run(layer, hidden, None)
+            hidden = self.run_layer(layer, hidden, None)
         tokens: Tensor = self.vlm.connector(tower.post_layernorm(hidden))
         return tokens.reshape(count, -1, text.shape[-1]) * math.sqrt(self.shape.vlm_width)
-
-    def _run(self, function: Callable[..., Any], *args: Any) -> Any:
-        if self.checkpointing and torch.is_grad_enabled():
-            return checkpoint(function, *args, use_reentrant=False)
-        return function(*args)
 
 
 def _cross_layer(

@@ -18,7 +18,9 @@ from pirl_core.flow.noise import scheduled
 from pirl_core.learner import Learner
 from pirl_core.params import Rl
 from pirl_core.policy.flow_policy import FlowPolicy, Process
+from pirl_core.policy.layers import way_to_run
 from pirl_core.policy.lora import EncodingPolicy, add_adapters, merge, merged, save_adapters
+from pirl_core.policy.precision import round_weights
 from pirl_core.ranks import require_share
 from pirl_core.rl import guards
 from pirl_core.rl.collect import collect
@@ -85,6 +87,7 @@ def train_rl(
     policy.add_heads(process, rl.critic_layers, rl.noise_rule == "learned")
     if rl.lora_rank:
         add_adapters(policy.backbone, rl.lora_rank, rl.lora_alpha, rl.lora_targets)
+    round_weights(policy, rl.precision)
     # No dropout anywhere in RL (Eq. 17, 18): the ratio must be 1 at identical parameters.
     policy.eval()
     limits, tracker = session.supervision, session.tracker
@@ -98,16 +101,23 @@ def train_rl(
         unused=rl.lora_rank > 0,  # what follows the VLM's last keys and values may be read by nothing
     )
 
+    policy.backbone.run_layer = way_to_run(rl.activation_checkpointing, rl.compile, learner.device)
+
+    def validated(iteration: int) -> float:
+        """In the arithmetic of the rollouts, which rounded weights need."""
+        with learner.accelerator.autocast():
+            return validate(iteration)
+
     def improved() -> None:
         """The folder that evaluation reads has merged weights; the adapters lie beside them."""
-        with merged(policy.backbone):
+        with merged(policy):
             on_improved()
         if rl.lora_rank and session.ranks.main:
             save_adapters(policy.backbone, session.policy)
 
     numbers = session.restore(learner)
     if numbers is None:
-        numbers = {"iteration": 0, "best": validate(0)}
+        numbers = {"iteration": 0, "best": validated(0)}
         tracker.log(0, {"validation/success": numbers["best"]}, ("validation/success",))
         improved()
         session.save_if_due(0, learner, numbers)
@@ -129,7 +139,7 @@ def train_rl(
             "time/update_seconds": updated - collected,
         }
         if (iteration + 1) % rl.validate_every == 0 or iteration + 1 == rl.iterations:
-            metrics["validation/success"] = validate(iteration + 1)
+            metrics["validation/success"] = validated(iteration + 1)
             timing["time/validation_seconds"] = time.monotonic() - updated
         shown = ("charts/success", "validation/success", "losses/approx_kl", "losses/clipfrac")
         tracker.log(iteration + 1, metrics, shown, timing)
@@ -147,4 +157,4 @@ def train_rl(
         session.save_if_due(iteration + 1, learner, {"iteration": iteration + 1, "best": best})
     if rl.lora_rank and rl.keep == "last" and session.ranks.main:
         save_adapters(policy.backbone, session.policy)
-    merge(policy.backbone)
+    merge(policy)
