@@ -105,8 +105,6 @@ class Policy(Section):
             raise ValueError(f"replan {self.replan} exceeds horizon {self.horizon}")
         if (self.size == "full") != (self.tokenizer != "words"):
             raise ValueError("tokenizer: size full needs its own, a hub id or a folder; any other size takes 'words'")
-        if self.size == "full" and self.backbone == "groot":
-            raise ValueError("backbone groot has no prompt for its published tokenizer yet; choose a size up to L")
         if self.pretrained is not None and self.size != "full":
             raise ValueError("pretrained weights are of size full; set size: full or pretrained: null")
         if self.revision is not None and self.pretrained is None:

@@ -95,8 +95,7 @@ def model_of(section: Run) -> "FlowPolicy":
         sizes = (tokenizer.get_vocab_size(), words, numbers, ACTION_DIM, wish.horizon)
         data = DataSizes(env.image_size, len(env.cameras), *sizes)
     one = Normalization(Affine([0.0] * numbers, [1.0] * numbers), Affine([0.0] * ACTION_DIM, [1.0] * ACTION_DIM), 0)
-    # GR00T looks for image tokens among the prompt's, which takes real numbers; params.yaml has it up to size L.
-    with torch.device("cpu" if wish.backbone == "groot" else "meta"):
+    with torch.device("meta"):
         backbone = new_backbone(new_shape(wish.backbone, wish.size, data))
         policy = FlowPolicy(backbone, tokenizer, "words", one, wish.replan, wish.denoise_steps)
         policy.add_heads(process_of(section.rl), section.rl.critic_layers, section.rl.noise_rule == "learned")

@@ -156,19 +156,30 @@ def test_every_input_matters(cameras):
 
 
 def test_plain_text_gets_image_tokens_in_front():
-    model = small_groot()
+    """As a prompt that holds them there itself; one that holds too few or too many is refused."""
+    model, told = small_groot(), small_groot(TINY._replace(image_token=39))
     inputs = ragged_inputs()
+    inputs = inputs._replace(tokens=inputs.tokens.where(inputs.tokens != 39, 1))
     count = 2 * TINY.patches
-    tokens, valid = place_images(inputs.tokens, inputs.tokens_valid, count, TINY.image_token)
-    assert tokens.shape == (3, count + 7) and (tokens[:, :count] == 40).all() and valid[:, :count].all()
+    tokens, valid = place_images(inputs.tokens, inputs.tokens_valid, count, 39)
+    assert tokens.shape == (3, count + 7) and (tokens[:, :count] == 39).all() and valid[:, :count].all()
     with torch.no_grad():
-        plain, placed = model.encode(inputs), model.encode(inputs._replace(tokens=tokens, tokens_valid=valid))
+        plain, placed = model.encode(inputs), told.encode(inputs._replace(tokens=tokens, tokens_valid=valid))
     for one, other in zip(plain, placed):
         assert torch.equal(one, other)
-    for wrong in (inputs._replace(tokens=tokens[:, 1:], tokens_valid=valid[:, 1:]), ragged_inputs(0)):
-        bad = wrong._replace(tokens=wrong.tokens.index_fill(1, torch.tensor([0]), 40))
-        with pytest.raises(UserError, match=r"image tokens \(id 40\), but [02] cameras of 4 need [08]: correct"):
-            model.encode(bad)
+    for wrong in (inputs, inputs._replace(tokens=tokens[:, 1:], tokens_valid=valid[:, 1:]), ragged_inputs(0)):
+        bad = wrong._replace(tokens=wrong.tokens.index_fill(1, torch.tensor([0]), 39))
+        with pytest.raises(UserError, match=r"image tokens \(id 39\), but [02] cameras of 4 need [08]: correct"):
+            told.encode(bad)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [({"horizon": 10}, "horizon = 10 exceeds GR00T's 9 positions"), ({"embodiment": 3}, "slots 0 to 2")],
+)
+def test_bounds_of_the_tables(change, told):
+    with pytest.raises(UserError, match=told):
+        Groot(TINY._replace(**change))
 
 
 def test_the_place_of_an_image_says_nothing_itself():

@@ -26,7 +26,8 @@ def published_sizes(family: Family, cameras: int, horizon: int) -> DataSizes:
     if family == "smolvla":
         return DataSizes(512, cameras, 49280, 48, 32, 32, horizon)
     if family == "groot":
-        return DataSizes(224, cameras, 151680, 1024, 64, 32, horizon)
+        # 256 image tokens and some words a camera, and the chat around the instruction.
+        return DataSizes(224, cameras, 151680, 256 + 264 * cameras, 64, 32, horizon)
     return DataSizes(224, cameras, 257152, 200 if family == "pi05" else 48, 32, 32, horizon)
 
 

@@ -9,13 +9,16 @@ from pirl_core.checkpoints.source import find_checkpoint
 from pirl_core.data.lerobot import Frames, action_chunks
 from pirl_core.errors import UserError
 from pirl_core.params import Env, Policy
-from pirl_core.policy.backbone import new_backbone, new_shape, published_sizes
+from pirl_core.policy.backbone import Family, new_backbone, new_shape, published_sizes
 from pirl_core.policy.context import DataSizes
 from pirl_core.policy.flow_policy import FlowPolicy
 from pirl_core.policy.normalize import Normalization, fit, relative
 from pirl_core.policy.pretrained import load_pretrained, origin_of
 from pirl_core.policy.sizes import Mode
 from pirl_core.policy.tokenizer import Prompt, build_tokenizer, check_words, load_tokenizer
+
+# Of the published checkpoints.
+PROMPTS: dict[Family, Prompt] = {"pi0": "pi0", "pi05": "pi0", "smolvla": "smolvla", "groot": "groot"}
 
 
 class Built(NamedTuple):
@@ -49,12 +52,9 @@ def build_policy(env: Env, policy: Policy, frames: Frames, instructions: list[st
                 f"policy.size = full: {policy.backbone} takes {data.state_dim} state and {data.action_dim} action "
                 f"numbers, the data have {state_numbers} and {action_numbers}; set env.object_state: false"
             )
-        prompt: Prompt = "smolvla" if policy.backbone == "smolvla" else "pi0"
-        if policy.state_in_prompt:
-            prompt = "pi05_state"
+        prompt: Prompt = "pi05_state" if policy.state_in_prompt else PROMPTS[policy.backbone]
         words = find_checkpoint(policy.tokenizer).folder / "tokenizer.json"
         tokenizer = load_tokenizer(words)
-        check_words(tokenizer, prompt, data.vocabulary, words)
     else:
         tokenizer = build_tokenizer(instructions, numbers=policy.state_in_prompt)
         prompt = "words_state" if policy.state_in_prompt else "words"
@@ -69,6 +69,8 @@ def build_policy(env: Env, policy: Policy, frames: Frames, instructions: list[st
             horizon=policy.horizon,
         )
     shape = new_shape(policy.backbone, policy.size, data)
+    if policy.size == "full":
+        check_words(tokenizer, prompt, shape, words)
     if policy.pretrained is None:
         backbone, origin = new_backbone(shape), None
     else:

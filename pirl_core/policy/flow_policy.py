@@ -17,10 +17,11 @@ from pirl_core.flow import chain
 from pirl_core.flow.chain import Noise
 from pirl_core.policy.backbone import Backbone
 from pirl_core.policy.context import Context, Inputs
+from pirl_core.policy.groot import GrootShape
 from pirl_core.policy.heads import NoiseNet, critic_head
 from pirl_core.policy.images import network_images
 from pirl_core.policy.normalize import Normalization, pad_last
-from pirl_core.policy.tokenizer import Prompt, tokenize
+from pirl_core.policy.tokenizer import Prompt, image_words, tokenize
 from pirl_core.types import Observation
 
 
@@ -106,8 +107,9 @@ class FlowPolicy(nn.Module):
         device, shape = self.device, self.backbone.shape
         images = network_images(torch.from_numpy(observation.images).to(device), shape.image_size, self.backbone.resize)
         state = (torch.from_numpy(observation.state).to(device) - self.state_center) / self.state_scale
+        words = image_words(shape.cameras, shape.patches) if isinstance(shape, GrootShape) else ""
         ids, valid = tokenize(
-            self.tokenizer, self.prompt, observation.instructions, state.cpu().numpy(), shape.text_length
+            self.tokenizer, self.prompt, observation.instructions, state.cpu().numpy(), shape.text_length, words
         )
         tokens, tokens_valid = torch.from_numpy(ids).to(device), torch.from_numpy(valid).to(device)
         return Inputs(images, tokens, tokens_valid, pad_last(state, shape.state_dim))

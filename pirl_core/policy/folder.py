@@ -87,7 +87,7 @@ def load_policy(folder: Path) -> FlowPolicy:
         raise UserError(f"{folder}/config.json: replan = {config.replan} exceeds horizon {shape.horizon}; {RERUN}")
     normalization = _normalization(numbers, shape, folder / "normalization.json")
     tokenizer = load_tokenizer(folder / "tokenizer.json")
-    check_words(tokenizer, config.prompt, shape.vocabulary, folder / "tokenizer.json")
+    check_words(tokenizer, config.prompt, shape, folder / "tokenizer.json")
     policy = FlowPolicy(backbone, tokenizer, config.prompt, normalization, config.replan, config.denoise_steps)
     _load_weights(policy, folder / "model.safetensors")
     return policy.eval()
@@ -105,7 +105,7 @@ def _backbone(config: _Config, path: Path) -> Backbone:
     try:
         with init_empty_weights():
             return new_backbone(kind(**checked.model_dump()))
-    except (ValueError, RuntimeError, ZeroDivisionError) as error:
+    except (UserError, ValueError, RuntimeError, ZeroDivisionError) as error:
         raise UserError(f"{path}: these sizes make no network ({str(error).splitlines()[0]:.100}); {RERUN}") from None
 
 

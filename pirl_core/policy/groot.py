@@ -29,8 +29,9 @@ from pirl_core.policy.stem import ConvStem
 
 class GrootShape(NamedTuple):
     """Sizes of a GR00T. text_length: most tokens of a prompt, image tokens counted where the prompt holds them.
-    *_inner: widths inside the feed-forward layers. expert_width: the DiT's output. embodiments: slots with weights of
-    their own; embodiment: the one in use. image_token: its id, outside the vocabulary where prompts are plain text.
+    *_inner: widths inside the feed-forward layers. expert_width: the DiT's output. positions: the longest horizon.
+    embodiments: slots with weights of their own; embodiment: the one in use. image_token: its id; outside the
+    vocabulary, prompts are plain text and images go before them.
     stem: patch is SigLIP's own patch embedding; conv see ``ConvStem``."""
 
     image_size: int
@@ -117,12 +118,19 @@ class Groot(nn.Module):
     ``run_layer``: how layers run; see ``layers``.
     """
 
-    resize: Resize = "openpi"
-
     def __init__(self, shape: GrootShape) -> None:
+        """Raises UserError for a horizon without positions, and for an embodiment without a slot."""
         super().__init__()
+        if shape.horizon > shape.positions:
+            raise UserError(f"horizon = {shape.horizon} exceeds GR00T's {shape.positions} positions; shorten it")
+        if shape.embodiment >= shape.embodiments:
+            raise UserError(
+                f"embodiment = {shape.embodiment}: GR00T has slots 0 to {shape.embodiments - 1}; choose one"
+            )
         self.shape = shape
         self.run_layer: Run = plain
+        # A network with its own stem is given frames of its size, and sees all of them.
+        self.resize: Resize = "isaac" if shape.stem == "patch" else "openpi"
         self.vision_model = SiglipVisionModel(
             SiglipVisionConfig(
                 hidden_size=shape.vision_width,
@@ -189,18 +197,18 @@ class Groot(nn.Module):
         """Run the VLM once. memory: (B, P, W), what the DiT attends to; pooled is its mean, the critic's input in the
         official runs, not the mean of Eagle's own output.
 
-        A prompt without any image token gets them in front (``place_images``), so plain text will do. Raises UserError
-        when the image tokens of a prompt are not C·N.
+        Where the image token is no word of the vocabulary, ``place_images`` puts them in front of the prompt; else the
+        prompt holds them. Raises UserError when these are not C·N.
         """
         tokens, valid = inputs.tokens, inputs.tokens_valid
         cameras = inputs.images.shape[1]
         expected, image_token = cameras * self.shape.patches, self.shape.image_token
-        holes = (tokens == image_token) & valid
-        if expected and not holes.any():
+        if image_token >= self.shape.vocabulary:
             tokens, valid = place_images(tokens, valid, expected, image_token)
-            holes = (tokens == image_token) & valid
+        holes = (tokens == image_token) & valid
         counts = holes.sum(1)
-        if (counts != expected).any():
+        # On the meta device there is nothing to count.
+        if not tokens.is_meta and (counts != expected).any():
             raise UserError(
                 f"a prompt has {int(counts[counts != expected][0])} image tokens (id {image_token}), but {cameras} "
                 f"cameras of {self.shape.patches} need {expected}: correct the prompt template or env.cameras"
@@ -226,7 +234,8 @@ class Groot(nn.Module):
         """Qwen3 on embedded tokens (B, P, W), valid (B, P), as its own ``forward`` does it."""
         language = self.language_model
         positions = (valid.long().cumsum(1) - 1).clamp(min=0)
-        mask = create_causal_mask(language.config, x, valid.long(), None, position_ids=positions)
+        # Without a mask attention is causal all the same; on the meta device there is no padding to find.
+        mask = None if x.is_meta else create_causal_mask(language.config, x, valid.long(), None, position_ids=positions)
         rotary = language.rotary_emb(x, positions)
         for layer in language.layers:
             x = self.run_layer(layer, x, attention_mask=mask, position_embeddings=rotary)

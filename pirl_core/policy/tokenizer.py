@@ -11,13 +11,23 @@ import numpy as np
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
 from pirl_core.errors import UserError
+from pirl_core.policy.backbone import Shape
+from pirl_core.policy.groot import GrootShape
 
 PAD, UNKNOWN, START = "<pad>", "<unk>", "<start>"
-Prompt = Literal["words", "words_state", "pi0", "pi05_state", "smolvla"]
+IMAGE = "<IMG_CONTEXT>"
+Prompt = Literal["words", "words_state", "pi0", "pi05_state", "smolvla", "groot"]
 """How an instruction is put to the model. words: the word tokenizer's. The others are the published checkpoints', for
 their own tokenizers; _state: the state's numbers, each one of 256 bins, follow the instruction."""
 BINS = 256
 _FIRST = {"words": START, "words_state": START, "pi0": "<bos>", "pi05_state": "<bos>"}
+_NEEDED = {
+    "words": (PAD, UNKNOWN, START),
+    "words_state": (PAD, UNKNOWN, START),
+    "pi0": ("<bos>",),
+    "pi05_state": ("<bos>",),
+    "groot": ("<|im_start|>", "<|im_end|>", "<img>", "</img>", IMAGE),
+}
 
 
 def build_tokenizer(instructions: Iterable[str], numbers: bool = False) -> Tokenizer:
@@ -35,29 +45,47 @@ def build_tokenizer(instructions: Iterable[str], numbers: bool = False) -> Token
 
 
 def load_tokenizer(path: Path) -> Tokenizer:
-    """Raises UserError when the file is missing or no tokenizer."""
+    """The file at ``path``, or the vocab.json and merges.txt beside it where it is not there: GR00T's tokenizer, a
+    Qwen3's with Eagle's words added, is published so. Raises UserError when both are missing or no tokenizer."""
     try:
+        if not path.exists() and path.with_name("vocab.json").exists():
+            from transformers import Qwen2Tokenizer
+
+            published: Tokenizer = Qwen2Tokenizer.from_pretrained(str(path.parent)).backend_tokenizer
+            return published
         return Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises bare Exception
         raise UserError(f"{path}: not a tokenizer ({error}); restore the policy folder or rerun its stage") from None
 
 
-def check_words(tokenizer: Tokenizer, prompt: Prompt, vocabulary: int, path: Path) -> None:
-    """Raises UserError where the words of the tokenizer at ``path`` are not those of a model of this vocabulary."""
-    words = tokenizer.get_vocab()
-    own = prompt.startswith("words")
-    needed = [PAD, UNKNOWN, START] if own else [_FIRST[prompt]] if prompt in _FIRST else []
-    missing = [word for word in needed if word not in words]
+def check_words(tokenizer: Tokenizer, prompt: Prompt, shape: Shape, path: Path) -> None:
+    """Raises UserError where the words of the tokenizer at ``path`` are not those of a model of this shape."""
+    words, vocabulary = tokenizer.get_vocab(), shape.vocabulary
+    missing = [word for word in _NEEDED.get(prompt, ()) if word not in words]
     if missing:
         raise UserError(f"{path}: the word {missing[0]} is missing; this is the tokenizer of another model")
-    if own and sorted(words.values()) != list(range(vocabulary)):
+    # Under another number the images would be put elsewhere than the prompt says.
+    if prompt == "groot" and not (isinstance(shape, GrootShape) and words[IMAGE] == shape.image_token):
+        raise UserError(f"{path}: {IMAGE} is number {words[IMAGE]}, not the model's; this is the tokenizer of another")
+    if prompt.startswith("words") and sorted(words.values()) != list(range(vocabulary)):
         raise UserError(f"{path}: its words are not numbered 0 to {vocabulary - 1} as config.json says; restore it")
     if max(words.values(), default=0) >= vocabulary:
         raise UserError(f"{path}: has words beyond the model's {vocabulary}; this is the tokenizer of another model")
 
 
-def prompt_text(prompt: Prompt, instruction: str, state: Sequence[float]) -> str:
-    """What is tokenized. state: (S,) normalised; read by the _state prompts alone."""
+def image_words(cameras: int, patches: int) -> str:
+    """How Eagle 2.5's processor writes images of one tile: each its number, then a word for each of its ``patches``."""
+    return "".join(f"<image {number + 1}><img>{IMAGE * patches}</img>" for number in range(cameras))
+
+
+def prompt_text(prompt: Prompt, instruction: str, state: Sequence[float], images: str = "") -> str:
+    """What is tokenized. state: (S,) normalised; read by the _state prompts alone. images: from ``image_words``; read
+    by groot alone.
+
+    groot: Eagle 2.5's chat template, by which GR00T N1.5 was trained (Isaac-GR00T's GR00TTransform): system message,
+    images in the cameras' order and instruction of the user, then the turn of the assistant. The instruction goes in
+    as it is, since ``formalize_language`` is off there.
+    """
     bins = " ".join(map(str, state_bins(state))) if prompt.endswith("_state") else ""
     clean = instruction.strip().replace("_", " ").replace("\n", " ")
     if prompt == "words":
@@ -68,6 +96,11 @@ def prompt_text(prompt: Prompt, instruction: str, state: Sequence[float]) -> str
         return f"Task: {clean}, State: {bins};\nAction: "
     if prompt == "pi0":
         return f"{clean}\n"
+    if prompt == "groot":
+        return (
+            "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
+            f"<|im_start|>user\n{images}{instruction}<|im_end|>\n<|im_start|>assistant\n"
+        )
     return f"{instruction.strip()}\n"
 
 
@@ -80,12 +113,13 @@ def state_bins(state: Sequence[float]) -> list[int]:
 
 
 def tokenize(
-    tokenizer: Tokenizer, prompt: Prompt, instructions: list[str], state: np.ndarray, length: int
+    tokenizer: Tokenizer, prompt: Prompt, instructions: list[str], state: np.ndarray, length: int, images: str = ""
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Token ids and validity, both (B, L); a prompt is cut after ``length`` tokens. state: (B, S) normalised."""
+    """Token ids and validity, both (B, L); a prompt is cut after ``length`` tokens. state: (B, S) normalised. images:
+    see ``prompt_text``."""
     first = _FIRST.get(prompt)
     start = [] if first is None else [tokenizer.token_to_id(first)]
-    texts = [prompt_text(prompt, text, row) for text, row in zip(instructions, state, strict=True)]
+    texts = [prompt_text(prompt, text, row, images) for text, row in zip(instructions, state, strict=True)]
     rows = [[*start, *tokenizer.encode(text, add_special_tokens=False).ids][:length] for text in texts]
     ids = np.zeros((len(rows), max(map(len, rows), default=0)), np.int64)
     valid = np.zeros(ids.shape, bool)
