@@ -165,3 +165,60 @@ def test_a_model_with_its_own_eyes_has_no_published_layout(tmp_path):
     with pytest.raises(UserError, match="stem"):
         export(policy.backbone.state_dict(), layout_of(policy, "openpi"), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def with_prompt(family, prompt, delta=0):
+    policy = random_policy(family)
+    policy.prompt = prompt
+    policy.normalization = policy.normalization._replace(delta=delta)
+    return policy
+
+
+STEPS = {
+    ("pi0", "pi0", 0): "rename_observations to_batch pi0_new_line tokenizer device normalizer",
+    ("pi0", "pi0", 3): "rename_observations to_batch relative_actions pi0_new_line tokenizer device normalizer",
+    ("pi05", "pi0", 0): "rename_observations to_batch pi0_new_line tokenizer device normalizer",
+    ("pi05", "pi05_state", 0): "rename_observations to_batch normalizer pi05_prepare_state_tokenizer tokenizer device",
+    ("smolvla", "smolvla", 0): "rename_observations to_batch smolvla_new_line tokenizer device normalizer",
+}
+
+
+@pytest.mark.parametrize(("family", "prompt", "delta"), STEPS)
+def test_lerobots_processors(family, prompt, delta, tmp_path):
+    """The steps of LeRobot 0.4.4's factories by their registered names, with our statistics in the files they name."""
+    policy = with_prompt(family, prompt, delta)
+    export(policy.backbone.state_dict(), layout_of(policy, "lerobot"), tmp_path / "out")
+    after = "unnormalizer absolute_actions device" if delta else "unnormalizer device"
+    found = {}
+    for name, steps in (("preprocessor", STEPS[family, prompt, delta]), ("postprocessor", after)):
+        pipeline = json.loads((tmp_path / f"out/policy_{name}.json").read_text())
+        assert pipeline["name"] == f"policy_{name}"
+        kinds = [step["registry_name"] for step in pipeline["steps"]]
+        assert [kind.removesuffix("_step").removesuffix("_processor") for kind in kinds] == steps.split()
+        for index, step in enumerate(pipeline["steps"]):
+            found[step["registry_name"]] = step["config"]
+            if "normalizer" not in step["registry_name"]:
+                assert step.keys() == {"registry_name", "config"}
+                continue
+            assert step["state_file"] == f"policy_{name}_step_{index}_{step['registry_name']}.safetensors"
+            numbers = load_file(tmp_path / "out" / step["state_file"])
+            for feature, ours in (("observation.state", "state"), ("action", "action")):
+                for theirs, part in (("mean", "center"), ("std", "scale")):
+                    assert torch.equal(numbers[f"{feature}.{theirs}"], getattr(policy, f"{ours}_{part}"))
+    config = json.loads((tmp_path / "out/config.json").read_text())
+    assert found["normalizer_processor"] == {
+        "eps": 0.0,
+        "features": config["input_features"] | config["output_features"],
+        "norm_map": {"VISUAL": "IDENTITY", "STATE": "MEAN_STD", "ACTION": "MEAN_STD"},
+    }
+    assert found["unnormalizer_processor"] == found["normalizer_processor"] | {"features": config["output_features"]}
+    assert found["tokenizer_processor"]["max_length"] == config["tokenizer_max_length"] == 12
+    if delta:
+        names = ["action00", "action01", "action02", "action03"]
+        assert found["relative_actions_processor"] == {
+            "enabled": True, "exclude_joints": names[3:], "action_names": names
+        }  # fmt: skip
+    # An export with other steps takes its place.
+    other = with_prompt(family, prompt, 0 if delta else 2)
+    export(other.backbone.state_dict(), layout_of(other, "lerobot"), tmp_path / "out")
+    assert len(list((tmp_path / "out").glob("policy_*.safetensors"))) == 2

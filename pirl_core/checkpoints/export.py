@@ -3,6 +3,7 @@
 import errno
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -16,6 +17,8 @@ from pirl_core.files import replace_folder, write_json, write_tensors
 SHARD_BYTES = 5_000_000_000
 # Readers of the field refuse safetensors that do not say which framework wrote them.
 METADATA = {"format": "pt"}
+# Files whose number depends on what was exported: shards, and steps of LeRobot's processors.
+NUMBERED = ("model-*-of-*.safetensors", "policy_*processor_step_*.safetensors")
 DTYPES = {"keep": None, "float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -26,12 +29,14 @@ class Layout(NamedTuple):
     copies: the layout's key to our key, for tensors that it stores once more (a head tied to the token embedding).
     unused: the layout's key to the shape of a parameter that its readers insist on and the model never uses: zeros.
     documents: path inside the folder to JSON content; ``config.json`` is one of them.
+    tensors: path inside the folder to what else it holds as safetensors, in the dtype that it has.
     """
 
     names: Callable[[str], str | None]
     copies: Mapping[str, str]
     unused: Mapping[str, tuple[int, ...]]
     documents: Mapping[str, Any]
+    tensors: Mapping[str, dict[str, Tensor]] = MappingProxyType({})
 
 
 def export(
@@ -50,6 +55,8 @@ def export(
             write_weights(temporary, tensors, dtype, shard_bytes)
             for path, content in layout.documents.items():
                 write_json(temporary / path, content)
+            for path, content in layout.tensors.items():
+                write_tensors(temporary / path, content, METADATA)
     except OSError as error:
         if error.errno in (*NO_ROOM, errno.EACCES, errno.EROFS):
             raise UserError(
@@ -104,11 +111,11 @@ def _require_replaceable(folder: Path, layout: Layout) -> None:
     """The folder is replaced, so it must hold nothing that an export would not write."""
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder}: a file; choose another folder")
-    written = {SINGLE, INDEX, *layout.documents}
+    written = {SINGLE, INDEX, *layout.documents, *layout.tensors}
     for path in folder.rglob("*"):
         if path.is_file() and not (
             path.relative_to(folder).as_posix() in written
-            or (path.parent == folder and path.match("model-*-of-*.safetensors"))
+            or (path.parent == folder and any(path.match(kind) for kind in NUMBERED))
         ):
             raise UserError(f"{folder}: holds {path.name}, which is not part of an export; choose another folder")
 

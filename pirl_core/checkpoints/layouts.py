@@ -1,7 +1,4 @@
-"""Which published layout a policy can be exported to, and with which documents: the one place that knows the families.
-
-Not exported: LeRobot's processors (normalisation and tokenisation beside the weights), which its own tools make anew.
-"""
+"""Which published layout a policy can be exported to, and with which files: the one place that knows the families."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -18,18 +15,22 @@ EPSILON = 1e-6
 def layout_of(policy: "FlowPolicy", target: str) -> "Layout":
     """Raises UserError where the policy's family has no map to ``target``."""
     from pirl_core.checkpoints.export import Layout
+    from pirl_core.checkpoints.processors import processor_files
     from pirl_core.policy.backbone import family_of
     from pirl_core.policy.layouts import pi0, smolvla
     from pirl_core.policy.pi0 import Pi0Shape
 
     shape = policy.backbone.shape
     family = family_of(shape)
-    if isinstance(shape, Pi0Shape):
-        if target == "openpi":
-            return Layout(pi0.openpi_keys, {}, pi0.openpi_unused(shape), _openpi(policy))
-        return Layout(pi0.lerobot_keys, {}, pi0.lerobot_unused(shape), {"config.json": _lerobot(policy, family)})
-    if family == "smolvla" and target == "lerobot":
-        return Layout(smolvla.lerobot_keys, {}, {}, {"config.json": _lerobot(policy, family)})
+    if target == "openpi" and isinstance(shape, Pi0Shape):
+        return Layout(pi0.openpi_keys, {}, pi0.openpi_unused(shape), _openpi(policy))
+    if target == "lerobot" and family != "groot":
+        config = _lerobot(policy, family)
+        documents, tensors = processor_files(policy, family, config)
+        keys, unused = smolvla.lerobot_keys, {}
+        if isinstance(shape, Pi0Shape):
+            keys, unused = pi0.lerobot_keys, pi0.lerobot_unused(shape)
+        return Layout(keys, {}, unused, {"config.json": config, **documents}, tensors)
     raise UserError(f"--to {target}: no map from {family} to this layout; its own policy folder can be pushed as it is")
 
 
