@@ -82,7 +82,7 @@ def decoder_layer(
     if cached is not None:
         all_keys = torch.cat([cached[:, 0].to(key.dtype), key], 2)
         all_values = torch.cat([cached[:, 1].to(value.dtype), value], 2)
-    mixed = _attention(query, all_keys, all_values, mask, attention.scaling)
+    mixed = grouped_attention(query, all_keys, all_values, mask, attention.scaling)
     x = _added(x, attention.o_proj(mixed.transpose(1, 2).flatten(2)), gate)
     h, gate = normalized(layer.post_attention_layernorm, x, condition)
     return _added(x, layer.mlp(h), gate), key, value
@@ -100,7 +100,7 @@ def _added(x: Tensor, branch: Tensor, gate: Tensor | None) -> Tensor:
     return x + branch if gate is None else x + branch * gate
 
 
-def _attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: float) -> Tensor:
+def grouped_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: float) -> Tensor:
     """query (B, heads, T, E), key and value (B, G, P + T, E), mask (B, 1, 1 or T, P + T) → (B, heads, T, E).
 
     The heads that share keys are laid behind each other as more queries of one head. With ``enable_gqa``, CUDA would

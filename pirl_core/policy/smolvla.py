@@ -24,7 +24,7 @@ from transformers.models.llama.modeling_llama import LlamaDecoderLayer, apply_ro
 
 from pirl_core.errors import UserError
 from pirl_core.policy.context import Context, DataSizes, Inputs
-from pirl_core.policy.gemma import decoder_layer, rotary_embedding, time_embedding
+from pirl_core.policy.gemma import decoder_layer, grouped_attention, rotary_embedding, time_embedding
 from pirl_core.policy.images import Resize
 from pirl_core.policy.layers import Run, plain
 from pirl_core.policy.sizes import Size
@@ -265,10 +265,7 @@ def _cross_layer(
     key, value = heads(attention.k_proj(memory[:, 0])), heads(attention.v_proj(memory[:, 1]))
     # Under autocast the rotation is in float32; attention is not.
     query = apply_rotary_pos_emb(query, query, *rotary)[0].to(value.dtype)
-    # Heads that share keys become more queries of one head, which fused kernels take with a mask: see ``gemma``.
-    shared = (query.shape[1] // key.shape[1], query.shape[2])
-    rows = query.unflatten(1, (-1, shared[0])).flatten(2, 3)
-    mixed = F.scaled_dot_product_attention(rows, key, value, attn_mask=mask, scale=attention.scaling)
-    x = x + attention.o_proj(mixed.unflatten(2, shared).flatten(1, 2).transpose(1, 2).flatten(2))
+    mixed = grouped_attention(query, key, value, mask, attention.scaling)
+    x = x + attention.o_proj(mixed.transpose(1, 2).flatten(2))
     out: Tensor = x + layer.mlp(layer.post_attention_layernorm(x))
     return out
