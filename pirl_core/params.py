@@ -128,6 +128,12 @@ class Sft(Section):
     tau_alpha: Positive
     tau_beta: Positive
     image_shift: Whole
+    image_crop: Annotated[float, Field(ge=0, lt=1)]
+    image_rotation: Annotated[float, Field(ge=0, le=180)]
+    image_brightness: Fraction
+    image_contrast: Fraction
+    image_saturation: Fraction
+    image_hue: Annotated[float, Field(ge=0, le=0.5)]
     precision: Precision
     activation_checkpointing: bool
     compile: bool

@@ -1,8 +1,9 @@
 """Supervised flow matching (Eq. 3): the whole model, VLM included, learns the demonstrations.
 
-Axes: B batch, C cameras, H horizon, D action numbers.
+Axes: B batch, H horizon, D action numbers.
 """
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import NamedTuple
 
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pirl_core.augment import augment, draw, draw_shift
 from pirl_core.data.lerobot import Frames, action_chunks
 from pirl_core.flow import path
 from pirl_core.learner import Learner, cosine_factor
@@ -22,26 +24,13 @@ from pirl_core.session import Session
 from pirl_core.types import Observation
 
 
-def shift_images(images: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-    """Random-shift augmentation: move each sample's images by offsets (B, 2) pixels, repeating the border.
+def train_sft(
+    policy: FlowPolicy, frames: Frames, cameras: Sequence[str], sft: Sft, seed: int, session: Session
+) -> None:
+    """Train ``policy`` in place. Batch b of step t depends on (seed, t) alone; each rank takes its share of it.
 
-    images: (B, C, s, s, 3) uint8. One offset a sample, since cameras of one moment move together or not at all.
+    cameras: names of the frames' ones.
     """
-    reach = int(np.abs(offsets).max(initial=0))
-    if reach == 0:
-        return images
-    size = images.shape[2]
-    padded = np.pad(images, ((0, 0), (0, 0), (reach, reach), (reach, reach), (0, 0)), mode="edge")
-    rows = np.arange(size) + reach + offsets[:, :1]
-    columns = np.arange(size) + reach + offsets[:, 1:]
-    sample = np.arange(len(images))
-    # Advanced indices around the camera slice put that axis last but one: (B, s, s, C, 3).
-    moved = padded[sample[:, None, None], :, rows[:, :, None], columns[:, None, :]]
-    return np.moveaxis(moved, 3, 1)
-
-
-def train_sft(policy: FlowPolicy, frames: Frames, sft: Sft, seed: int, session: Session) -> None:
-    """Train ``policy`` in place. Batch b of step t depends on (seed, t) alone; each rank takes its share of it."""
     require_share("sft.batch_size", sft.batch_size)
     policy.train()
     round_weights(policy, sft.precision)
@@ -64,16 +53,17 @@ def train_sft(policy: FlowPolicy, frames: Frames, sft: Sft, seed: int, session: 
     for step in range(numbers["step"], sft.steps):
         rng = np.random.default_rng([seed, 1, step])
         rows = rng.choice(len(frames.state), sft.batch_size, replace=len(frames.state) < sft.batch_size)
-        offsets = rng.integers(-sft.image_shift, sft.image_shift + 1, (sft.batch_size, 2))
+        shift = draw_shift(rng, sft.batch_size, sft)
         noise = rng.standard_normal((sft.batch_size, *policy.chunk_shape), np.float32)
         tau = path.sample_tau(rng, sft.batch_size, sft.tau_alpha, sft.tau_beta)
+        change = draw(rng, shift, sft)
         mine = np.arange(session.ranks.rank, sft.batch_size, session.ranks.size)
         pieces = np.array_split(mine, -(-len(mine) // (sft.micro_batch_size or len(mine))))
         total = torch.zeros((), device=learner.device)
         for piece in pieces:
             batch = Batch(
                 Observation(
-                    shift_images(frames.images[rows[piece]], offsets[piece]),
+                    augment(frames.images[rows[piece]], cameras, change.of(piece), sft),
                     frames.state[rows[piece]],
                     [frames.tasks[index] for index in frames.task_index[rows[piece]]],
                 ),

@@ -60,7 +60,9 @@ BASE: dict[str, dict[str, Any]] = {
     "Sft": {
         "steps": 3, "batch_size": 4, "micro_batch_size": None, "lr": 1e-3, "warmup_steps": 1, "final_lr_fraction": 0.1,
         "weight_decay": 0.01,
-        "max_grad_norm": 1.0, "tau_alpha": 1.5, "tau_beta": 1.0, "image_shift": 0, "precision": "fp32",
+        "max_grad_norm": 1.0, "tau_alpha": 1.5, "tau_beta": 1.0, "image_shift": 0, "image_crop": 0.0,
+        "image_rotation": 0.0, "image_brightness": 0.0, "image_contrast": 0.0, "image_saturation": 0.0,
+        "image_hue": 0.0, "precision": "fp32",
         "activation_checkpointing": False, "compile": False, "ema_decay": None, "log_every": 1,
     },
     "Rl": {

@@ -65,8 +65,9 @@ def sft_job(kind: str, folder: Path) -> tuple[FlowPolicy, dict[str, torch.Tensor
     section = POLICY.model_copy(update={"backbone": family_of(kind)})
     policy = build_policy(ENV, section, frames, INSTRUCTIONS, 0).policy
     start = copied(policy)
+    sft = Sft.model_validate(BASE | {"steps": 4, "batch_size": 7, **SFT[kind]})
     with session(folder, 4) as opened:
-        train_sft(policy, frames, Sft.model_validate(BASE | {"steps": 4, "batch_size": 7, **SFT[kind]}), 0, opened)
+        train_sft(policy, frames, ENV.cameras, sft, 0, opened)
     return policy, start
 
 

@@ -122,7 +122,7 @@ def test_each_family_learns_by_sft_and_by_rl(family, tmp_path):
     policy = build_policy(ENV.model_copy(update={"cameras": []}), changes, learnable(cameras=0), INSTRUCTIONS, 0).policy
     sft = Sft(**(BASE | {"steps": 60, "batch_size": 32, "log_every": 15, "image_shift": 0}))
     with session(tmp_path, sft.steps) as opened:
-        train_sft(policy, learnable(cameras=0), sft, 0, opened)
+        train_sft(policy, learnable(cameras=0), [], sft, 0, opened)
     rows = [json.loads(line) for line in (tmp_path / "log/metrics.jsonl").read_text().splitlines()]
     assert rows[-1]["losses/flow_matching"] < 0.8 * rows[0]["losses/flow_matching"]
 

@@ -124,7 +124,8 @@ Train = Callable[[Session, bool], FlowPolicy]
 
 def sft(opened: Session, disturbed: bool) -> FlowPolicy:
     policy = build_policy(ENV, POLICY, learnable(), INSTRUCTIONS, 0).policy
-    train_sft(policy, learnable(), Sft.model_validate(BASE | {"steps": 6, "log_every": 2, "ema_decay": 0.5}), 0, opened)
+    section = Sft.model_validate(BASE | {"steps": 6, "log_every": 2, "ema_decay": 0.5})
+    train_sft(policy, learnable(), ENV.cameras, section, 0, opened)
     return policy
 
 

@@ -8,8 +8,6 @@ import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from pirl_core.data.lerobot import Frames, action_chunks
 from pirl_core.flow import path
@@ -17,7 +15,7 @@ from pirl_core.learner import Learner
 from pirl_core.params import Env, Policy, Sft
 from pirl_core.policy.build import build_policy
 from pirl_core.policy.flow_policy import FlowMatching, FlowPolicy, keyed_normals
-from pirl_core.sft import Batch, batch_loss, shift_images, train_sft
+from pirl_core.sft import Batch, batch_loss, train_sft
 from pirl_core.types import Observation
 from tests.worlds import INSTRUCTIONS, session
 
@@ -30,8 +28,9 @@ POLICY = Policy(
 )  # fmt: skip
 BASE: dict[str, Any] = {
     "steps": 3, "batch_size": 8, "micro_batch_size": None, "lr": 3e-3, "warmup_steps": 0, "final_lr_fraction": 0.1,
-    "weight_decay": 0.0, "max_grad_norm": 1.0, "tau_alpha": 1.5, "tau_beta": 1.0, "image_shift": 2, "precision": "fp32",
-    "activation_checkpointing": False, "compile": False, "ema_decay": None, "log_every": 1,
+    "weight_decay": 0.0, "max_grad_norm": 1.0, "tau_alpha": 1.5, "tau_beta": 1.0, "image_shift": 2, "image_crop": 0.05,
+    "image_rotation": 5.0, "image_brightness": 0.3, "image_contrast": 0.4, "image_saturation": 0.5, "image_hue": 0.08,
+    "precision": "fp32", "activation_checkpointing": False, "compile": False, "ema_decay": None, "log_every": 1,
 }  # fmt: skip
 TARGETS = np.array([[0.8, -0.8, 0.5, 1.0], [-0.8, 0.8, -0.5, -1.0], [0.8, 0.8, -0.5, 1.0]], np.float32)
 
@@ -56,7 +55,7 @@ def train(folder: Path, frames: Frames, seed: int = 0, **changes: Any) -> tuple[
     env = ENV if frames.images.shape[1] else ENV.model_copy(update={"cameras": []})
     policy = build_policy(env, POLICY, frames, INSTRUCTIONS, seed).policy
     with session(folder, sft.steps) as opened:
-        train_sft(policy, frames, sft, seed, opened)
+        train_sft(policy, frames, env.cameras, sft, seed, opened)
     AcceleratorState._reset_state(reset_partial_state=True)
     rows = [json.loads(line) for line in (folder / "log/metrics.jsonl").read_text().splitlines()]
     return policy, [row["losses/flow_matching"] for row in rows]
@@ -154,30 +153,3 @@ def test_bf16_runs_over_fp32_weights(tmp_path: Path) -> None:
     assert {parameter.dtype for parameter in half.parameters()} == {torch.float32}
     assert not same(half, full)
     assert low == pytest.approx(high, rel=0.05)
-
-
-def shift_slowly(images: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-    """Pixel by pixel: the pixel at (y, x) comes from (y + dy, x + dx), or from the border nearest to it."""
-    result = np.empty_like(images)
-    count, cameras, size = images.shape[:3]
-    for b in range(count):
-        for c in range(cameras):
-            for y in range(size):
-                for x in range(size):
-                    row, column = np.clip([y + offsets[b, 0], x + offsets[b, 1]], 0, size - 1)
-                    result[b, c, y, x] = images[b, c, row, column]
-    return result
-
-
-@settings(max_examples=40, deadline=None)
-@given(st.data())
-def test_shift_images_against_a_slow_loop(data: st.DataObject) -> None:
-    count, cameras, size = (data.draw(st.integers(low, high)) for low, high in ((1, 3), (0, 3), (1, 7)))
-    images = np.random.default_rng(data.draw(st.integers(0, 99))).integers(0, 256, (count, cameras, size, size, 3))
-    reach = data.draw(st.integers(0, 9))  # beyond the size too
-    offset = st.integers(-reach, reach)
-    offsets = np.array(data.draw(st.lists(st.tuples(offset, offset), min_size=count, max_size=count)))
-    images = images.astype(np.uint8)
-    before = images.copy()
-    assert np.array_equal(shift_images(images, offsets), shift_slowly(images, offsets))
-    assert np.array_equal(images, before)

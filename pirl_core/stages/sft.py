@@ -36,7 +36,7 @@ def run(job: Job) -> None:
         policy=Path("outputs/policy") / f"{job.experiment}-sft-{job.seed}",
         log=Path("outputs/sft") / job.name,
     ) as session:
-        train_sft(policy, frames, sft, job.seed, session)
+        train_sft(policy, frames, env.cameras, sft, job.seed, session)
         if session.ranks.main:
             save_policy(policy, session.policy)
             if origin:
