@@ -94,6 +94,7 @@ class Policy(Section):
     tokenizer: Text
     state_in_prompt: bool
     normalization: Mode
+    normalization_from: Literal["data", "pretrained"]
     delta_actions: Whole
     horizon: Count
     replan: Count
@@ -109,6 +110,8 @@ class Policy(Section):
             raise ValueError("pretrained weights are of size full; set size: full or pretrained: null")
         if self.revision is not None and self.pretrained is None:
             raise ValueError("revision is that of pretrained weights; set it to null, or give pretrained")
+        if self.normalization_from == "pretrained" and self.pretrained is None:
+            raise ValueError("normalization_from: pretrained needs pretrained weights; give them or say data")
         if self.state_in_prompt and self.backbone != "pi05":
             raise ValueError("state_in_prompt is pi05's way to see the state; the others see it without")
         return self
@@ -117,7 +120,7 @@ class Policy(Section):
 class Sft(Section):
     """Supervised flow matching on the demonstrations (Eq. 3)."""
 
-    steps: Count
+    steps: Whole
     batch_size: Count
     micro_batch_size: Count | None
     lr: Positive

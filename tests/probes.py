@@ -54,7 +54,7 @@ BASE: dict[str, dict[str, Any]] = {
     },
     "Policy": {
         "backbone": "pi05", "size": "nano", "pretrained": None, "revision": None, "tokenizer": "words",
-        "state_in_prompt": False, "normalization": "mean_std", "delta_actions": 0,
+        "state_in_prompt": False, "normalization": "mean_std", "normalization_from": "data", "delta_actions": 0,
         "horizon": 4, "replan": 2, "denoise_steps": 2,
     },
     "Sft": {

@@ -69,7 +69,7 @@ def test_modes_of_normalisation(mode: Mode, scale: float):
 @settings(max_examples=60, deadline=None)
 def test_published_statistics_mean_what_openpi_computes(mode, low, spread, x):
     stats = {"mean": [low], "std": [spread], "q01": [low], "q99": [low + spread], "min": [low], "max": [low + spread]}
-    found = published(stats, mode)
+    found = published(stats, mode, 1e-6)
     ours = (x - found.center[0]) / found.scale[0]
     theirs = (x - low) / (spread + 1e-6) * (1 if mode == "mean_std" else 2) - (0 if mode == "mean_std" else 1)
     assert ours == pytest.approx(theirs, rel=1e-6, abs=1e-6)

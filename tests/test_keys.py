@@ -57,6 +57,7 @@ CHANGES: dict[str, dict[str, Change]] = {
         "tokenizer": Change(["other"], FULL | {"pretrained": "published"}),
         "state_in_prompt": Change([True]),
         "normalization": Change(),
+        "normalization_from": Change(given=FULL | {"pretrained": "published"}),
         "delta_actions": Change([2]),
         "horizon": Change([5]),
         "replan": Change([3]),

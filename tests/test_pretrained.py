@@ -49,21 +49,23 @@ def tokenizer(first="<bos>", reverse=False):
     return made
 
 
-def random_policy(family):
+def random_policy(family, state_numbers=4, state_dim=DATA.state_dim):
     torch.manual_seed(0)
-    normal = Normalization(Affine([0.1] * 4, [0.5] * 4), Affine([0.2] * 4, [0.6] * 4), 0)
+    normal = Normalization(Affine([0.1] * state_numbers, [0.5] * state_numbers), Affine([0.2] * 4, [0.6] * 4), 0)
     prompt: Prompt = "smolvla" if family == "smolvla" else "pi0"
-    policy = FlowPolicy(new_backbone(tiny_shape(family, "full", DATA)), tokenizer(), prompt, normal, 4, 3)
+    policy = FlowPolicy(
+        new_backbone(tiny_shape(family, "full", DATA._replace(state_dim=state_dim))), tokenizer(), prompt, normal, 4, 3
+    )
     with torch.no_grad():
         for parameter in policy.parameters():
             parameter.copy_(torch.randn_like(parameter) * 0.15)
     return policy.eval()
 
 
-def published_folder(family, target, folder):
+def published_folder(family, target, folder, **numbers):
     """What somebody else uploaded: weights of a layout, and a tokenizer."""
     (folder / "tokenizer.json").unlink(missing_ok=True)
-    policy = random_policy(family)
+    policy = random_policy(family, **numbers)
     export(policy.backbone.state_dict(), layout_of(policy, target), folder)
     tokenizer().save(str(folder / "tokenizer.json"))
     return policy
@@ -73,8 +75,8 @@ def section(family, folder, **changes):
     return Policy(
         **{
             "backbone": family, "size": "full", "pretrained": str(folder), "revision": None, "tokenizer": str(folder),
-            "state_in_prompt": False, "normalization": "quantile", "delta_actions": 0, "horizon": 4, "replan": 4,
-            "denoise_steps": 3, **changes,
+            "state_in_prompt": False, "normalization": "quantile", "normalization_from": "data", "delta_actions": 0,
+            "horizon": 4, "replan": 4, "denoise_steps": 3, **changes,
         }
     )  # fmt: skip
 
@@ -84,7 +86,7 @@ def test_exported_weights_come_back_bit_for_bit(family, target, tmp_path):
     """Out in a published layout, in by ``policy.pretrained``, through our own folder: the same actions."""
     there = published_folder(family, target, tmp_path / "published")
     policy, origin = build.build_policy(ENV, section(family, tmp_path / "published"), learnable(), INSTRUCTIONS, 0)
-    assert origin == {"folder": str(tmp_path / "published"), "repo": None, "commit": None}
+    assert origin == {"family": family, "folder": str(tmp_path / "published"), "repo": None, "commit": None}
     for name, value in there.backbone.state_dict().items():
         assert torch.equal(value, policy.backbone.state_dict()[name]), name
     (tmp_path / "ours").mkdir()
@@ -119,7 +121,7 @@ def test_openpis_statistics_are_ours(mode, tmp_path):
     export(policy.backbone.state_dict(), layout_of(policy, "openpi"), tmp_path)
     stats = json.loads((tmp_path / "assets/pirl/norm_stats.json").read_text())["norm_stats"]
     for name, ours in (("state", policy.normalization.state), ("actions", policy.normalization.action)):
-        found = published(stats[name], mode)
+        found = published(stats[name], mode, 1e-6)
         np.testing.assert_allclose(found.center, ours.center, atol=1e-9)
         np.testing.assert_allclose(found.scale, ours.scale, atol=1e-9)
 

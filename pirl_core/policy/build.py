@@ -1,4 +1,4 @@
-"""A policy for a dataset, from scratch or from published weights; statistics, and a vocabulary, from the data."""
+"""A policy for a dataset, from scratch or from published weights, with the data's statistics or theirs."""
 
 from typing import Any, NamedTuple
 
@@ -6,6 +6,7 @@ import torch
 from accelerate import init_empty_weights
 
 from pirl_core.checkpoints.source import find_checkpoint
+from pirl_core.checkpoints.statistics import find_statistics
 from pirl_core.data.lerobot import Frames, action_chunks
 from pirl_core.errors import UserError
 from pirl_core.params import Env, Policy
@@ -13,7 +14,7 @@ from pirl_core.policy.backbone import Family, new_backbone, new_shape, published
 from pirl_core.policy.context import DataSizes
 from pirl_core.policy.flow_policy import FlowPolicy
 from pirl_core.policy.normalize import Normalization, fit, relative
-from pirl_core.policy.pretrained import load_pretrained, origin_of
+from pirl_core.policy.pretrained import load_pretrained, origin_of, pretrained_normalization
 from pirl_core.policy.sizes import Mode
 from pirl_core.policy.tokenizer import Prompt, build_tokenizer, check_words, load_tokenizer
 
@@ -35,8 +36,8 @@ def build_policy(env: Env, policy: Policy, frames: Frames, instructions: list[st
     more are to be relative than there are; and for what goes wrong with pretrained weights and tokenizers.
     """
     if env.cameras and frames.images.shape[2:4] != (env.image_size, env.image_size):
-        found = "x".join(map(str, frames.images.shape[2:4]))
-        raise UserError(f"env.image_size = {env.image_size}: the dataset's images are {found}; rerun stage curate")
+        size = "x".join(map(str, frames.images.shape[2:4]))
+        raise UserError(f"env.image_size = {env.image_size}: the dataset's images are {size}; rerun stage curate")
     torch.manual_seed(seed)
     state_numbers, action_numbers = frames.state.shape[1], frames.actions.shape[1]
     if policy.delta_actions > min(state_numbers, action_numbers):
@@ -44,7 +45,14 @@ def build_policy(env: Env, policy: Policy, frames: Frames, instructions: list[st
             f"policy.delta_actions = {policy.delta_actions}: the data have {state_numbers} state and {action_numbers} "
             "action numbers; give at most the smaller"
         )
-    normalization = data_normalization(frames, policy.normalization, policy.delta_actions, policy.horizon)
+    found = None if policy.pretrained is None else find_checkpoint(policy.pretrained, policy.revision)
+    if found is not None and policy.normalization_from == "pretrained":
+        stats = find_statistics(found.folder)
+        normalization = pretrained_normalization(
+            stats, policy.normalization, policy.delta_actions, state_numbers, action_numbers
+        )
+    else:
+        normalization = data_normalization(frames, policy.normalization, policy.delta_actions, policy.horizon)
     if policy.size == "full":
         data = published_sizes(policy.backbone, len(env.cameras), policy.horizon)
         if state_numbers > data.state_dim or action_numbers > data.action_dim:
@@ -71,12 +79,13 @@ def build_policy(env: Env, policy: Policy, frames: Frames, instructions: list[st
     shape = new_shape(policy.backbone, policy.size, data)
     if policy.size == "full":
         check_words(tokenizer, prompt, shape, words)
-    if policy.pretrained is None:
+    if found is None:
         backbone, origin = new_backbone(shape), None
     else:
         with init_empty_weights():
             backbone = new_backbone(shape)
-        origin = origin_of(load_pretrained(backbone, policy.pretrained, policy.revision))
+        load_pretrained(backbone, found)
+        origin = origin_of(found, policy.backbone)
     made = FlowPolicy(backbone, tokenizer, prompt, normalization, policy.replan, policy.denoise_steps)
     return Built(made, origin)
 

@@ -14,8 +14,6 @@ from pirl_core.policy.sizes import Mode
 
 # A number that hardly varies in the demonstrations must not be blown up when it varies in the simulator.
 MIN_SCALE = 0.01
-# What openpi adds to a published spread.
-_EPSILON = 1e-6
 
 
 class Affine(NamedTuple):
@@ -46,18 +44,18 @@ def fit(values: np.ndarray, mode: Mode) -> Affine:
     return Affine(center.tolist(), np.maximum(scale, MIN_SCALE).tolist())
 
 
-def published(stats: Mapping[str, Sequence[float]], mode: Mode) -> Affine:
-    """The map of a published ``norm_stats.json`` entry (mean, std, q01, q99, min, max), as its model was trained with.
+def published(stats: Mapping[str, Sequence[float]], mode: Mode, epsilon: float) -> Affine:
+    """The map of published statistics (mean, std, q01, q99, min, max), as their model was trained with: the lower bound
+    goes to −1, and ``epsilon`` is added to the spread (openpi 1e-6, LeRobot 1e-8).
 
-    Raises KeyError for the statistic that ``mode`` needs and ``stats`` lacks.
+    Without it (GR00T, 0) a number that does not vary goes to 0. Raises KeyError for the statistic that ``mode`` needs
+    and ``stats`` lacks.
     """
-    if mode == "mean_std":
-        center, scale = np.array(stats["mean"]), np.array(stats["std"]) + _EPSILON
-    else:
-        first, last = ("q01", "q99") if mode == "quantile" else ("min", "max")
-        scale = (np.array(stats[last]) - np.array(stats[first]) + _EPSILON) / 2
-        center = np.array(stats[first]) + scale
-    return Affine(center.tolist(), scale.tolist())
+    first, last = {"mean_std": ("mean", "std"), "quantile": ("q01", "q99"), "min_max": ("min", "max")}[mode]
+    low, high = np.array(stats[first], np.float64), np.array(stats[last], np.float64)
+    spread = (high if mode == "mean_std" else (high - low) / 2) + (epsilon if mode == "mean_std" else epsilon / 2)
+    center = low if mode == "mean_std" else low + spread
+    return Affine(center.tolist(), np.where(spread == 0, 1.0, spread).tolist())
 
 
 def relative(chunks: np.ndarray, state: np.ndarray, delta: int) -> np.ndarray:

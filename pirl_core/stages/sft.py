@@ -1,4 +1,4 @@
-"""Stage sft: demonstrations → a policy folder, and the curve of its loss."""
+"""Stage sft: demonstrations → a policy folder, and the curve of its loss. 0 steps: published weights as they are."""
 
 from pathlib import Path
 
@@ -17,6 +17,10 @@ def run(job: Job) -> None:
     from pirl_core.sft import train_sft
 
     env, sft = job.run.env, job.run.sft
+    if not sft.steps and job.run.policy.pretrained is None:
+        raise UserError(
+            "sft.steps = 0: policy.pretrained is null, so the policy would be random; give weights or steps"
+        )
     source = Path("outputs/curate") / job.experiment
     frames = read_dataset(source, list(env.cameras), env.object_state)
     if frames.actions.shape[1] != ACTION_DIM:
@@ -36,7 +40,8 @@ def run(job: Job) -> None:
         policy=Path("outputs/policy") / f"{job.experiment}-sft-{job.seed}",
         log=Path("outputs/sft") / job.name,
     ) as session:
-        train_sft(policy, frames, env.cameras, sft, job.seed, session)
+        if sft.steps:
+            train_sft(policy, frames, env.cameras, sft, job.seed, session)
         if session.ranks.main:
             save_policy(policy, session.policy)
             if origin:

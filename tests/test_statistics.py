@@ -1,0 +1,195 @@
+"""Statistics beside published weights, in each format; and published weights that go to RL without SFT."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import save_file
+
+from pirl_core import params
+from pirl_core.checkpoints.statistics import find_statistics
+from pirl_core.envs import vector
+from pirl_core.errors import UserError
+from pirl_core.policy import build
+from pirl_core.policy.folder import load_policy
+from pirl_core.policy.normalize import Affine
+from pirl_core.policy.pretrained import pretrained_normalization
+from pirl_core.policy.sizes import Mode
+from pirl_core.stages import rl, sft
+from tests.probes import BASE, SEEING, Walk, job, write_demonstrations
+from tests.test_pretrained import DATA, published_folder, section, tiny_shape
+from tests.test_sft import learnable
+from tests.worlds import INSTRUCTIONS
+
+# Of three state and two action numbers; the last action number never varied.
+STATE = {"mean": [0.5, -1.0, 2.0], "std": [0.25, 2.0, 1.0], "min": [0.0, -4.0, 0.0], "max": [1.0, 4.0, 6.0],
+         "q01": [0.1, -3.0, 0.5], "q99": [0.9, 3.0, 5.5]}  # fmt: skip
+ACTION = {"mean": [0.25, 1.0], "std": [0.5, 0.0], "min": [-1.0, 1.0], "max": [1.0, 1.0], "q01": [-0.5, 1.0],
+          "q99": [0.75, 1.0]}  # fmt: skip
+
+
+def openpi(folder: Path, state: Any = STATE, action: Any = ACTION, name: str = "physical-intelligence/libero") -> Path:
+    path = folder / name / "norm_stats.json"
+    path.parent.mkdir(parents=True)
+    kept = [{key: values for key, values in s.items() if key not in ("min", "max")} for s in (state, action)]
+    path.write_text(json.dumps({"norm_stats": {"state": kept[0], "actions": kept[1]}}))
+    return path
+
+
+def lerobot(folder: Path, state: Any = STATE, action: Any = ACTION, mode: str = "QUANTILES") -> Path:
+    name = "policy_preprocessor_step_2_normalizer_processor.safetensors"
+    steps = [
+        {"registry_name": "rename_observations_processor", "config": {"rename_map": {}}},
+        {"registry_name": "to_batch_processor", "config": {}},
+        {
+            "registry_name": "normalizer_processor",
+            "config": {"eps": 1e-8, "norm_map": {"VISUAL": "IDENTITY", "STATE": mode, "ACTION": mode}},
+            "state_file": name,
+        },
+    ]
+    (folder / "policy_preprocessor.json").write_text(json.dumps({"name": "policy_preprocessor", "steps": steps}))
+    tensors = {"observation.images.image.mean": np.zeros((3, 1, 1), np.float32), "action.count": np.array([99])}
+    for feature, stats in (("observation.state", state), ("action", action)):
+        tensors |= {f"{feature}.{key}": np.array(values, np.float32) for key, values in stats.items()}
+    save_file(tensors, folder / name)
+    return folder / "policy_preprocessor.json"
+
+
+def groot(folder: Path, embodiments: tuple[str, ...] = ("new_embodiment",)) -> Path:
+    """The state in two parts."""
+    parts = {"arm": {k: v[:2] for k, v in STATE.items()}, "gripper": {k: v[2:] for k, v in STATE.items()}}
+    content = {"statistics": {"state": parts, "action": {"arm": ACTION}}, "modalities": {}}
+    (folder / "experiment_cfg").mkdir()
+    path = folder / "experiment_cfg/metadata.json"
+    path.write_text(json.dumps(dict.fromkeys(embodiments, content)))
+    return path
+
+
+def mapped(affine: Affine, x: list[float]) -> np.ndarray:
+    return (np.array(x) - affine.center) / affine.scale
+
+
+def test_openpis_statistics_map_as_openpi_does(tmp_path: Path) -> None:
+    """By its formulas: (x − mean)/(std + 1e-6) and 2 (x − q01)/(q99 − q01 + 1e-6) − 1."""
+    openpi(tmp_path)
+    found = find_statistics(tmp_path)
+    x, mean, std = np.array([0.3, 1.0, 4.0]), np.array(STATE["mean"]), np.array(STATE["std"])
+    normal = pretrained_normalization(found, "mean_std", 1, 3, 2)
+    assert normal.delta == 1
+    np.testing.assert_allclose(mapped(normal.state, x.tolist()), (x - mean) / (std + 1e-6), rtol=1e-12)
+    low, high = np.array(STATE["q01"]), np.array(STATE["q99"])
+    normal = pretrained_normalization(found, "quantile", 0, 3, 2)
+    expected = 2 * (x - low) / (high - low + 1e-6) - 1
+    np.testing.assert_allclose(mapped(normal.state, x.tolist()), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("name", "mode"), [("MEAN_STD", "mean_std"), ("QUANTILES", "quantile"), ("MIN_MAX", "min_max")]
+)
+def test_lerobots_statistics(name: str, mode: Mode, tmp_path: Path) -> None:
+    lerobot(tmp_path, mode=name)
+    normal = pretrained_normalization(find_statistics(tmp_path), mode, 0, 3, 2)
+    first, last = {"mean_std": ("mean", "std"), "quantile": ("q01", "q99"), "min_max": ("min", "max")}[mode]
+    ends = [mapped(normal.state, STATE[first]), mapped(normal.state, STATE[last])]
+    if mode == "mean_std":
+        ends[1] = mapped(normal.state, (np.array(STATE["mean"]) + STATE["std"]).tolist())
+    np.testing.assert_allclose(ends, [[0 if mode == "mean_std" else -1] * 3, [1] * 3], atol=1e-6)
+
+
+def test_groots_parts_follow_each_other_and_what_never_varied_is_zero(tmp_path: Path) -> None:
+    groot(tmp_path)
+    normal = pretrained_normalization(find_statistics(tmp_path), "min_max", 0, 3, 2)
+    assert mapped(normal.state, STATE["min"]).tolist() == [-1] * 3
+    assert mapped(normal.state, STATE["max"]).tolist() == [1] * 3
+    assert mapped(normal.action, [0.5, 1.0]).tolist() == [0.5, 0.0]
+
+
+def test_padding_with_zeros_is_left_out(tmp_path: Path) -> None:
+    """openpi's older statistics have 32 numbers of each."""
+    openpi(tmp_path, {k: v + [0.0] * 29 for k, v in STATE.items()}, {k: v + [0.0] * 30 for k, v in ACTION.items()})
+    normal = pretrained_normalization(find_statistics(tmp_path), "quantile", 0, 3, 2)
+    assert len(normal.state.center) == len(normal.state.scale) == 3 and len(normal.action.center) == 2
+
+
+def test_what_is_missing_or_does_not_fit_is_one_line(tmp_path: Path) -> None:
+    def told(folder: Path, mode: Mode = "quantile", state: int = 3, action: int = 2) -> str:
+        with pytest.raises(UserError) as error:
+            pretrained_normalization(find_statistics(folder), mode, 0, state, action)
+        assert "\n" not in str(error.value) and str(folder) in str(error.value)
+        return str(error.value)
+
+    folders = {name: tmp_path / name for name in ("none", "two", "openpi", "lerobot", "groot", "broken", "other")}
+    for folder in folders.values():
+        folder.mkdir()
+    assert "no statistics" in told(folders["none"]) and "normalization_from: data" in told(folders["none"])
+    for name in ("a", "b"):
+        openpi(folders["two"], name=name)
+    assert "a/norm_stats.json, b/norm_stats.json" in told(folders["two"])
+    path = openpi(folders["openpi"])
+    assert "has no 'min' of the state" in told(folders["openpi"], "min_max")
+    assert "of 3 state numbers, the data have 4" in told(folders["openpi"], state=4)
+    assert "of 2 action numbers, the data have 1" in told(folders["openpi"], action=1)
+    path.write_text('{"norm_stats": {"state": {}}}')
+    assert "'actions' is missing" in told(folders["openpi"])
+    path.write_text(path.read_text()[:-1])
+    assert "known format" in told(folders["openpi"])
+    lerobot(folders["lerobot"])
+    assert "has quantile for the state; they must agree" in told(folders["lerobot"], "mean_std")
+    next(folders["lerobot"].glob("*.safetensors")).unlink()
+    assert "known format" in told(folders["lerobot"])
+    groot(folders["groot"], ("gr1", "new_embodiment"))
+    assert "gr1, new_embodiment" in told(folders["groot"], "min_max")
+
+
+def test_without_own_sft_the_published_policy_goes_to_rl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stages sft in no steps, then rl: weights and statistics are the published ones, and RL moves the expert alone."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(build, "published_sizes", lambda *_: DATA._replace(state_dim=40, cameras=0))
+    monkeypatch.setattr(build, "new_shape", tiny_shape)
+    monkeypatch.setattr(vector, "VectorEnv", Walk)
+    torch.set_num_threads(1)
+    there = published_folder("pi0", "openpi", tmp_path / "published", state_numbers=39, state_dim=40)
+    env = SEEING.model_copy(update={"cameras": [], "object_state": True, "episode_steps": 150})
+    write_demonstrations()
+    wish = section("pi0", tmp_path / "published", normalization="mean_std", normalization_from="pretrained", replan=2)
+    none = params.Sft.model_validate(BASE["Sft"] | {"steps": 0})
+    sft.run(job("sft", env=env, policy=wish, sft=none))
+    start = load_policy(Path("outputs/policy/e-sft-0"))
+    for name, value in there.backbone.state_dict().items():
+        assert torch.equal(value, start.backbone.state_dict()[name]), name
+    np.testing.assert_allclose(start.normalization.state.center, there.normalization.state.center, atol=1e-9)
+    np.testing.assert_allclose(start.normalization.action.scale, there.normalization.action.scale, atol=1e-9)
+    assert Path("outputs/sft/e-0/metrics.jsonl").read_text() == ""
+    assert json.loads(Path("outputs/sft/e-0/pretrained.json").read_text())["family"] == "pi0"
+    rl.run(job("rl", env=env, rl=params.Rl.model_validate(BASE["Rl"] | {"keep": "last"})))
+    after = load_policy(Path("outputs/policy/e-m-0")).backbone.state_dict()
+    moved = {name for name, value in start.backbone.state_dict().items() if not torch.equal(value, after[name])}
+    assert moved and not any(".vlm." in name for name in moved)
+
+
+def test_no_steps_from_scratch_are_refused(tmp_path: Path) -> None:
+    scratch = params.Policy.model_validate(BASE["Policy"])
+    none = params.Sft.model_validate(BASE["Sft"] | {"steps": 0})
+    with pytest.raises(UserError, match="policy would be random"):
+        sft.run(job("sft", env=SEEING, policy=scratch, sft=none))
+    with pytest.raises(ValueError, match="needs pretrained weights"):
+        params.Policy.model_validate(BASE["Policy"] | {"normalization_from": "pretrained"})
+
+
+def test_the_policy_is_built_with_the_statistics_that_were_asked_for(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(build, "published_sizes", lambda *_: DATA)
+    monkeypatch.setattr(build, "new_shape", tiny_shape)
+    there = published_folder("pi05", "openpi", tmp_path / "p")
+    env = SEEING.model_copy(update={"image_size": 32})
+    built = [
+        build.build_policy(
+            env, section("pi05", tmp_path / "p", normalization_from=source), learnable(), INSTRUCTIONS, 0
+        )
+        for source in ("data", "pretrained")
+    ]
+    data, published = (one.policy.normalization.state for one in built)
+    np.testing.assert_allclose(published.center, there.normalization.state.center, atol=1e-9)
+    assert not np.allclose(data.center, published.center)
