@@ -187,7 +187,7 @@ class Rl(Section):
     entropy_coef: NonNegative
     max_grad_norm: Positive
     target_kl: Positive | None
-    critic: Literal["vlm", "expert"]
+    critic: Literal["vlm", "vlm_unmasked", "expert"]
     critic_layers: Literal[1, 4]
     critic_warmup_iterations: Whole
     precision: Precision

@@ -136,7 +136,7 @@ def rl_need(section: Run, gpus: int) -> Need:
     decisions = -(-rl.episodes_per_iteration * -(-section.env.episode_steps // section.policy.replan) // gpus)
     whole = decisions * context_bytes(policy, rl.precision)
     kept = min(whole, rl.context_device_gib * GIB)
-    evaluations = 1 if rl.mdp == "hybrid" and rl.critic == "vlm" else section.policy.denoise_steps
+    evaluations = 1 if rl.mdp == "hybrid" and rl.critic != "expert" else section.policy.denoise_steps
     each = evaluations * saved_bytes(policy, rl.precision, False, rl.activation_checkpointing)
     each += context_bytes(policy, rl.precision)
     policy.backbone.freeze_vlm()

@@ -38,7 +38,7 @@ class Context(NamedTuple):
     """All that the expert needs to know of an observation, computed once and reused by every denoising step.
 
     memory: (B, …) what the expert attends to, in its backbone's own layout. valid: (B, P) bool. pooled: (B, W) mean of
-    the VLM's valid output tokens. state: (B, S) normalised.
+    the VLM's valid output tokens (where π0's official critic is asked for, of padding too). state: (B, S) normalised.
     """
 
     memory: Tensor

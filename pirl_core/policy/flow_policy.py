@@ -13,14 +13,16 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
+from pirl_core.errors import UserError
 from pirl_core.flow import chain
 from pirl_core.flow.chain import Noise
-from pirl_core.policy.backbone import Backbone
+from pirl_core.policy.backbone import Backbone, family_of
 from pirl_core.policy.context import Context, Inputs
 from pirl_core.policy.groot import GrootShape
 from pirl_core.policy.heads import NoiseNet, critic_head
 from pirl_core.policy.images import network_images
 from pirl_core.policy.normalize import Normalization, pad_last
+from pirl_core.policy.pi0 import Pi0Shape
 from pirl_core.policy.tokenizer import Prompt, image_words, tokenize
 from pirl_core.types import Observation
 
@@ -86,9 +88,20 @@ class FlowPolicy(nn.Module):
                 self.register_buffer(f"{name}_{part}", torch.tensor(numbers, dtype=torch.float32), persistent=False)
 
     def add_heads(self, process: Process, critic_layers: int, learned_noise: bool) -> None:
-        """What RL adds to an SFT policy. A policy folder keeps the velocity alone (Sec. 4.1.1)."""
+        """What RL adds to an SFT policy. A policy folder keeps the velocity alone (Sec. 4.1.1).
+
+        Raises UserError for a critic that the backbone has no place for.
+        """
         shape = self.backbone.shape
-        if process.critic is not None:
+        if process.critic == "vlm_unmasked":
+            if not isinstance(shape, Pi0Shape):
+                raise UserError(
+                    f"rl.critic = vlm_unmasked: the official pooling of π0 and π0.5, which {family_of(shape)} has not; "
+                    "set vlm or expert"
+                )
+            self.backbone.pool_padding = True
+            self.critic = critic_head(shape.vlm_width, critic_layers)
+        elif process.critic is not None:
             width = self.backbone.context_width if process.critic == "vlm" else shape.expert_width
             self.critic = critic_head(width, critic_layers)
         if learned_noise:
@@ -184,6 +197,7 @@ class FlowPolicy(nn.Module):
 
     def value(self, context: Context, features: Tensor | None, process: Process) -> Tensor:
         """V(o): (B,). vlm: on the VLM's pooled output and the state, which π0.5 feeds through the VLM itself.
+        vlm_unmasked: on the official pooled output alone.
         expert: mean over τ of V on the expert's chunk-averaged features (Eq. 16), detached as in the official runs."""
         if self.critic is None:
             return context.state.new_zeros(len(context.state))
@@ -191,6 +205,8 @@ class FlowPolicy(nn.Module):
         with torch.autocast(context.state.device.type, enabled=False):
             if process.critic == "vlm":
                 value: Tensor = self.critic(torch.cat([context.pooled, context.state], -1)).squeeze(-1)
+            elif process.critic == "vlm_unmasked":
+                value = self.critic(context.pooled).squeeze(-1)
             else:
                 assert features is not None
                 value = self.critic(features.detach().float().mean(2)).squeeze(-1).mean(1)

@@ -172,11 +172,17 @@ class Pi05Embedding(nn.Module):
         self.time_mlp_out = nn.Linear(width, width)
 
 
+# Camera slots of the official networks, and what the official code adds to the score of a pair that must not attend.
+CAMERA_SLOTS = 3
+IMPOSSIBLE = -2.3819763e38
+
+
 class Pi0(nn.Module):
     """The backbone: ``encode`` an observation once, then ask for the ``velocity`` as often as needed.
 
     π0 has a token for the state; π0.5 does not read ``Inputs.state``: where it is to see it, the prompt tells it.
     ``run_layer``: how layers run; see ``layers``.
+    ``pool_padding``: ``Context.pooled`` is the official code's, see ``encode``.
     Weights may be of any float dtype; inputs are cast to it.
     """
 
@@ -186,6 +192,7 @@ class Pi0(nn.Module):
         super().__init__()
         self.shape = shape
         self.run_layer: Run = plain
+        self.pool_padding = False
         self.pi0 = PI0ForConditionalGeneration(pi0_config(shape))
         expert = self.pi0.model.dit
         # The expert is fed embeddings only.
@@ -226,23 +233,43 @@ class Pi0(nn.Module):
             module.requires_grad_(False)
 
     def encode(self, inputs: Inputs) -> Context:
-        """Run the VLM once. memory: (B, N, 2, G, P, E), the keys and values of each layer."""
+        """Run the VLM once. memory: (B, N, 2, G, P, E), the keys and values of each layer.
+
+        pooled: mean over the image tokens and the words. With ``pool_padding``, over the image tokens and all slots of
+        a prompt padded to ``text_length``, as the official critic has it. What such a slot holds is an artefact: none
+        of its scores is allowed, and a softmax over equally impossible ones is the mean over all tokens, those of
+        absent cameras (three slots, black where empty) included. So these are run too, and then left out of memory.
+        """
         language = self.vlm.language_model
         table = language.embed_tokens
+        cameras, absent = inputs.images.shape[1], 0
+        if self.pool_padding:
+            absent = max(0, CAMERA_SLOTS - cameras)
+            inputs = _padded(inputs, absent, self.shape.text_length, self.shape.image_size)
         text = F.embedding(inputs.tokens, table.weight) * table.scalar_embed_scale
         pieces = [text]
         if inputs.images.shape[1]:
             pieces.insert(0, self._embed_images(inputs.images, text, inputs.tokens_valid))
         x = torch.cat(pieces, 1).to(text.dtype)
         image_tokens = x.shape[1] - text.shape[1]
-        valid = torch.cat([inputs.tokens_valid.new_ones(len(x), image_tokens), inputs.tokens_valid], 1)
+        seen = image_tokens * cameras // max(1, cameras + absent)
+        here = torch.arange(image_tokens, device=x.device) < seen
+        valid = torch.cat([here.expand(len(x), -1), inputs.tokens_valid], 1)
         rotary = rotary_embedding(valid.long().cumsum(1) - 1, self.shape.head_dim, x.dtype)
+        mask = valid[:, None, None, :]
+        if self.pool_padding:
+            allowed = mask & valid[:, None, :, None]
+            mask = torch.zeros(allowed.shape, dtype=x.dtype, device=x.device).masked_fill(~allowed, IMPOSSIBLE)
         memory = []
         for layer in language.layers:
-            x, key, value = self.run_layer(decoder_layer, layer, x, rotary, valid[:, None, None, :])
-            memory.append(torch.stack([key, value], 1))
+            x, key, value = self.run_layer(decoder_layer, layer, x, rotary, mask)
+            pair = torch.stack([key, value], 1)
+            memory.append(torch.cat([pair[:, :, :, :seen], pair[:, :, :, image_tokens:]], 3) if absent else pair)
         x = language.norm(x).float()
-        pooled = (x * valid[..., None]).sum(1) / valid.sum(1, keepdim=True)
+        if self.pool_padding:
+            x, valid = (torch.cat([part[:, :seen], part[:, image_tokens:]], 1) for part in (x, valid))
+        counted = torch.ones_like(valid) if self.pool_padding else valid
+        pooled = (x * counted[..., None]).sum(1) / counted.sum(1, keepdim=True)
         return Context(torch.stack(memory, 1), valid, pooled, inputs.state)
 
     def velocity(self, context: Context, x: Tensor, tau: Tensor) -> tuple[Tensor, Tensor]:
@@ -292,3 +319,13 @@ class Pi0(nn.Module):
             hidden = self.run_layer(layer, hidden, None)
         projected: Tensor = self.vlm.multi_modal_projector(tower.post_layernorm(hidden))
         return projected.reshape(count, -1, text.shape[-1])
+
+
+def _padded(inputs: Inputs, cameras: int, length: int, size: int) -> Inputs:
+    """With so many black ``cameras`` behind the present ones, and prompts of ``length`` tokens, of id 0 where empty."""
+    black = inputs.images.new_full((len(inputs.tokens), cameras, 3, size, size), -1)
+    images = torch.cat([inputs.images, black], 1) if inputs.images.shape[1] else black
+    more = length - inputs.tokens.shape[1]
+    return inputs._replace(
+        images=images, tokens=F.pad(inputs.tokens, (0, more)), tokens_valid=F.pad(inputs.tokens_valid, (0, more))
+    )
