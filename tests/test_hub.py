@@ -35,7 +35,7 @@ METRICS: dict[str, list[Any]] = {
     ]
 }
 CLOSED = "http://127.0.0.1:9"  # the port of "discard", where nobody listens
-FACTS = Facts(REPO, "metaworld", "flow_sde", 1, {"rl": {"lr": 0.001}}, "abc1234", "owner/data", None, None)
+FACTS = Facts(REPO, "metaworld", "flow_sde", 1, {"rl": {"lr": 0.001}}, "abc1234", "owner/data", None)
 
 
 def weights(value: float) -> bytes:
@@ -213,11 +213,14 @@ def test_the_card_tells_numbers_origin_and_terms() -> None:
     assert "| sft | id | 50.0 % |" in body and "flow_noise" not in body and "11.0 %" not in body
     assert "`abc1234`" in body and "lr: 0.001" in body and "seeds 0, 1 are pooled" in body
     for name, base in BASES.items():
-        text = model_card(FACTS._replace(base=name, base_commit="f00", dataset="own words"), METRICS)
+        origin = {"family": name, "folder": None, "repo": "some/weights", "commit": "f00"}
+        text = model_card(FACTS._replace(base=origin, dataset="own words"), METRICS)
         data = yaml.safe_load(text.split("---\n")[1])
-        assert data["license"] == base.licence and data["base_model"] == base.repo and "datasets" not in data
+        assert data["license"] == base.licence and data["base_model"] == "some/weights" and "datasets" not in data
         assert (data["license"] == "other") == ("license_name" in data)
         assert base.terms in text and "`f00`" in text and "own words" in text
+        text = model_card(FACTS._replace(base=origin | {"repo": None, "commit": None, "folder": "/secret"}), METRICS)
+        assert base.terms in text and "base_model" not in text and "/secret" not in text
     assert "no results for metaworld-grpo" in told(model_card, FACTS._replace(method="grpo"), METRICS)
 
 
@@ -230,14 +233,26 @@ def test_pirl_push(hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str],
         "stage": "rl", "name": f"{row['experiment']}-{row['method']}-0", "seeds": {"training": 0},
         "params": {"rl": {"lr": 1}}, "revision": "abc",
     }  # fmt: skip
-    (tmp_path / "record.json").write_text(json.dumps(record))
-    words = ["push", str(folder), REPO, "--metrics", str(metrics), "--record", str(tmp_path / "record.json")]
+    path, start = tmp_path / "outputs/run/rl/x.json", tmp_path / f"outputs/sft/{row['experiment']}-0"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(record))
+    words = ["push", str(folder), REPO, "--metrics", str(metrics), "--record", str(path)]
+    assert cli.main(words) == 2 and "the base weights are unknown; give it with --sft" in capsys.readouterr().err
+    start.mkdir(parents=True)
+    (start / "metrics.jsonl").touch()
     assert cli.main([*words, "--dry-run"]) == 0 and not hub.requests
     card = capsys.readouterr().out
     assert f"{row['successes']} of {row['n']}" in card
     assert cli.main(words) == 0 and hub.head[1]["README.md"].decode() == card
     assert capsys.readouterr().out == f"{REPO}: commit {hub.head[0]}\n"
-    (tmp_path / "record.json").write_text('{"stage": "rl"}')
+    origin = {"family": "pi05", "folder": None, "repo": "lerobot/pi05_libero", "commit": "f00"}
+    (start / "pretrained.json").write_text(json.dumps(origin))
+    assert "trained from scratch" in card and cli.main([*words, "--dry-run"]) == 0
+    head = yaml.safe_load(capsys.readouterr().out.split("---\n")[1])
+    assert (head["license"], head["base_model"]) == ("gemma", "lerobot/pi05_libero")
+    (start / "pretrained.json").write_text("{}")
+    assert cli.main(words) == 2 and "pretrained.json: names no family" in capsys.readouterr().err
+    path.write_text('{"stage": "rl"}')
     assert cli.main(words) == 2 and "no record of stage sft or rl ('seeds'" in capsys.readouterr().err
 
 

@@ -11,9 +11,9 @@ Row = Mapping[str, Any]
 
 
 class Base(NamedTuple):
-    """Published weights that a policy may start from. licence: the hub's name of it; 'other' needs name and link."""
+    """A family of published weights: whoever trained on from them passes their terms on. licence: the hub's name of
+    it; 'other' needs name and link."""
 
-    repo: str
     title: str
     licence: str
     licence_name: str
@@ -22,22 +22,23 @@ class Base(NamedTuple):
 
 
 # Terms as their publishers state them, written down in 2026. They change: verify each at its link before publishing.
+# By family, as policy.backbone of params.yaml names it.
 BASES: dict[str, Base] = {
     "pi0": Base(
-        "lerobot/pi0_base", "π0", "gemma", "Apache-2.0 with the Gemma terms", "https://ai.google.dev/gemma/terms",
+        "π0", "gemma", "Apache-2.0 with the Gemma terms", "https://ai.google.dev/gemma/terms",
         "openpi publishes the weights under Apache-2.0; they contain PaliGemma, so the Gemma terms of use go along.",
     ),
     "pi05": Base(
-        "lerobot/pi05_base", "π0.5", "gemma", "Apache-2.0 with the Gemma terms", "https://ai.google.dev/gemma/terms",
+        "π0.5", "gemma", "Apache-2.0 with the Gemma terms", "https://ai.google.dev/gemma/terms",
         "openpi publishes the weights under Apache-2.0; they contain PaliGemma, so the Gemma terms of use go along.",
     ),
-    "groot_n15": Base(
-        "nvidia/GR00T-N1.5-3B", "GR00T N1.5", "other", "nvidia-nscl-v1",
+    "groot": Base(
+        "GR00T N1.5", "other", "nvidia-nscl-v1",
         "https://huggingface.co/nvidia/GR00T-N1.5-3B",
         "NVIDIA's non-commercial source code licence (NSCL v1): research and evaluation only, also for what derives.",
     ),
     "smolvla": Base(
-        "lerobot/smolvla_base", "SmolVLA", "apache-2.0", "Apache-2.0", "https://huggingface.co/lerobot/smolvla_base",
+        "SmolVLA", "apache-2.0", "Apache-2.0", "https://huggingface.co/lerobot/smolvla_base",
         "Apache-2.0.",
     ),
 }  # fmt: skip
@@ -45,9 +46,11 @@ OWN_LICENCE = "apache-2.0"
 
 
 class Facts(NamedTuple):
-    """Where a policy comes from. method: 'sft' for one before RL. base: a key of BASES, None if trained from scratch.
+    """Where a policy comes from. method: 'sft' for one before RL.
 
-    dataset: a hub id or words. parameters: the sections of params.yaml that its stage read. revision: of the code.
+    base: what stage sft recorded of the weights it started from, ``policy.pretrained.origin_of``: family, and repo with
+    commit or folder; None if trained from scratch. dataset: a hub id or words. parameters: the sections of params.yaml
+    that its stage read. revision: of the code.
     """
 
     repo: str
@@ -57,8 +60,7 @@ class Facts(NamedTuple):
     parameters: Mapping[str, Any]
     revision: str
     dataset: str
-    base: str | None
-    base_commit: str | None
+    base: Mapping[str, Any] | None
 
 
 def model_card(facts: Facts, metrics: Mapping[str, list[Row]]) -> str:
@@ -88,12 +90,12 @@ def model_card(facts: Facts, metrics: Mapping[str, list[Row]]) -> str:
 
 
 def _metadata(facts: Facts) -> str:
-    base = BASES[facts.base] if facts.base else None
+    base = BASES[facts.base["family"]] if facts.base else None
     data: dict[str, Any] = {"license": base.licence if base else OWN_LICENCE}
     if base and base.licence == "other":
         data |= {"license_name": base.licence_name, "license_link": base.link}
-    if base:
-        data["base_model"] = base.repo
+    if facts.base and facts.base["repo"]:
+        data["base_model"] = facts.base["repo"]
     if _is_id(facts.dataset):
         data["datasets"] = [facts.dataset]
     return _yaml(
@@ -127,10 +129,10 @@ def _origin(facts: Facts) -> str:
     ]
     if facts.base is None:
         return "\n".join([*lines, "* Base model: none, trained from scratch", f"* Licence: {OWN_LICENCE}"])
-    base = BASES[facts.base]
-    commit = f" at `{facts.base_commit}`" if facts.base_commit else ""
+    base, repo = BASES[facts.base["family"]], facts.base["repo"]
+    where = f"[`{repo}`](https://huggingface.co/{repo}) at `{facts.base['commit']}`" if repo else "from a local folder"
     lines += [
-        f"* Base model: {base.title}, [`{base.repo}`](https://huggingface.co/{base.repo}){commit}",
+        f"* Base model: {base.title}, {where}",
         f"* Licence of the base weights, which binds these too: [{base.licence_name}]({base.link}). {base.terms}",
     ]
     return "\n".join(lines)

@@ -44,8 +44,9 @@ def add_push(parser: argparse.ArgumentParser) -> None:
         "--metrics", type=Path, default=Path("results/metrics.json"), help="results for the card (default: %(default)s)"
     )
     parser.add_argument("--dataset", default=OWN_DATA, help="hub id or words for the card (default: %(default)s)")
-    parser.add_argument("--base", choices=sorted(BASES), help="published weights it started from; left out: none")
-    parser.add_argument("--base-commit", help="commit of those weights")
+    parser.add_argument(
+        "--sft", type=Path, help="folder of its stage sft, which tells the base weights (default: found by the record)"
+    )
     parser.add_argument("--public", action="store_true", help="make a new repository public (default: private)")
     parser.add_argument("--dry-run", action="store_true", help="print the model card and push nothing")
 
@@ -70,12 +71,26 @@ def _facts(args: argparse.Namespace, record: dict[str, Any]) -> Facts:
         stage, seed = record["stage"], record["seeds"]["training"]
         stem = record["name"].removesuffix(f"-{seed}")
         experiment, _, method = stem.rpartition("-") if stage == "rl" else (stem, "", "sft")
-        return Facts(
-            args.repo, experiment, method, seed, record["params"], record["revision"], args.dataset, args.base,
-            args.base_commit,
-        )  # fmt: skip
+        parameters, revision = record["params"], record["revision"]
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{args.record}: no record of stage sft or rl ({error} is wrong or missing)") from None
+    # The record is outputs/run/STAGE/NAME.json.
+    sft = args.sft or args.record.resolve().parents[2] / "sft" / f"{experiment}-{seed}"
+    base = _base(sft)
+    return Facts(args.repo, experiment, method, seed, parameters, revision, args.dataset, base)
+
+
+def _base(sft: Path) -> dict[str, Any] | None:
+    """What stage sft wrote of the weights it started from; None for a policy from scratch."""
+    if not (sft / "metrics.jsonl").is_file():
+        raise UserError(f"{sft}: no folder of stage sft, so the base weights are unknown; give it with --sft")
+    path = sft / "pretrained.json"
+    if not path.exists():
+        return None
+    base = _read(path)
+    if base.get("family") not in BASES or not {"repo", "commit"} <= base.keys():
+        raise UserError(f"{path}: names no family of {', '.join(BASES)} with repo and commit; rerun stage sft")
+    return dict(base)
 
 
 def _read(path: Path) -> Any:
