@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -28,6 +28,8 @@ class Hub:
     readonly: bool = False
     cut: int = 0  # this many bodies of weights break off after half of what was asked for
     refuse: str = ""  # requests whose path holds this get a broken connection
+    stall: str = ""  # a request whose path holds this is never answered; ``stalled`` tells that it came
+    stalled: Event = field(default_factory=Event)
     url: str = ""
 
     def commit(self, files: Files) -> str:
@@ -92,6 +94,11 @@ class _Handler(BaseHTTPRequestHandler):
         if self.hub.refuse and self.hub.refuse in path:
             self.close_connection = True
             self.connection.shutdown(2)
+            raise ConnectionAbortedError
+        if self.hub.stall and self.hub.stall in path:
+            self.hub.stalled.set()
+            while self.connection.recv(1):  # until the client is gone
+                pass
             raise ConnectionAbortedError
         return path, body
 

@@ -1,7 +1,10 @@
 """Downloads from and pushes to a hub on localhost, through the real client: whole or one line, never half."""
 
 import json
+import os
 import resource
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -182,6 +185,33 @@ def test_an_interrupted_push_leaves_the_revision_before(at: str, hub: Hub, tmp_p
     hub.refuse = ""
     push(folder, REPO, "---\nlicense: mit\n---\n", "why")
     assert len(hub.commits) == len(before) + 1
+
+
+@pytest.mark.parametrize("at", ["objects/batch", "/objects/", "commit/main"])
+def test_a_killed_push_leaves_the_revision_before(at: str, hub: Hub, tmp_path: Path) -> None:
+    """SIGKILL while the hub keeps it waiting: the old weights can be fetched, a rerun puts the new ones there."""
+    folder = policy(tmp_path / "policy")
+    before = list(hub.commits)
+    code = (
+        f"from pathlib import Path; from pirl_core.checkpoints.push import push; push(Path({str(folder)!r}), {REPO!r},"
+    )
+    code += " '---\\nlicense: mit\\n---\\n', 'why')"
+    hub.stall = at
+    child = subprocess.Popen(
+        [sys.executable, "-c", code],
+        env={**os.environ, "HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0"},
+    )
+    try:
+        assert hub.stalled.wait(60) and child.poll() is None
+    finally:
+        child.kill()
+        child.wait()
+    assert hub.commits == before and (find_checkpoint(REPO).folder / "model.safetensors").read_bytes() == weights(1)
+    hub.stall = ""
+    commit = push(folder, REPO, "---\nlicense: mit\n---\n", "why")
+    found = find_checkpoint(REPO)
+    assert len(hub.commits) == len(before) + 1 and found.commit == commit
+    assert (found.folder / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
 
 
 def test_pushes_that_must_not_be(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
