@@ -179,17 +179,18 @@ def test_no_steps_from_scratch_are_refused(tmp_path: Path) -> None:
         params.Policy.model_validate(BASE["Policy"] | {"normalization_from": "pretrained"})
 
 
-def test_the_policy_is_built_with_the_statistics_that_were_asked_for(tmp_path: Path, monkeypatch: Any) -> None:
+@pytest.mark.parametrize("target", ["openpi", "lerobot"])
+def test_the_policy_is_built_with_the_statistics_that_were_asked_for(
+    target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that ``pirl export`` writes come back as they were."""
     monkeypatch.setattr(build, "published_sizes", lambda *_: DATA)
     monkeypatch.setattr(build, "new_shape", tiny_shape)
-    there = published_folder("pi05", "openpi", tmp_path / "p")
-    env = SEEING.model_copy(update={"image_size": 32})
-    built = [
-        build.build_policy(
-            env, section("pi05", tmp_path / "p", normalization_from=source), learnable(), INSTRUCTIONS, 0
-        )
-        for source in ("data", "pretrained")
-    ]
+    there = published_folder("pi05", target, tmp_path / "p")
+    built = []
+    for source in ("data", "pretrained"):
+        wish = section("pi05", tmp_path / "p", normalization="mean_std", normalization_from=source)
+        built.append(build.build_policy(SEEING, wish, learnable(), INSTRUCTIONS, 0))
     data, published = (one.policy.normalization.state for one in built)
-    np.testing.assert_allclose(published.center, there.normalization.state.center, atol=1e-9)
+    np.testing.assert_allclose(published, there.normalization.state, rtol=1e-6)
     assert not np.allclose(data.center, published.center)
