@@ -14,7 +14,8 @@ import torch
 from benchmarks.measure import Row, alternate, part_parser, ratio, run_part, seconds
 from benchmarks.setting import laptop, random_observation, random_policy, wait_for_device
 from pirl_core.learner import Learner
-from pirl_core.params import Policy, Run
+from pirl_core.param_file import Run
+from pirl_core.params import Policy
 from pirl_core.policy.flow_policy import FlowPolicy, keyed_normals
 from pirl_core.rl.collect import Rollout, Samples, Share
 from pirl_core.rl.rollout import take

@@ -16,6 +16,7 @@ import numpy as np
 
 from benchmarks.measure import Row, alternate, cores, milliseconds, part_parser, ratio, run_part
 from benchmarks.setting import laptop
+from pirl_core.envs.benchmarks import settings_of
 from pirl_core.envs.metaworld import MetaWorldEnv
 from pirl_core.envs.render import Renderer
 from pirl_core.envs.vector import VectorEnv
@@ -77,7 +78,8 @@ def async_rate(envs: gym.vector.AsyncVectorEnv, steps: int) -> float:
 def costs(env: Env, repeats: int) -> list[Row]:
     """Milliseconds of single operations in this process."""
     rng = np.random.default_rng(0)
-    simulators = [MetaWorldEnv(task, 10**9, True) for task in env.tasks]
+    settings = settings_of(env)._replace(episode_steps=10**9, object_state=True)
+    simulators = [MetaWorldEnv(task, settings) for task in env.tasks]
     renderer = Renderer()
 
     def cost(call: Any) -> str:

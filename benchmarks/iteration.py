@@ -15,10 +15,13 @@ import torch
 
 from benchmarks.measure import Row, alternate, cores, part_parser, run_part
 from benchmarks.setting import laptop, random_policy, wait_for_device
+from pirl_core.envs.benchmarks import settings_of
+from pirl_core.envs.metaworld import MetaWorldEnv
 from pirl_core.envs.vector import VectorEnv
-from pirl_core.envs.worker import Settings, Slots
+from pirl_core.envs.worker import Slots
 from pirl_core.learner import Learner
-from pirl_core.params import Env, Run
+from pirl_core.param_file import Run
+from pirl_core.params import Env
 from pirl_core.policy.flow_policy import FlowPolicy
 from pirl_core.rl.collect import collect
 from pirl_core.rl.train import iteration_episodes, noise_at, parameter_groups, process_of
@@ -68,9 +71,9 @@ class Recorded:
 def drawing_share(env: Env, calls: list[tuple[list[int], list[Episode] | np.ndarray]]) -> float:
     """Part of the workers' time that goes into frames: the same calls again in this process, twice, the first to build
     simulators and shaders."""
-    slots = Slots(Settings(env.episode_steps, list(env.cameras), env.image_size, env.fast_render, env.object_state))
+    slots = Slots(settings_of(env))
     clock: dict[str, float] = defaultdict(float)
-    slots._images = timed(slots._images, clock, "drawing")  # type: ignore[method-assign]
+    MetaWorldEnv.images = timed(MetaWorldEnv.images, clock, "drawing")  # type: ignore[method-assign]
     for _ in range(2):
         clock.clear()
         begin = time.perf_counter()
@@ -87,7 +90,7 @@ def drawing_share(env: Env, calls: list[tuple[list[int], list[Episode] | np.ndar
 def iterate(run: Run, learner: Learner, policy: FlowPolicy, envs: Any, clock: dict[str, float]) -> float:
     """Seconds of one iteration; always the same episodes, so that iterations can be compared."""
     process, noise = process_of(run.rl), noise_at(run.rl, 0)
-    episodes = iteration_episodes(run.env.tasks, run.rl, 0, 0)
+    episodes = iteration_episodes(run.env.tasks, run.env.shift, run.rl, 0, 0)
     begin = time.perf_counter()
     rollout, share, _ = collect(policy, envs, episodes, noise, process, run.rl, (0, 2, 0))
     rng = np.random.default_rng(0)

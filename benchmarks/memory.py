@@ -53,7 +53,7 @@ def rows(options: argparse.Namespace) -> list[Row]:
     with tempfile.TemporaryDirectory() as folder, chdir(folder), VectorEnv(run.env, options.slots) as envs:
         session = open_session("rl", "memory", "", {}, supervision(), options.iterations, Path("policy"), Path("log"))
         with redirect_stdout(io.StringIO()), session as opened:
-            train_rl(policy, envs, tasks, run.rl, 0, opened, sample, on_improved=lambda: None)
+            train_rl(policy, envs, tasks, "none", run.rl, 0, opened, sample, on_improved=lambda: None)
     half = samples[len(samples) // 2 :]
     slope = 100 * float(np.polyfit(np.arange(len(half)), half, 1)[0])
     start, middle, end = samples[1], half[0], samples[-1]

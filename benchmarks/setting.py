@@ -7,9 +7,9 @@ import torch
 
 import pirl_core
 from pirl_core.data.lerobot import Frames
-from pirl_core.envs.metaworld import ACTION_DIM, state_dim
-from pirl_core.envs.metaworld_tasks import find_task
-from pirl_core.params import Policy, Run, Supervision, load_params, resolve
+from pirl_core.envs.metaworld_tasks import FACTS
+from pirl_core.param_file import Run, load_params, resolve
+from pirl_core.params import Policy, Supervision
 from pirl_core.policy.build import build_policy
 from pirl_core.policy.flow_policy import FlowPolicy
 from pirl_core.rl.train import process_of
@@ -32,13 +32,13 @@ def random_policy(run: Run, policy: Policy) -> FlowPolicy:
     """Ready for RL, as ``train_rl`` prepares it: frozen VLM, critic and noise net."""
     rng = np.random.default_rng(0)
     env = run.env
-    instructions = [find_task(task).instruction for task in env.tasks]
+    instructions = [FACTS.tasks[task].sentences[0] for task in env.tasks]
     count = len(instructions)
     row = np.arange(count)
     frames = Frames(
         np.zeros((count, len(env.cameras), env.image_size, env.image_size, 3), np.uint8),
-        rng.standard_normal((count, state_dim(env.object_state))).astype(np.float32),
-        rng.uniform(-1, 1, (count, ACTION_DIM)).astype(np.float32),
+        rng.standard_normal((count, FACTS.state_dim(env.object_state))).astype(np.float32),
+        rng.uniform(-1, 1, (count, len(FACTS.action))).astype(np.float32),
         row,
         row,
         row,
@@ -55,8 +55,8 @@ def random_observation(run: Run, count: int) -> Observation:
     env = run.env
     return Observation(
         rng.integers(0, 256, (count, len(env.cameras), env.image_size, env.image_size, 3), np.uint8),
-        rng.standard_normal((count, state_dim(env.object_state))).astype(np.float32),
-        [find_task(env.tasks[row % len(env.tasks)]).instruction for row in range(count)],
+        rng.standard_normal((count, FACTS.state_dim(env.object_state))).astype(np.float32),
+        [FACTS.tasks[env.tasks[row % len(env.tasks)]].sentences[0] for row in range(count)],
     )
 
 

@@ -16,7 +16,7 @@ import yaml
 
 from pirl_core.errors import UserError
 from pirl_core.files import write_text
-from pirl_core.params import load_params
+from pirl_core.param_file import load_params
 from pirl_core.scale import PRESETS, SCALES
 from pirl_core.strict_yaml import read_yaml
 

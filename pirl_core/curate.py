@@ -7,15 +7,15 @@ from pathlib import Path
 
 import numpy as np
 
-from pirl_core.data.experts import Wish, demonstrations
+from pirl_core.data.demonstrate import Wish, demonstrations
 from pirl_core.data.fewshot import select_episodes
 from pirl_core.data.lerobot import DemoEpisode, write_dataset
+from pirl_core.envs.benchmarks import facts_of
 from pirl_core.files import replace_folder, write_json
 from pirl_core.params import Curate, Env
 from pirl_core.resume import Checkpoints
 from pirl_core.track import Tracker
 
-FPS = 80  # MetaWorld's control rate
 DEMONSTRATION = "demonstration.npz"
 
 
@@ -32,7 +32,7 @@ def make_dataset(
     origins: list[dict[str, str | int]] = []
     with replace_folder(folder) as temporary:
         episodes = _made(env, curate, wishes, checkpoints, tracker, workers)
-        write_dataset(temporary, _noted(episodes, kept, origins), list(env.cameras), FPS)
+        write_dataset(temporary, _noted(episodes, kept, origins), list(env.cameras), facts_of(env.benchmark))
         write_json(
             temporary / "meta/curation.json",
             {

@@ -38,7 +38,7 @@ def split_episodes(env: Env, evaluate: Evaluate, name: str) -> list[Episode]:
     split = evaluate.splits[name]
     tasks = env.tasks if split.tasks is None else split.tasks
     return [
-        Episode(task, seeds.evaluation_seed(evaluate.seed, task, index), split.shift)
+        Episode(task, seeds.evaluation_seed(evaluate.seed, task, index), split.shift, index)
         for task in tasks
         for index in range(split.episodes_per_task)
     ]
@@ -46,7 +46,11 @@ def split_episodes(env: Env, evaluate: Evaluate, name: str) -> list[Episode]:
 
 def validation_episodes(env: Env, seed: int, per_task: int) -> list[Episode]:
     """Episodes for choosing a checkpoint; evaluation never sees their seeds."""
-    return [Episode(task, seeds.validation_seed(seed, task, index)) for task in env.tasks for index in range(per_task)]
+    return [
+        Episode(task, seeds.validation_seed(seed, task, index), env.shift, index)
+        for task in env.tasks
+        for index in range(per_task)
+    ]
 
 
 def run_episodes(policy: FlowPolicy, envs: ChunkEnv, episodes: list[Episode]) -> list[Outcome]:
@@ -75,11 +79,13 @@ def _play_share(policy: FlowPolicy, envs: ChunkEnv, episodes: list[Episode]) -> 
     success, length = np.zeros(len(episodes), bool), np.zeros(len(episodes), np.int64)
     reward = np.zeros(len(episodes))
     for step in steps:
+        # A chunk may be cut short in the middle of an episode too.
+        chunks[step.episode][step.decision] = chunks[step.episode][step.decision][: step.steps]
         success[step.episode] |= step.terminated
         length[step.episode] += step.steps
         reward[step.episode] += step.reward
     return [
-        Outcome(episode, bool(success[i]), int(length[i]), float(reward[i]), np.concatenate(chunks[i])[: length[i]])
+        Outcome(episode, bool(success[i]), int(length[i]), float(reward[i]), np.concatenate(chunks[i]))
         for i, episode in enumerate(episodes)
     ]
 

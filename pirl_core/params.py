@@ -1,22 +1,24 @@
 """Typed sections of ``params.yaml``.
 
 A default lives in the file and nowhere else: every key is required, unknown keys are errors.
-
-An experiment (one benchmark, one model) is an entry of ``experiments`` that overrides the base sections; a method is an
-entry of ``methods`` that overrides ``rl``. For RL the order is ``rl`` < ``methods.M`` < ``experiments.E.rl``.
 """
 
-from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, TypeVar
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
-from pirl_core.envs.metaworld_tasks import TASKS
-from pirl_core.errors import UserError
-from pirl_core.param_errors import Layer, describe, unknown, unknown_keys_first
+from pirl_core.envs.benchmarks import Name as Benchmark
+from pirl_core.envs.benchmarks import facts_of
+from pirl_core.param_errors import unknown
 from pirl_core.policy.sizes import Mode, Size
-from pirl_core.strict_yaml import read_yaml
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -27,12 +29,6 @@ Precision = Literal["fp32", "bf16", "pure_bf16"]
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 
 
-def _known_task(name: str) -> str:
-    if name not in TASKS:
-        raise ValueError(unknown(name, TASKS, f"unknown MetaWorld task '{name}'"))
-    return name
-
-
 def _distinct(values: list[Any]) -> list[Any]:
     twice = [value for i, value in enumerate(values) if value in values[:i]]
     if twice:
@@ -41,7 +37,8 @@ def _distinct(values: list[Any]) -> list[Any]:
 
 
 Text = Annotated[str, Field(min_length=1)]
-Tasks = Annotated[list[Annotated[str, AfterValidator(_known_task)]], Field(min_length=1), AfterValidator(_distinct)]
+Texts = Annotated[list[Text], AfterValidator(_distinct)]
+Tasks = Annotated[Texts, Field(min_length=1)]
 
 
 class Section(BaseModel):
@@ -51,9 +48,11 @@ class Section(BaseModel):
 class Env(Section):
     """What the policy acts in and sees."""
 
+    benchmark: Benchmark
     tasks: Tasks
+    shift: Text
     episode_steps: Count
-    cameras: Annotated[list[Literal["corner2", "corner3", "gripperPOV"]], AfterValidator(_distinct)]
+    cameras: Texts
     image_size: Annotated[int, Field(ge=32, le=512, multiple_of=16)]
     fast_render: bool
     object_state: bool
@@ -63,6 +62,23 @@ class Env(Section):
         if not self.cameras and not self.object_state:
             raise ValueError("the policy would be blind: give a camera or set object_state: true")
         return self
+
+    @field_validator("tasks", "shift", "cameras")
+    @classmethod
+    def _known(cls, value: Any, info: ValidationInfo) -> Any:
+        """That the benchmark has what is named."""
+        if "benchmark" in info.data:
+            check_names(info.data["benchmark"], str(info.field_name), value)
+        return value
+
+
+def check_names(benchmark: Benchmark, key: str, names: str | list[str]) -> None:
+    """Raises ValueError where the benchmark lacks a task, a camera or a shift, as ``key`` says."""
+    facts = facts_of(benchmark)
+    known = {"tasks": facts.tasks, "cameras": facts.cameras, "shift": ("none", *facts.shifts)}[key]
+    for name in [names] if isinstance(names, str) else names:
+        if name not in known:
+            raise ValueError(unknown(name, known, f"unknown {facts.label} {key.removesuffix('s')} '{name}'"))
 
 
 class Curate(Section):
@@ -221,7 +237,7 @@ class Split(Section):
     """One evaluation set: the training tasks (``tasks: null``) or others, under a named shift."""
 
     tasks: Tasks | None
-    shift: Literal["none", "visual", "position"]
+    shift: Text
     episodes_per_task: Count
 
 
@@ -273,7 +289,6 @@ class Supervision(Section):
 class Experiment(Section):
     """One benchmark and one model; each section holds what it overrides, or ``{}``."""
 
-    benchmark: Literal["metaworld"]
     model: Text
     paper_model: Literal["pi0", "pi05", "groot"] | None
     env: dict[str, Any]
@@ -309,75 +324,3 @@ class Params(Section):
         if strange:
             raise ValueError(f"policies: {unknown(strange[0], ['sft', *self.methods])}")
         return self
-
-
-class Run(NamedTuple):
-    """The sections as one experiment and one method see them, overrides merged."""
-
-    env: Env
-    curate: Curate
-    policy: Policy
-    sft: Sft
-    rl: Rl
-    evaluate: Evaluate
-
-
-def load_params(path: Path | str = "params.yaml") -> Params:
-    """Read and check the whole file, every experiment with every method included.
-
-    Raises UserError in one line: the first problem's dotted key, its value, the remedy; and how many more there are.
-    """
-    path = Path(path)
-    try:
-        params = Params.model_validate(read_yaml(path))
-        problems: list[str] = []
-    except ValidationError as error:
-        problems = [describe(e, [((), None)], Params) for e in unknown_keys_first(error)]
-    if not problems:
-        problems = list(dict.fromkeys(_override_problems(params)))
-    if problems:
-        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        raise UserError(f"{path}: {problems[0]}{more}")
-    return params
-
-
-def resolve(params: Params, experiment: str, method: str | None = None) -> Run:
-    """The sections of one experiment; for RL ``rl`` < ``methods.method`` < ``experiments.experiment.rl``.
-
-    An override replaces the whole value of its key. Raises UserError for a name that params.yaml does not have.
-    """
-    if experiment not in params.experiments:
-        raise UserError(f"--experiment: {unknown(experiment, params.experiments)}")
-    if method is not None and method not in params.methods:
-        raise UserError(f"--method: {unknown(method, params.methods)}")
-    merged: Any = [_merge(model, layers) for model, layers in _layers(params, experiment, method)]
-    return Run(*merged)
-
-
-S = TypeVar("S", bound=Section)
-
-
-def _layers(params: Params, experiment: str, method: str | None) -> Iterator[tuple[type[Section], list[Layer]]]:
-    """Per section of Run: its class and (dotted place, values) from the base section to the strongest override."""
-    for name in Run._fields:
-        base: Section = getattr(params, name)
-        layers: list[Layer] = [((name,), base.model_dump())]
-        if name == "rl" and method is not None:
-            layers.append((("methods", method), params.methods[method]))
-        layers.append((("experiments", experiment, name), getattr(params.experiments[experiment], name)))
-        yield type(base), layers
-
-
-def _merge(model: type[S], layers: Sequence[Layer]) -> S:
-    return model.model_validate({key: value for _, values in layers for key, value in (values or {}).items()})
-
-
-def _override_problems(params: Params) -> Iterator[str]:
-    for experiment in params.experiments:
-        for method in (None, *params.methods):
-            for model, layers in _layers(params, experiment, method):
-                try:
-                    _merge(model, layers)
-                except ValidationError as error:
-                    for e in unknown_keys_first(error):
-                        yield describe(e, layers, model)

@@ -10,7 +10,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pirl_core.errors import UserError
-from pirl_core.params import Params, Precision, Run, load_params, resolve
+from pirl_core.param_file import Run, load_params, resolve
+from pirl_core.params import Params, Precision
 
 if TYPE_CHECKING:
     from pirl_core.policy.flow_policy import FlowPolicy
@@ -75,8 +76,7 @@ def model_of(section: Run) -> "FlowPolicy":
     """The policy as RL has it, critic and noise net included, on torch's meta device."""
     import torch
 
-    from pirl_core.envs.metaworld import ACTION_DIM, state_dim
-    from pirl_core.envs.metaworld_tasks import TASKS
+    from pirl_core.envs.benchmarks import facts_of
     from pirl_core.policy.backbone import new_backbone, new_shape, published_sizes
     from pirl_core.policy.context import DataSizes
     from pirl_core.policy.flow_policy import FlowPolicy
@@ -85,16 +85,17 @@ def model_of(section: Run) -> "FlowPolicy":
     from pirl_core.rl.train import process_of
 
     env, wish = section.env, section.policy
-    numbers = state_dim(env.object_state)
-    tokenizer = build_tokenizer((task.instruction for task in TASKS.values()), wish.state_in_prompt)
+    facts = facts_of(env.benchmark)
+    numbers, action_numbers = facts.state_dim(env.object_state), len(facts.action)
+    tokenizer = build_tokenizer(facts.sentences(), wish.state_in_prompt)
     if wish.size == "full":
         data = published_sizes(wish.backbone, len(env.cameras), wish.horizon)
     else:
-        words = 1 + max(len(tokenizer.encode(task.instruction).ids) for task in TASKS.values())
+        words = 1 + max(len(tokenizer.encode(text).ids) for text in facts.sentences())
         words += numbers if wish.state_in_prompt else 0
-        sizes = (tokenizer.get_vocab_size(), words, numbers, ACTION_DIM, wish.horizon)
+        sizes = (tokenizer.get_vocab_size(), words, numbers, action_numbers, wish.horizon)
         data = DataSizes(env.image_size, len(env.cameras), *sizes)
-    one = Normalization(Affine([0.0] * numbers, [1.0] * numbers), Affine([0.0] * ACTION_DIM, [1.0] * ACTION_DIM), 0)
+    one = Normalization(*(Affine([0.0] * count, [1.0] * count) for count in (numbers, action_numbers)), 0)
     with torch.device("meta"):
         backbone = new_backbone(new_shape(wish.backbone, wish.size, data))
         policy = FlowPolicy(backbone, tokenizer, "words", one, wish.replan, wish.denoise_steps)

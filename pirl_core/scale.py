@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pirl_core.errors import UserError
 from pirl_core.files import write_text
-from pirl_core.params import load_params
+from pirl_core.param_file import load_params
 
 SUMMARY = "write params.yaml from a preset, or tell which scale it holds and check it"
 SCALES = ("smoke", "laptop", "paper")

@@ -10,11 +10,15 @@ import numpy as np
 
 
 class Episode(NamedTuple):
-    """Everything that fixes how an episode starts: the same episode always starts in the same simulator state."""
+    """Everything that fixes how an episode starts: the same episode always starts in the same simulator state.
+
+    number: counts the episodes of a task, where the benchmark has a list of starts.
+    """
 
     task: str
     seed: int
     shift: str = "none"
+    number: int = 0
 
 
 class Observation(NamedTuple):

@@ -15,12 +15,14 @@ import torch
 import yaml
 
 from pirl_core import params, seeds
-from pirl_core.data.experts import Demonstrator, Wish
+from pirl_core.data.demonstrate import Demonstrator, Wish
 from pirl_core.data.lerobot import write_dataset
 from pirl_core.envs import vector
+from pirl_core.envs.metaworld_tasks import FACTS
 from pirl_core.envs.worker import Slots
 from pirl_core.errors import UserError
 from pirl_core.evaluate import validation_episodes
+from pirl_core.param_file import Run, resolve
 from pirl_core.policy import build, layers
 from pirl_core.policy.flow_policy import keyed_normals
 from pirl_core.policy.folder import load_policy, save_policy
@@ -40,13 +42,13 @@ PRESET = Path(__file__).parents[1] / "pirl_core" / "presets" / "smoke.yaml"
 SMOKE: dict[str, Any] = yaml.safe_load(PRESET.read_text())
 
 EXPERIMENT = {
-    "benchmark": "metaworld", "model": "tiny π0", "paper_model": "pi0", "env": {}, "curate": {}, "policy": {},
+    "model": "tiny π0", "paper_model": "pi0", "env": {}, "curate": {}, "policy": {},
     "sft": {}, "rl": {}, "evaluate": {},
 }  # fmt: skip
 BASE: dict[str, dict[str, Any]] = {
     "Env": {
-        "tasks": ["reach-v3"], "episode_steps": 6, "cameras": ["corner2"], "image_size": 32, "fast_render": True,
-        "object_state": False,
+        "benchmark": "metaworld", "tasks": ["reach-v3"], "shift": "none", "episode_steps": 6, "cameras": ["corner2"],
+        "image_size": 32, "fast_render": True, "object_state": False,
     },
     "Curate": {
         "seed": 0, "episodes_per_task": 2, "action_noise": 0.1, "max_attempts_per_episode": 2, "keep_per_task": None,
@@ -120,7 +122,7 @@ class Walk:
     def _observe(self, slots: list[int]) -> Observation:
         rows = []
         for slot in slots:
-            (_, seed, shift), decision, _ = self.slots[slot]
+            (_, seed, shift, _), decision, _ = self.slots[slot]
             rows.append(np.random.default_rng([seed, len(shift)]).standard_normal(self.state_dim) + decision)
         images = np.zeros((len(slots), 0, 32, 32, 3), np.uint8)
         return Observation(images, np.array(rows, np.float32), ["reach"] * len(slots))
@@ -158,8 +160,8 @@ def job(
     **sections: params.Section,
 ) -> Job:
     name = {"curate": "e", "sft": "e-0", "rl": "e-m-0", "evaluate": "e-m-0"}[stage]
-    read: Any = [sections.get(field) for field in params.Run._fields]
-    return Job(stage, name, "e", "m", 0, entry, params.Run(*read), supervision)
+    read: Any = [sections.get(field) for field in Run._fields]
+    return Job(stage, name, "e", "m", 0, entry, Run(*read), supervision)
 
 
 def everything(folder: Path) -> list[tuple[str, str]]:
@@ -201,9 +203,9 @@ def see_env(values: dict[str, Any]) -> Any:
     settings = vector.VectorEnv(env, 1, 0)._settings
     slots = Slots(settings)
     episodes = validation_episodes(env, 0, 1)
-    images, state = slots.reset(list(enumerate(episodes)))
+    images, state, told = slots.reset(list(enumerate(episodes)))
     outcome = slots.step(list(range(len(episodes))), np.full((len(episodes), 8, 4), 0.5))
-    return [(array.shape, hashlib.sha256(array.tobytes()).hexdigest()) for array in (images, state, *outcome)]
+    return [(array.shape, hashlib.sha256(array.tobytes()).hexdigest()) for array in (images, state, told, *outcome)]
 
 
 class Counting(Demonstrator):
@@ -225,7 +227,7 @@ def see_curate(values: dict[str, Any]) -> Any:
 def demonstrate_here(
     env: params.Env, section: params.Curate, wishes: list[Wish], workers: int | None
 ) -> Generator[Any]:
-    """As ``data.experts.demonstrations``, without processes."""
+    """As ``data.demonstrate.demonstrations``, without processes."""
     yield from map(Demonstrator(env, section).make, wishes)
 
 
@@ -233,7 +235,7 @@ def write_demonstrations() -> None:
     rng = np.random.default_rng(0)
     Path("outputs/curate/e").mkdir(parents=True)
     demos = [make_episode(rng, task, length, cameras=1) for task, length in ((0, 9), (1, 6))]
-    write_dataset(Path("outputs/curate/e"), demos, ["corner2"], fps=80)
+    write_dataset(Path("outputs/curate/e"), demos, ["corner2"], FACTS)
 
 
 def see_sft(values: dict[str, Any]) -> Any:
@@ -329,12 +331,12 @@ def see_report(values: dict[str, Any], **top: Any) -> Any:
 def see_experiment(values: dict[str, Any]) -> Any:
     whole = params.Params.model_validate(SMOKE | {"experiments": {"e": values}})
     seen = see_evaluate(BASE["Evaluate"], whole.experiments["e"]) if values["model"] != ENTRY.model else None
-    return params.resolve(whole, "e"), seen, see_report(BASE["Report"], experiments={"e": values})
+    return resolve(whole, "e"), seen, see_report(BASE["Report"], experiments={"e": values})
 
 
 def see_params(values: dict[str, Any]) -> Any:
     whole = params.Params.model_validate(SMOKE | values)
-    found = [params.resolve(whole, e, m) for e in whole.experiments for m in whole.methods]
+    found = [resolve(whole, e, m) for e in whole.experiments for m in whole.methods]
     return found, see_report(BASE["Report"], **values)
 
 

@@ -55,7 +55,7 @@ def rl_job(kind: str, folder: Path) -> tuple[FlowPolicy, dict[str, torch.Tensor]
         policy = build_policy(ENV.model_copy(update={"cameras": []}), section, learnable(cameras=0), INSTRUCTIONS, 0)[0]
     start = copied(policy)
     with session(folder, rl.iterations) as opened:
-        train_rl(policy, Bandit(4, 0.8), ["b"], rl, 0, opened, lambda _: 0.0, lambda: None)
+        train_rl(policy, Bandit(4, 0.8), ["b"], "none", rl, 0, opened, lambda _: 0.0, lambda: None)
     return policy, start
 
 

@@ -19,6 +19,7 @@ import yaml
 
 from pirl_core.data.lerobot import write_dataset
 from pirl_core.envs import vector
+from pirl_core.envs.metaworld_tasks import FACTS
 from pirl_core.policy.folder import save_policy
 from pirl_core.stages import curate, evaluate, report, rl, sft
 from pirl_core.stages.cli import NEEDS, report_main, stage_main
@@ -58,7 +59,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (here / DATASET).mkdir(parents=True)
     # The lengths of test_data's own dataset, whose table of damages names frames.
     demos = [make_episode(rng, task, length) for task, length in ((1, 7), (0, 1), (1, 12), (0, 5))]
-    write_dataset(here / DATASET, demos, CAMERAS, fps=80)
+    write_dataset(here / DATASET, demos, CAMERAS, FACTS)
     for name in (POLICY, POLICY.replace("sft", "flow_sde")):
         (here / name).mkdir(parents=True)
         save_policy(small_policy(**SIZES), here / name)
@@ -177,7 +178,7 @@ def other_dataset(size: int = 32, actions: int = 4) -> Edit:
         episode = make_episode(np.random.default_rng(0), 0, 5, size=size)
         shutil.rmtree(folder)
         folder.mkdir()
-        write_dataset(folder, [episode], CAMERAS, fps=80)
+        write_dataset(folder, [episode], CAMERAS, FACTS)
         if actions != 4:
             widen(folder, actions)
 

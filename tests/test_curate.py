@@ -10,8 +10,9 @@ import pytest
 
 from pirl_core import seeds
 from pirl_core.curate import make_dataset
-from pirl_core.data.experts import Demonstrator, Wish
+from pirl_core.data.demonstrate import Demonstrator, Wish
 from pirl_core.data.lerobot import read_dataset
+from pirl_core.envs.benchmarks import settings_of
 from pirl_core.envs.metaworld import MetaWorldEnv
 from pirl_core.errors import UserError
 from pirl_core.params import Curate, Env
@@ -20,7 +21,16 @@ from pirl_core.track import Tracker
 from pirl_core.types import Episode
 
 TASKS = ["button-press-topdown-v3", "reach-v3"]
-ENV = Env(tasks=TASKS, episode_steps=150, cameras=["corner2"], image_size=32, fast_render=True, object_state=True)
+ENV = Env(
+    benchmark="metaworld",
+    shift="none",
+    tasks=TASKS,
+    episode_steps=150,
+    cameras=["corner2"],
+    image_size=32,
+    fast_render=True,
+    object_state=True,
+)
 CURATE = Curate(
     seed=3, episodes_per_task=3, action_noise=0.1, max_attempts_per_episode=5, keep_per_task=2, keep_episodes=None
 )
@@ -60,7 +70,7 @@ def test_replaying_the_recorded_seed_gives_the_recorded_start(dataset: Path) -> 
     origins = json.loads((dataset / "meta/curation.json").read_text())["episodes"]
     for index, origin in enumerate(origins):
         assert seeds.purpose_of(origin["env_seed"]) == seeds.DEMONSTRATION
-        slot = MetaWorldEnv(origin["task"], ENV.episode_steps, object_state=True)
+        slot = MetaWorldEnv(origin["task"], settings_of(ENV))
         first = np.flatnonzero(frames.episode == index)[0]
         assert np.array_equal(slot.reset(Episode(origin["task"], origin["env_seed"])), frames.state[first])
 

@@ -23,6 +23,7 @@ from pirl_core.data.lerobot import (
     read_dataset,
     write_dataset,
 )
+from pirl_core.envs.metaworld_tasks import FACTS
 from pirl_core.errors import UserError
 
 CAMERAS = ["corner2", "gripperPOV"]
@@ -52,7 +53,7 @@ def episodes() -> list[DemoEpisode]:
 @pytest.fixture(scope="module")
 def dataset(episodes: list[DemoEpisode], tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("dataset")
-    write_dataset(folder, episodes, CAMERAS, fps=80)
+    write_dataset(folder, episodes, CAMERAS, FACTS)
     return folder
 
 
@@ -69,14 +70,14 @@ def test_round_trip_is_bit_equal(dataset: Path, episodes: list[DemoEpisode]) -> 
 
 
 def test_without_cameras(tmp_path: Path) -> None:
-    write_dataset(tmp_path, [make_episode(np.random.default_rng(0), 0, 3, cameras=0)], [], fps=80)
+    write_dataset(tmp_path, [make_episode(np.random.default_rng(0), 0, 3, cameras=0)], [], FACTS)
     assert read_dataset(tmp_path, [], object_state=True).images.shape == (3, 0, 0, 0, 3)
 
 
 def test_many_files_read_as_one(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     episodes = [make_episode(rng, 0, 60, size=64) for _ in range(5)]
-    write_dataset(tmp_path, episodes, CAMERAS, fps=80, file_mb=2)
+    write_dataset(tmp_path, episodes, CAMERAS, FACTS, file_mb=2)
     assert len(list(tmp_path.glob("data/*/*.parquet"))) == 5
     places = pq.read_table(tmp_path / "meta/episodes/chunk-000/file-000.parquet")["data/file_index"].to_pylist()
     assert places == [0, 1, 2, 3, 4]
@@ -85,7 +86,7 @@ def test_many_files_read_as_one(tmp_path: Path) -> None:
 
 
 def test_same_episodes_give_same_bytes(dataset: Path, episodes: list[DemoEpisode], tmp_path: Path) -> None:
-    write_dataset(tmp_path, iter(episodes), CAMERAS, fps=80)
+    write_dataset(tmp_path, iter(episodes), CAMERAS, FACTS)
     files = [path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.is_file()]
     assert len(files) == 5
     assert all((tmp_path / name).read_bytes() == (dataset / name).read_bytes() for name in files)

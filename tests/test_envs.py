@@ -9,9 +9,10 @@ import pytest
 from metaworld.env_dict import ALL_V3_ENVIRONMENTS
 from metaworld.policies import ENV_POLICY_MAP
 
-from pirl_core.envs.metaworld import EDITED, MetaWorldEnv, settled_state, simulate_settling, state_dim
-from pirl_core.envs.metaworld_tasks import ML45_TEST, TASKS, find_task
-from pirl_core.envs.render import Renderer
+from pirl_core.envs.benchmarks import Settings
+from pirl_core.envs.metaworld import MetaWorldEnv, settled_state, simulate_settling
+from pirl_core.envs.metaworld_tasks import FACTS, ML45_TEST, TASKS
+from pirl_core.envs.render import EDITED, Renderer
 from pirl_core.envs.replay import render_episode, replay
 from pirl_core.envs.shifts import BOX_GROWTH
 from pirl_core.errors import UserError
@@ -19,6 +20,7 @@ from pirl_core.params import Env
 from pirl_core.types import Episode
 
 STEPS = 100
+STATES = Settings("metaworld", STEPS, [], 64, True, True)
 MIXED = ("drawer-open-v3", "dial-turn-v3", "basketball-v3", "door-lock-v3", "push-v3", "stick-pull-v3")
 
 
@@ -55,7 +57,9 @@ def run_expert(env: MetaWorldEnv, episode: Episode) -> tuple[bool, list[np.ndarr
 
 def settings(**changes: Any) -> Env:
     values: dict[str, Any] = {
+        "benchmark": "metaworld",
         "tasks": ["drawer-open-v3"],
+        "shift": "none",
         "episode_steps": STEPS,
         "cameras": ["corner2"],
         "image_size": 64,
@@ -67,16 +71,16 @@ def settings(**changes: Any) -> Env:
 
 def test_task_table() -> None:
     assert set(TASKS) == set(ALL_V3_ENVIRONMENTS)
-    assert Counter(task.difficulty for task in TASKS.values()) == {"easy": 28, "medium": 11, "hard": 6, "very_hard": 5}
+    assert Counter(task.group for task in TASKS.values()) == {"easy": 28, "medium": 11, "hard": 6, "very_hard": 5}
     assert set(ML45_TEST) < set(TASKS)
-    assert len({task.instruction for task in TASKS.values()}) == 50
+    assert len(FACTS.sentences()) == 50
     with pytest.raises(UserError, match="drawer-open-v3"):
-        find_task("drawer-opne-v3")
+        FACTS.task("drawer-opne-v3")
 
 
 @pytest.mark.parametrize("task", MIXED)
 def test_start_is_fixed_by_the_episode_alone(task: str) -> None:
-    used, fresh = MetaWorldEnv(task, STEPS, True), MetaWorldEnv(task, STEPS, True)
+    used, fresh = MetaWorldEnv(task, STATES), MetaWorldEnv(task, STATES)
     rng = np.random.default_rng(0)
     for seed, shift in ((3, "position"), (4, "visual"), (5, "none")):
         used.reset(Episode(task, seed, shift))
@@ -88,7 +92,7 @@ def test_start_is_fixed_by_the_episode_alone(task: str) -> None:
 
 @pytest.mark.parametrize("task", MIXED)
 def test_settled_snapshot_equals_simulating_the_hand_reset(task: str) -> None:
-    env = MetaWorldEnv(task, STEPS, True)
+    env = MetaWorldEnv(task, STATES)
     env.reset(Episode(task, 1))
     act(env, np.random.default_rng(0), 40)
     env._restore()
@@ -98,7 +102,7 @@ def test_settled_snapshot_equals_simulating_the_hand_reset(task: str) -> None:
 @pytest.mark.parametrize("task", ["drawer-open-v3", "dial-turn-v3", "push-v3", "window-close-v3", "reach-v3"])
 def test_plays_like_metaworld_itself(task: str) -> None:
     """MetaWorld's own environment, reset twice with the same start vector, takes the same course."""
-    ours = MetaWorldEnv(task, STEPS, True)
+    ours = MetaWorldEnv(task, STATES)
     ours.reset(Episode(task, 11))
     theirs: Any = ALL_V3_ENVIRONMENTS[task]()
     theirs._partially_observable = False
@@ -119,7 +123,7 @@ def test_plays_like_metaworld_itself(task: str) -> None:
 
 
 def test_first_observation_shows_this_episodes_object() -> None:
-    env = MetaWorldEnv("window-open-v3", STEPS, True)
+    env = MetaWorldEnv("window-open-v3", STATES)
     first = env.reset(Episode("window-open-v3", 0))[4:7]
     env.step(np.zeros(4))
     assert np.abs(env.state()[4:7] - first).max() < 0.01
@@ -128,12 +132,12 @@ def test_first_observation_shows_this_episodes_object() -> None:
 def test_state_reward_and_ends() -> None:
     task = "drawer-open-v3"
     for object_state in (False, True):
-        env = MetaWorldEnv(task, STEPS, object_state)
+        env = MetaWorldEnv(task, STATES._replace(object_state=object_state))
         state = env.reset(Episode(task, 0))
-        assert state.shape == (state_dim(object_state),)
+        assert state.shape == (FACTS.state_dim(object_state),)
         assert state.dtype == np.float32
         np.testing.assert_array_equal(state[:4], env.full_observation()[:4].astype(np.float32))
-    short = MetaWorldEnv(task, 3, False)
+    short = MetaWorldEnv(task, STATES._replace(episode_steps=3, object_state=False))
     short.reset(Episode(task, 0))
     assert [short.step(np.zeros(4)) for _ in range(3)] == [(0.0, False, False)] * 2 + [(0.0, False, True)]
     with pytest.raises(RuntimeError, match="reset first"):
@@ -143,7 +147,7 @@ def test_state_reward_and_ends() -> None:
 def test_actions_are_clipped() -> None:
     results = []
     for scale in (1.0, 50.0):
-        env = MetaWorldEnv("reach-v3", STEPS, True)
+        env = MetaWorldEnv("reach-v3", STATES)
         env.reset(Episode("reach-v3", 0))
         for _ in range(5):
             env.step(np.array([1.0, -1.0, 1.0, 1.0]) * scale)
@@ -153,12 +157,12 @@ def test_actions_are_clipped() -> None:
 
 @pytest.mark.parametrize("task", ["drawer-open-v3", "button-press-topdown-v3", "reach-v3", "coffee-button-v3"])
 def test_scripted_expert_solves_also_under_position_shift(task: str) -> None:
-    env = MetaWorldEnv(task, STEPS, True)
+    env = MetaWorldEnv(task, STATES)
     assert all(run_expert(env, Episode(task, seed, shift))[0] for shift in ("none", "position") for seed in range(2))
 
 
 def test_visual_shift_changes_pixels_not_physics() -> None:
-    env, renderer = MetaWorldEnv("push-v3", STEPS, True), Renderer()
+    env, renderer = MetaWorldEnv("push-v3", STATES), Renderer()
     pictures, states = [], []
     for shift in ("none", "visual", "none"):
         env.reset(Episode("push-v3", 2, shift))
@@ -172,7 +176,7 @@ def test_visual_shift_changes_pixels_not_physics() -> None:
 
 @pytest.mark.parametrize("task", ["drawer-open-v3", "push-v3", "plate-slide-v3", "bin-picking-v3"])
 def test_position_shift_lies_outside_the_box_but_near(task: str) -> None:
-    env = MetaWorldEnv(task, STEPS, True)
+    env = MetaWorldEnv(task, STATES)
     for seed in range(10):
         env.reset(Episode(task, seed, "position"))
         box, vector = env._env._random_reset_space, env._env._last_rand_vec
@@ -185,11 +189,11 @@ def test_position_shift_lies_outside_the_box_but_near(task: str) -> None:
 
 def test_bad_shift_is_a_user_error() -> None:
     with pytest.raises(UserError, match="none, visual or position"):
-        MetaWorldEnv("reach-v3", STEPS, True).reset(Episode("reach-v3", 0, "moon"))
+        MetaWorldEnv("reach-v3", STATES).reset(Episode("reach-v3", 0, "moon"))
 
 
 def test_frames_are_upright_and_fast_ones_resemble_full_ones() -> None:
-    env, renderer = MetaWorldEnv("button-press-topdown-v3", STEPS, True), Renderer()
+    env, renderer = MetaWorldEnv("button-press-topdown-v3", STATES), Renderer()
     env.reset(Episode("button-press-topdown-v3", 0))
     fast, full = (renderer.frames(env, ["corner2"], 64, mode)[0].astype(int) for mode in (True, False))
     # The grey sky is on top, the wooden table below; the yellow button box is seen in both modes.
@@ -202,11 +206,12 @@ def test_frames_are_upright_and_fast_ones_resemble_full_ones() -> None:
 
 def test_replay_retraces_the_episode() -> None:
     env, episode = settings(cameras=[], object_state=True), Episode("reach-v3", 3)
-    simulator = MetaWorldEnv(episode.task, STEPS, True)
+    simulator = MetaWorldEnv(episode.task, STATES)
     success, actions = run_expert(simulator, episode)
     last, solved = list(replay(env, episode, np.array(actions)))[-1]
     assert success
     assert solved
+    assert isinstance(last, MetaWorldEnv)
     assert np.array_equal(physics(last), physics(simulator))
     frames = render_episode(env, episode, np.array(actions[:7]), size=96, every=3, fast=False)
     assert frames.shape == (4, 96, 96, 3)
@@ -217,7 +222,7 @@ def test_replay_retraces_the_episode() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("task", sorted(TASKS))
 def test_every_task_builds_steps_and_repeats(task: str) -> None:
-    env = MetaWorldEnv(task, STEPS, True)
+    env = MetaWorldEnv(task, STATES)
     pristine = {name: getattr(env.model, name).copy() for name in dir(env.model) if _is_array(env.model, name)}
     first = start(env, Episode(task, 0))
     act(env, np.random.default_rng(0), 20)

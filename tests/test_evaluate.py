@@ -10,11 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pirl_core import seeds
-from pirl_core.data.experts import Wish
+from pirl_core.data.demonstrate import Wish
 from pirl_core.envs.replay import replay
 from pirl_core.envs.vector import VectorEnv
 from pirl_core.evaluate import Outcome, run_episodes, split_episodes, success_rate, validation_episodes
-from pirl_core.params import Env, load_params, resolve
+from pirl_core.param_file import load_params, resolve
+from pirl_core.params import Env
 from pirl_core.policy.flow_policy import FlowPolicy
 from pirl_core.rl.rollout import play
 from pirl_core.rl.train import iteration_episodes
@@ -22,6 +23,8 @@ from pirl_core.types import ChunkResult, Episode, Observation
 from tests.worlds import small_policy
 
 ENV = Env(
+    benchmark="metaworld",
+    shift="none",
     tasks=["reach-v3", "handle-press-v3"],
     episode_steps=23,  # no multiple of the chunk
     cameras=["corner2"],
@@ -163,7 +166,7 @@ def test_no_seed_serves_two_purposes(root: Path) -> None:
                 for method in params.methods
                 for rl in [resolve(params, experiment, method).rl]
                 for iteration in range(rl.iterations)
-                for episode in iteration_episodes(list(run.env.tasks), rl, seed, iteration)
+                for episode in iteration_episodes(list(run.env.tasks), run.env.shift, rl, seed, iteration)
             },
             "validation": {
                 episode.seed

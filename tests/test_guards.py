@@ -62,7 +62,7 @@ def test_a_stopped_run_keeps_its_checkpoint_and_goes_on_under_a_wider_limit(tmp_
         AcceleratorState._reset_state(reset_partial_state=True)
         with session(tmp_path, rl.iterations, **supervision) as opened:
             train_rl(
-                small_policy(cameras=0, horizon=2, replan=2), Bandit(4, 0.8), ["b"], rl, 0, opened,
+                small_policy(cameras=0, horizon=2, replan=2), Bandit(4, 0.8), ["b"], "none", rl, 0, opened,
                 lambda i: 1.0 if i < 2 else 0.1, lambda: None,
             )  # fmt: skip
         return [json.loads(line) for line in (tmp_path / "log/metrics.jsonl").read_text().splitlines()]

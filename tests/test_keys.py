@@ -35,6 +35,7 @@ FULL = {"size": "full", "tokenizer": "published", "horizon": 4}
 CHANGES: dict[str, dict[str, Change]] = {
     "Env": {
         "tasks": Change([["drawer-close-v3"], ["reach-v3", "drawer-close-v3"]]),
+        "shift": Change(["visual", "position"]),
         "episode_steps": Change([5]),
         "cameras": Change([["corner3"], ["gripperPOV"], ["corner2", "corner3"], ["corner3", "corner2"]]),
         "image_size": Change([48]),
@@ -142,7 +143,10 @@ CHANGES: dict[str, dict[str, Change]] = {
         "splits": Change([{**BASE["Evaluate"]["splits"], "ood_x": BASE["Split"]}]),
         "videos_per_outcome": Change([0, 2]),
     },
-    "Split": {"tasks": Change([["drawer-close-v3"]]), "shift": Change(), "episodes_per_task": Change([5])},
+    "Split": {
+        "tasks": Change([["drawer-close-v3"]]), "shift": Change(["visual", "position"]),
+        "episodes_per_task": Change([5]),
+    },
     "Report": {"title": Change(["Another"]), "bootstrap_samples": Change([150]), "seed": Change([1])},
     "Supervision": {
         "checkpoint_minutes": Change([60.0]),

@@ -157,7 +157,7 @@ def test_training_leaves_a_merged_policy_and_its_adapters(keep: str, tmp_path: P
             seen.append(acts(policy))
 
         score = {0: 0.1, 1: 0.9}  # the first iteration's is the best
-        train_rl(policy, Bandit(4, 0.8), ["b"], rl, 0, opened, lambda i: score.get(i, 0.2), kept)
+        train_rl(policy, Bandit(4, 0.8), ["b"], "none", rl, 0, opened, lambda i: score.get(i, 0.2), kept)
         if keep == "last":
             kept()
     loaded = load_policy(tmp_path / "policy")

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from pirl_core.envs.benchmarks import Settings
 from pirl_core.envs.metaworld import MetaWorldEnv, observe
 from pirl_core.envs.metaworld_tasks import TASKS
 from pirl_core.types import Episode
@@ -10,7 +11,7 @@ from pirl_core.types import Episode
 
 def both(task: str, steps: int) -> list[tuple[np.ndarray, np.ndarray]]:
     """Ours and MetaWorld's after each of some random steps."""
-    simulator = MetaWorldEnv(task, 10**9, True)
+    simulator = MetaWorldEnv(task, Settings("metaworld", 10**9, [], 64, True, True))
     simulator.reset(Episode(task, 3))
     rng = np.random.default_rng(0)
     original = type(simulator._env).__mro__[1]._get_curr_obs_combined_no_goal  # type: ignore[attr-defined]

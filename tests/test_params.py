@@ -12,7 +12,7 @@ import yaml
 
 from pirl_core import scale
 from pirl_core.errors import UserError
-from pirl_core.params import load_params, resolve
+from pirl_core.param_file import load_params, resolve
 from pirl_core.stages.cli import Job, report_main, stage_main
 
 Edit = Callable[[dict[str, Any]], Any]
@@ -55,11 +55,11 @@ BROKEN: dict[str, tuple[Edit, str]] = {
     "odd image size": (_set(50, "env", "image_size"), r"env\.image_size = 50: must be a multiple of 16"),
     "unknown task": (
         _set(["reach-v2"], "env", "tasks"),
-        r"env\.tasks\.0: unknown .* 'reach-v2'; did you mean 'reach-v3'",
+        r"env\.tasks: unknown .* 'reach-v2'; did you mean 'reach-v3'",
     ),
     "unknown ood task": (
         _set(["fly-v3"], "evaluate", "splits", "id", "tasks"),
-        r"evaluate\.splits\.id\.tasks\.0: unknown",
+        r"evaluate\.splits\.id\.tasks: unknown",
     ),
     "camera twice": (_set(["corner2", "corner2"], "env", "cameras"), r"env\.cameras: lists corner2 twice"),
     "blind": (_set([], "env", "cameras"), r": env: the policy would be blind"),

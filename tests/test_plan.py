@@ -8,7 +8,8 @@ import torch
 
 from pirl_core import plan
 from pirl_core.cli import main
-from pirl_core.params import Params, load_params, resolve
+from pirl_core.param_file import load_params, resolve
+from pirl_core.params import Params
 from pirl_core.policy.backbone import Family, new_backbone
 
 PRESET = Path(__file__).parents[1] / "pirl_core" / "presets" / "laptop.yaml"

@@ -126,8 +126,9 @@ def test_the_folder_keeps_the_frozen_weights_bit_for_bit(rank: int, precision: s
     with session(tmp_path, rl.iterations) as opened:
         score = {0: 0.1, 1: 0.2, 2: 0.3}
         train_rl(
-            policy, Bandit(4, 0.8), ["b"], rl, 0, opened, score.__getitem__, lambda: save_policy(policy, opened.policy)
-        )
+            policy, Bandit(4, 0.8), ["b"], "none", rl, 0, opened, score.__getitem__,
+            lambda: save_policy(policy, opened.policy),
+        )  # fmt: skip
     AcceleratorState._reset_state(reset_partial_state=True)
     (tmp_path / "last").mkdir()
     save_policy(policy, tmp_path / "last")

@@ -23,7 +23,14 @@ from tests.test_sft import learnable
 from tests.worlds import INSTRUCTIONS, random_observation
 
 ENV = Env(
-    tasks=["reach-v3"], episode_steps=10, cameras=["corner2"], image_size=32, fast_render=True, object_state=False
+    benchmark="metaworld",
+    shift="none",
+    tasks=["reach-v3"],
+    episode_steps=10,
+    cameras=["corner2"],
+    image_size=32,
+    fast_render=True,
+    object_state=False,
 )
 DATA = DataSizes(64, 1, 40, 12, 8, 6, 4)
 ROUTES = [("pi0", "openpi"), ("pi0", "lerobot"), ("pi05", "openpi"), ("pi05", "lerobot"), ("smolvla", "lerobot")]

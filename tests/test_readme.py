@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pirl_core.params import Params, Run
+from pirl_core.param_file import Run
+from pirl_core.params import Params
 
 METRIC = re.compile(r'["`]((?:losses|charts|validation|time)/\w+)["`]')
 MADE = ("outputs/", "results/")

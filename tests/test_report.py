@@ -16,7 +16,8 @@ from PIL import Image
 from scipy.stats import binomtest
 
 from pirl_core.errors import UserError
-from pirl_core.params import Params, load_params
+from pirl_core.param_file import load_params
+from pirl_core.params import Params
 from pirl_core.report.build import build_report
 from pirl_core.report.figures import learning_picture
 from pirl_core.report.inputs import Clip
@@ -152,8 +153,8 @@ def test_every_number_of_every_row(tmp_path: Path, params: Params) -> None:
         paper = {"sft": 0.508, "flow_sde": 0.781, "flow_noise": 0.858}[row["method"]]
         assert row["paper"] == (paper if beside else None)
     # The paper averages difficulty groups: here one easy and one medium task.
-    assert metrics["rows"][1]["difficulty_mean"] == 0.75
-    assert [row["difficulty"] for row in metrics["groups"][:2]] == ["easy", "medium"]
+    assert metrics["rows"][1]["group_mean"] == 0.75
+    assert [row["group"] for row in metrics["groups"][:2]] == ["easy", "medium"]
     assert [row["paper"] for row in metrics["groups"][:2]] == [0.779, 0.518]
 
 
@@ -285,7 +286,7 @@ def test_one_task_one_episode_no_success(tmp_path: Path) -> None:
     assert (sft["rate"], sft["ci_low"], rl["rate"], rl["ci_high"]) == (0, 0, 1, 1)
     assert 0.7 < sft["ci_high"] < 0.9
     assert metrics["differences"][0]["diff"] == 1
-    assert sft["difficulty_mean"] == 0
+    assert sft["group_mean"] == 0
     assert "mean of groups" not in results_table(metrics)
 
 
@@ -358,8 +359,9 @@ def test_stage_prints_the_table_or_one_line(
 def test_paper_figures_average_the_difficulty_groups() -> None:
     for figures in (figures for model in METAWORLD.values() for figures in model.values()):
         assert figures.average == pytest.approx(sum(figures[:4]) / 4, abs=0.051)
-    assert paper_rate("pi05", "flow_sde", "id") == 0.707
-    assert paper_rate("pi0", "grpo", "id") is paper_rate("groot", "sft", "id") is paper_rate(None, "sft", "id") is None
+    assert paper_rate("metaworld", "pi05", "flow_sde", "id") == 0.707
+    for model, method in (("pi0", "grpo"), ("groot", "sft"), (None, "sft")):
+        assert paper_rate("metaworld", model, method, "id") is None
 
 
 def test_clips_alternate_outcomes_and_spread_over_tasks() -> None:

@@ -138,7 +138,7 @@ def rl(opened: Session, disturbed: bool) -> FlowPolicy:
     # The best policy is an early one, so it has to survive the kill.
     score = {0: 0.1, 1: 0.2, 2: 0.9}
     train_rl(
-        policy, Bandit(4, 0.8), ["b"], chosen, 0, opened, lambda i: score.get(i, 0.3),
+        policy, Bandit(4, 0.8), ["b"], "none", chosen, 0, opened, lambda i: score.get(i, 0.3),
         lambda: save_policy(policy, opened.policy),
     )  # fmt: skip
     return policy
@@ -148,7 +148,15 @@ def lora(opened: Session, disturbed: bool) -> FlowPolicy:
     policy = small_policy(cameras=0, horizon=2, replan=2)
     chosen = rl_params(iterations=3, episodes_per_iteration=32, lora_rank=2, micro_batch_size=20, validate_every=1)
     train_rl(
-        policy, Bandit(4, 0.8), ["b"], chosen, 0, opened, lambda i: 0.5, lambda: save_policy(policy, opened.policy)
+        policy,
+        Bandit(4, 0.8),
+        ["b"],
+        "none",
+        chosen,
+        0,
+        opened,
+        lambda i: 0.5,
+        lambda: save_policy(policy, opened.policy),
     )
     return policy
 

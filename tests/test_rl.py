@@ -111,11 +111,13 @@ def test_explained_variance():
 
 
 def test_episodes_cover_tasks_and_groups():
-    plain = iteration_episodes(["a", "b"], rl_params(episodes_per_iteration=6), 0, 1)
+    plain = iteration_episodes(["a", "b"], "none", rl_params(episodes_per_iteration=6), 0, 1)
     assert [e.task for e in plain] == ["a", "b"] * 3 and len({e.seed for e in plain}) == 6
-    grouped = iteration_episodes(["a", "b"], rl_params(algorithm="grpo", episodes_per_iteration=6, group_size=3), 0, 1)
+    grouped = iteration_episodes(
+        ["a", "b"], "none", rl_params(algorithm="grpo", episodes_per_iteration=6, group_size=3), 0, 1
+    )
     assert [e.task for e in grouped] == ["a"] * 3 + ["b"] * 3 and len({e.seed for e in grouped}) == 2
-    assert not {e.seed for e in plain} & {e.seed for e in iteration_episodes(["a"], rl_params(), 0, 2)}
+    assert not {e.seed for e in plain} & {e.seed for e in iteration_episodes(["a"], "none", rl_params(), 0, 2)}
 
 
 def test_noise_schedule_moves_the_right_number():

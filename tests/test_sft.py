@@ -20,7 +20,14 @@ from pirl_core.types import Observation
 from tests.worlds import INSTRUCTIONS, session
 
 ENV = Env(
-    tasks=["reach-v3"], episode_steps=10, cameras=["corner2"], image_size=32, fast_render=True, object_state=False
+    benchmark="metaworld",
+    shift="none",
+    tasks=["reach-v3"],
+    episode_steps=10,
+    cameras=["corner2"],
+    image_size=32,
+    fast_render=True,
+    object_state=False,
 )
 POLICY = Policy(
     backbone="pi0", size="nano", pretrained=None, revision=None, tokenizer="words", state_in_prompt=False,

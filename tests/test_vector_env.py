@@ -23,7 +23,14 @@ ROOT = Path(__file__).parents[1]
 
 def settings(cameras: list[Any], steps: int = 12) -> Env:
     return Env(
-        tasks=TASKS, episode_steps=steps, cameras=cameras, image_size=32, fast_render=True, object_state=not cameras
+        benchmark="metaworld",
+        shift="none",
+        tasks=TASKS,
+        episode_steps=steps,
+        cameras=cameras,
+        image_size=32,
+        fast_render=True,
+        object_state=not cameras,
     )
 
 
@@ -121,7 +128,7 @@ def test_worker_count(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_bad_opengl_setting_is_a_user_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MUJOCO_GL", "wgl")
     with pytest.raises(UserError, match="MUJOCO_GL=wgl"):
-        VectorEnv(settings(["corner2"]), 1, 1)
+        VectorEnv(settings(["corner2"]), 1, 1).reset([0], [Episode("reach-v3", 0)])
 
 
 def test_workers_end_with_their_parent_and_import_no_torch() -> None:
@@ -130,7 +137,8 @@ import sys, time
 from pirl_core.envs.vector import VectorEnv
 from pirl_core.params import Env
 from pirl_core.types import Episode
-env = Env(tasks=["reach-v3"], episode_steps=5, cameras=["corner2"], image_size=32, fast_render=True, object_state=False)
+env = Env(benchmark="metaworld", shift="none", tasks=["reach-v3"], episode_steps=5,
+    cameras=["corner2"], image_size=32, fast_render=True, object_state=False)
 envs = VectorEnv(env, 1, 1)
 envs.reset([0], [Episode("reach-v3", 0)])
 print(envs._workers[0].process.pid, flush=True)

@@ -15,27 +15,23 @@ import numpy as np
 from gymnasium.spaces import Box
 from metaworld.env_dict import ALL_V3_ENVIRONMENTS
 
-from pirl_core.envs.metaworld_tasks import find_task
+from pirl_core.envs.benchmarks import Settings
+from pirl_core.envs.metaworld_tasks import FACTS
+from pirl_core.envs.render import EDITED, Renderer
 from pirl_core.envs.shifts import draw_outside, perturb_looks
 from pirl_core.errors import UserError
 from pirl_core.types import Episode
 
-ACTION_DIM = 4
-"""Hand displacement x, y, z (1 unit = 1 cm asked of the mocap per step) and gripper effort, each in [-1, 1]."""
-
-PROPRIOCEPTION_DIM = 4
-OBJECT_STATE_DIM = 39
 CORNER2_POSITION = (0.75, 0.075, 0.7)
 """Camera pose of lerobot/metaworld_mt50: nearer to the table than MetaWorld's own."""
 
 _STATE = mujoco.mjtState.mjSTATE_INTEGRATION
-EDITED = ("body_pos", "site_pos", "cam_pos", "cam_quat", "mat_rgba", "geom_rgba", "light_diffuse", "light_dir")
-"""Every model array that resets and visual shifts write."""
 
 
-def state_dim(object_state: bool) -> int:
-    """4 (hand xyz in m, gripper opening in [0, 1]), or 39: MetaWorld's full observation, which begins with those 4."""
-    return OBJECT_STATE_DIM if object_state else PROPRIOCEPTION_DIM
+@functools.cache
+def _renderer() -> Renderer:
+    """One a process: simulators of equal tasks share what OpenGL holds of them."""
+    return Renderer()
 
 
 @functools.cache
@@ -83,7 +79,7 @@ def _construct(task: str) -> Any:
     env._set_task_called = True
     env.max_path_length = np.iinfo(np.int64).max
     # MetaWorld clips the observed goal to its own goal box, which the position shift leaves.
-    unbounded = np.full(OBJECT_STATE_DIM, np.inf)
+    unbounded = np.full(FACTS.object_state, np.inf)
     env.__dict__["sawyer_observation_space"] = Box(-unbounded, unbounded, dtype=np.float64)
     env.model.cam_pos[env.model.camera("corner2").id] = CORNER2_POSITION
     return env
@@ -111,27 +107,29 @@ def settled_state(task: str) -> np.ndarray:
 class MetaWorldEnv:
     """A simulator for one task that plays one episode after another."""
 
-    def __init__(self, task: str, episode_steps: int, object_state: bool):
-        find_task(task)
+    def __init__(self, task: str, settings: Settings):
         self.task = task
-        self.episode_steps = episode_steps
-        self._state_dim = state_dim(object_state)
+        self._settings = settings
+        self._state_dim = FACTS.state_dim(settings.object_state)
         self._env = _construct(task)
         self.model: mujoco.MjModel = self._env.model
         self.data: mujoco.MjData = self._env.data
         self.xml: str = self._env.fullpath
         self._model_start = {name: getattr(self.model, name).copy() for name in EDITED}
         self._attributes = _own_attributes(self._env)
-        self._observation = np.zeros(OBJECT_STATE_DIM)
+        self._observation = np.zeros(FACTS.object_state)
         self._steps = 0
         self._over = True
+
+    def fits(self, episode: Episode) -> bool:
+        return episode.task == self.task
 
     def reset(self, episode: Episode) -> np.ndarray:
         """Start the episode; returns the state (S,) float32. Raises UserError for an unknown shift."""
         if episode.task != self.task:
             raise ValueError(f"this slot simulates {self.task}, not {episode.task}")
-        if episode.shift not in ("none", "visual", "position"):
-            raise UserError(f"shift '{episode.shift}' is unknown; give none, visual or position")
+        if episode.shift not in ("none", *FACTS.shifts):
+            raise UserError(f"shift '{episode.shift}' is unknown; give none, {' or '.join(FACTS.shifts)}")
         self._restore()
         env = self._env
         env._reset_hand = self._load_settled
@@ -162,13 +160,26 @@ class MetaWorldEnv:
             raise RuntimeError(f"{self.task}: the simulation diverged at step {self._steps}")
         self._steps += 1
         success = bool(info["success"])
-        truncated = not success and self._steps >= self.episode_steps
+        truncated = not success and self._steps >= self._settings.episode_steps
         self._over = success or truncated
         return float(success), success, truncated
 
     def state(self) -> np.ndarray:
         """What the policy reads now, (S,) float32."""
         return self._observation[: self._state_dim].astype(np.float32)
+
+    def instruction(self) -> str:
+        return FACTS.tasks[self.task].sentences[0]
+
+    def images(self) -> np.ndarray:
+        """(C, image_size, image_size, 3) uint8, upright. Raises UserError when OpenGL is missing."""
+        want = self._settings
+        return _renderer().frames(self, want.cameras, want.image_size, want.fast_render)
+
+    def picture(self, camera: str, size: int, fast: bool) -> np.ndarray:
+        """(size, size, 3) uint8, upright."""
+        frame: np.ndarray = _renderer().frames(self, [camera], size, fast)[0]
+        return frame
 
     def full_observation(self) -> np.ndarray:
         """MetaWorld's own observation (39,) float64, for the scripted experts."""

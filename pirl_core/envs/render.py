@@ -9,17 +9,26 @@ import copy
 import importlib
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import mujoco
 import numpy as np
 
 from pirl_core.envs import opengl
-from pirl_core.envs.metaworld import EDITED, MetaWorldEnv
 from pirl_core.errors import UserError
 
 HEAVY_FACES = 1500
 MAX_GEOMS = 1000
+EDITED = ("body_pos", "site_pos", "cam_pos", "cam_quat", "mat_rgba", "geom_rgba", "light_diffuse", "light_dir")
+"""Every model array that resets and visual shifts write."""
+
+
+class Scene(Protocol):
+    """What can be drawn. xml: the file that its model was made from."""
+
+    xml: str
+    model: mujoco.MjModel
+    data: mujoco.MjData
 
 
 def _gl_context(size: int) -> Any:
@@ -124,7 +133,7 @@ class Renderer:
             drawing.gl.free()
         self._drawings = {}
 
-    def frames(self, env: MetaWorldEnv, cameras: Sequence[str], size: int, fast: bool) -> np.ndarray:
+    def frames(self, env: Scene, cameras: Sequence[str], size: int, fast: bool) -> np.ndarray:
         """(C, size, size, 3) uint8, upright, one image per camera name. Raises UserError when OpenGL is missing."""
         images = np.empty((len(cameras), size, size, 3), np.uint8)
         if not cameras:

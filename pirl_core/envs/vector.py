@@ -1,6 +1,7 @@
 """Many episode slots over worker processes, stepped by whole action chunks.
 
-Axes: n slots of a call, C cameras, H W pixels, S state numbers, R executed actions of a chunk, A = 4 action numbers.
+Axes: n slots of a call, C cameras, H W pixels, S state numbers, R executed actions of a chunk, A action
+numbers.
 """
 
 import os
@@ -17,8 +18,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pirl_core.envs.metaworld_tasks import find_task
-from pirl_core.envs.worker import Outcome, Settings
+from pirl_core.envs.benchmarks import facts_of, settings_of
+from pirl_core.envs.worker import Outcome
 from pirl_core.errors import UserError, WorkerDied
 from pirl_core.params import Env
 from pirl_core.types import ChunkResult, Episode, Observation
@@ -50,11 +51,8 @@ class VectorEnv:
     """
 
     def __init__(self, env: Env, num_envs: int, workers: int | None = None):
-        for name in env.tasks:
-            find_task(name)
-        self._settings = Settings(
-            env.episode_steps, list(env.cameras), env.image_size, env.fast_render, env.object_state
-        )
+        self._facts = facts_of(env.benchmark)
+        self._settings = settings_of(env)
         self.num_envs = num_envs
         # Of episodes that have begun: the task, the worker that plays it, and whether it still runs.
         self._tasks: dict[int, str] = {}
@@ -75,7 +73,8 @@ class VectorEnv:
 
         Raises UserError for an unknown task or shift, WorkerDied when a process was lost.
         """
-        instructions = [find_task(episode.task).instruction for episode in episodes]
+        for episode in episodes:
+            self._facts.task(episode.task)
         self._check(slots)
         self._place(slots, [episode.task for episode in episodes])
         rows = self._rows(slots)
@@ -83,8 +82,8 @@ class VectorEnv:
             {worker: ("reset", [(slots[i], episodes[i]) for i in where]) for worker, where in rows.items()}
         )
         order = np.argsort(np.concatenate([rows[worker] for worker in answers]))
-        images, state = (np.concatenate(parts)[order] for parts in zip(*answers.values(), strict=True))
-        return Observation(images, state, instructions)
+        images, state, told = (np.concatenate(parts)[order] for parts in zip(*answers.values(), strict=True))
+        return Observation(images, state, told.tolist())
 
     def step(self, slots: Sequence[int], actions: np.ndarray) -> ChunkResult:
         """Execute ``actions`` (n, R, A) in ``slots``; an episode that ends early ignores the rest of its chunk.
@@ -92,7 +91,9 @@ class VectorEnv:
         An ended slot must be reset before its next step.
         """
         if actions.ndim != 3 or len(actions) != len(slots):
-            raise ValueError(f"actions have shape {actions.shape}, expected ({len(slots)}, R, 4)")
+            raise ValueError(
+                f"actions have shape {actions.shape}, expected ({len(slots)}, R, {len(self._facts.action)})"
+            )
         self._check(slots)
         if not self._home.keys() >= set(slots):
             raise ValueError(f"slots {sorted(set(slots) - self._home.keys())} have no episode yet; reset them first")
@@ -104,8 +105,7 @@ class VectorEnv:
         outcome = Outcome(*(np.concatenate(parts)[order] for parts in zip(*answers.values(), strict=True)))
         ended = outcome.terminated | outcome.truncated
         self._running.difference_update(slot for slot, over in zip(slots, ended, strict=True) if over)
-        instructions = [find_task(self._tasks[slot]).instruction for slot in slots]
-        observation = Observation(outcome.images, outcome.state, instructions)
+        observation = Observation(outcome.images, outcome.state, outcome.instruction.tolist())
         return ChunkResult(observation, outcome.reward, outcome.terminated, outcome.truncated, outcome.steps)
 
     def close(self) -> None:
@@ -135,8 +135,8 @@ class VectorEnv:
             raise RuntimeError("the environment is closed")
 
     def _place(self, slots: Sequence[int], tasks: Sequence[str]) -> None:
-        """Choose the worker of each new episode, so that each has as many of every task: their steps cost 0.25 to 0.5
-        ms, and a call lasts as long as the slowest worker. An episode that still runs holds its simulator, so its slot
+        """Choose the worker of each new episode, so that each has as many of every task: their steps differ in cost,
+        and a call lasts as long as the slowest worker. An episode that still runs holds its simulator, so its slot
         stays where it is."""
         by_task = Counter((self._home[slot], self._tasks[slot]) for slot in self._running.difference(slots))
         total = Counter(self._home[slot] for slot in self._running.difference(slots))

@@ -13,22 +13,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pirl_core.envs import opengl
+from pirl_core.envs.benchmarks import Settings, Simulator, open_simulator
 from pirl_core.errors import UserError
 from pirl_core.types import Episode
 
 IDLE_SIMULATORS = 8
-"""Simulators kept for later slots beyond those in use; each holds about 25 MB."""
-
-
-class Settings(NamedTuple):
-    """What a worker needs of ``params.Env``."""
-
-    episode_steps: int
-    cameras: list[str]
-    image_size: int
-    fast_render: bool
-    object_state: bool
+"""Simulators kept for later slots beyond those in use; each of MetaWorld's holds about 25 MB."""
 
 
 class Outcome(NamedTuple):
@@ -36,6 +26,7 @@ class Outcome(NamedTuple):
 
     images: np.ndarray
     state: np.ndarray
+    instruction: np.ndarray
     reward: np.ndarray
     terminated: np.ndarray
     truncated: np.ndarray
@@ -46,26 +37,27 @@ class Slots:
     """Episode slots of one process and the simulators they borrow."""
 
     def __init__(self, settings: Settings):
-        if settings.cameras:
-            opengl.chosen()
-        from pirl_core.envs.render import Renderer
-
         self._settings = settings
-        self._renderer = Renderer()
-        self._busy: dict[int, Any] = {}
-        self._idle: list[Any] = []
+        self._busy: dict[int, Simulator] = {}
+        self._idle: list[Simulator] = []
 
-    def reset(self, requests: list[tuple[int, Episode]]) -> tuple[np.ndarray, np.ndarray]:
-        """Start an episode in each slot; returns images (n, C, H, W, 3) and state (n, S)."""
+    def reset(self, requests: list[tuple[int, Episode]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Start an episode in each slot; returns images (n, C, H, W, 3), state (n, S) and instructions (n,)."""
         for slot, _ in requests:
             if slot in self._busy:
                 self._idle.append(self._busy.pop(slot))
         for slot, episode in requests:
-            self._busy[slot] = self._simulator(episode.task)
+            self._busy[slot] = self._simulator(episode)
         while len(self._idle) > IDLE_SIMULATORS:
             self._idle.pop(0).close()
-        state = np.stack([self._busy[slot].reset(episode) for slot, episode in requests])
-        return np.stack([self._images(self._busy[slot]) for slot, _ in requests]), state
+        begun = [self._busy[slot] for slot, _ in requests]
+        for simulator, (_, episode) in zip(begun, requests, strict=True):
+            simulator.reset(episode)
+        return (
+            np.stack([simulator.images() for simulator in begun]),
+            np.stack([simulator.state() for simulator in begun]),
+            np.array([simulator.instruction() for simulator in begun]),
+        )
 
     def step(self, slots: list[int], actions: np.ndarray) -> Outcome:
         """Run each slot through its chunk of actions (n, R, A), at most to its episode's end."""
@@ -79,39 +71,34 @@ class Slots:
                 self._idle.append(self._busy.pop(slot))
         return Outcome(*(np.stack(column) for column in zip(*outcomes, strict=True)))
 
-    def _run_chunk(self, simulator: Any, chunk: np.ndarray) -> Outcome:
+    def _run_chunk(self, simulator: Simulator, chunk: np.ndarray) -> Outcome:
         total, steps, terminated, truncated = 0.0, 0, False, False
+        asked = simulator.instruction()
         for action in chunk:
             reward, terminated, truncated = simulator.step(action)
             total += reward
             steps += 1
-            if terminated or truncated:
+            # The rest of the chunk was planned for another sentence, where the next subtask has begun.
+            if terminated or truncated or simulator.instruction() != asked:
                 break
         size = self._settings.image_size
         # Nothing reads the picture after success: the value there is 0.
-        images = (
-            np.zeros((len(self._settings.cameras), size, size, 3), np.uint8) if terminated else self._images(simulator)
-        )
+        nothing = np.zeros((len(self._settings.cameras), size, size, 3), np.uint8)
         return Outcome(
-            images,
+            nothing if terminated else simulator.images(),
             simulator.state(),
+            np.asarray(simulator.instruction()),
             np.asarray(total, np.float32),
             np.asarray(terminated, np.bool_),
             np.asarray(truncated, np.bool_),
             np.asarray(steps, np.int64),
         )
 
-    def _simulator(self, task: str) -> Any:
-        from pirl_core.envs.metaworld import MetaWorldEnv
-
+    def _simulator(self, episode: Episode) -> Simulator:
         for index, simulator in enumerate(self._idle):
-            if simulator.task == task:
+            if simulator.fits(episode):
                 return self._idle.pop(index)
-        return MetaWorldEnv(task, self._settings.episode_steps, self._settings.object_state)
-
-    def _images(self, simulator: Any) -> np.ndarray:
-        settings = self._settings
-        return self._renderer.frames(simulator, settings.cameras, settings.image_size, settings.fast_render)
+        return open_simulator(self._settings, episode)
 
 
 def serve(pipe: Connection) -> None:

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from pirl_core.envs.benchmarks import facts_of
 from pirl_core.errors import UserError
 from pirl_core.files import write_json, write_tensors, write_text
 from pirl_core.params import Env
@@ -121,14 +122,17 @@ def _normalization(numbers: _Normalization, shape: Shape, path: Path) -> Normali
     return Normalization(state, action, numbers.delta)
 
 
-def require_fit(policy: FlowPolicy, env: Env, state_dim: int, action_dim: int, folder: Path) -> None:
+def require_fit(policy: FlowPolicy, env: Env, folder: Path) -> None:
     """Raises UserError where the policy was made for other cameras, images, states or actions than ``env`` has."""
-    shape = policy.backbone.shape
+    shape, facts = policy.backbone.shape, facts_of(env.benchmark)
     pairs = {
         "env.cameras": (shape.cameras, len(env.cameras)),
         "env.image_size": (shape.image_size, env.image_size if env.cameras else shape.image_size),
-        f"state numbers (env.object_state = {env.object_state})": (len(policy.state_center), state_dim),
-        "action numbers": (len(policy.action_center), action_dim),
+        f"state numbers (env.object_state = {env.object_state})": (
+            len(policy.state_center),
+            facts.state_dim(env.object_state),
+        ),
+        "action numbers": (len(policy.action_center), len(facts.action)),
     }
     for name, (made_for, given) in pairs.items():
         if made_for != given:

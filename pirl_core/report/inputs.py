@@ -11,7 +11,8 @@ import pyarrow
 import pyarrow.parquet as pq
 
 from pirl_core.errors import UserError
-from pirl_core.params import Params, resolve, split_label
+from pirl_core.param_file import resolve
+from pirl_core.params import Params, split_label
 
 COLUMNS = {
     "experiment": "object",

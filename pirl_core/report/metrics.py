@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pirl_core.envs.metaworld_tasks import find_task
+from pirl_core.envs.benchmarks import facts_of
 from pirl_core.errors import UserError
+from pirl_core.param_file import resolve
 from pirl_core.params import Params
 from pirl_core.report.inputs import listed_splits
-from pirl_core.report.paper import GROUPS, paper_rate
+from pirl_core.report.paper import paper_rate
 from pirl_core.stats import paired_difference, success_rate, wilson
 
 Row = dict[str, Any]
@@ -23,7 +24,7 @@ PAIR = ["seed", "task", "env_seed"]
 
 
 def build_metrics(params: Params, episodes: pd.DataFrame) -> dict[str, list[Row]]:
-    """rows: one per experiment, split and policy; differences: policy - sft; groups: by difficulty; tasks: by task.
+    """rows: one per experiment, split and policy; differences: policy - sft; groups: of tasks; tasks: by task.
 
     episodes: the frame of `inputs.read_episodes`. Rates and the paper's figures are fractions in [0, 1].
     """
@@ -35,8 +36,8 @@ def build_metrics(params: Params, episodes: pd.DataFrame) -> dict[str, list[Row]
                 part = here[here["method"] == method]
                 row = _rate_row(params, experiment, method, split, part)
                 tasks = _task_rows(experiment, method, split, part)
-                groups = _group_rows(params.experiments[experiment].paper_model, experiment, method, part, split)
-                row["difficulty_mean"] = float(np.mean([group["rate"] for group in groups])) if groups else None
+                groups = _group_rows(row, part)
+                row["group_mean"] = float(np.mean([group["rate"] for group in groups])) if groups else None
                 metrics["rows"].append(row)
                 metrics["groups"] += groups
                 metrics["tasks"] += tasks
@@ -53,6 +54,7 @@ def to_json(data: Any) -> str:
 
 def _rate_row(params: Params, experiment: str, method: str, split: str, part: pd.DataFrame) -> Row:
     entry = params.experiments[experiment]
+    benchmark = resolve(params, experiment).env.benchmark
     rng = _stream(params, "rate", experiment, method, split)
     rate = success_rate(
         part["seed"].to_numpy(),
@@ -63,13 +65,13 @@ def _rate_row(params: Params, experiment: str, method: str, split: str, part: pd
     )
     return {
         "experiment": experiment,
-        "benchmark": entry.benchmark,
+        "benchmark": benchmark,
         "model": entry.model,
         "method": method,
         "split": split,
         **rate._asdict(),
         "seeds": list(params.seeds),
-        "paper": paper_rate(entry.paper_model, method, split),
+        "paper": paper_rate(benchmark, entry.paper_model, method, split),
         "paper_model": entry.paper_model,
     }
 
@@ -113,28 +115,29 @@ def _task_rows(experiment: str, method: str, split: str, part: pd.DataFrame) -> 
     ]
 
 
-def _group_rows(paper_model: str | None, experiment: str, method: str, part: pd.DataFrame, split: str) -> list[Row]:
-    """In-distribution rates by difficulty, easy first; only the groups that the experiment's tasks fall in."""
-    if split != "id":
+def _group_rows(row: Row, part: pd.DataFrame) -> list[Row]:
+    """In-distribution rates by group, in the benchmark's order; only the groups that the experiment's tasks fall in."""
+    if row["split"] != "id":
         return []
-    counts = part.groupby(part["task"].map(lambda task: find_task(task).difficulty))["success"].agg(["sum", "count"])
+    facts = facts_of(row["benchmark"])
+    counts = part.groupby(part["task"].map(lambda task: facts.task(task).group))["success"].agg(["sum", "count"])
     rows = []
-    for group in GROUPS:
+    for group in facts.groups:
         if group not in counts.index:
             continue
         k, n = (int(counts[column].to_dict()[group]) for column in ("sum", "count"))
         low, high = wilson(k, n)
         rows.append(
             {
-                "experiment": experiment,
-                "method": method,
-                "difficulty": group,
+                "experiment": row["experiment"],
+                "method": row["method"],
+                "group": group,
                 "successes": k,
                 "n": n,
                 "rate": k / n,
                 "ci_low": float(low),
                 "ci_high": float(high),
-                "paper": paper_rate(paper_model, method, split, group),
+                "paper": paper_rate(row["benchmark"], row["paper_model"], row["method"], "id", group),
             }
         )
     return rows

@@ -71,7 +71,7 @@ def render_html(
         warned=warned,
         run_table=tables.runs_table(runs),
         parameters=parameters(runs["records"]),
-        means=any(row["difficulty_mean"] not in (None, row["rate"]) for row in metrics["rows"]),
+        means=any(row["group_mean"] not in (None, row["rate"]) for row in metrics["rows"]),
         versions=versions(runs["records"]),
         paper_note=paper_note(params),
         no_warning=NO_WARNING,
@@ -103,7 +103,7 @@ def render_markdown(params: Params, metrics: dict[str, list[Row]], runs: dict[st
     if metrics["differences"]:
         parts += ["## RL − SFT", PAIRS, tables.markdown(*tables.differences_table(metrics))]
     if groups[1]:
-        parts += ["## By difficulty", tables.markdown(*groups)]
+        parts += ["## By group of tasks", tables.markdown(*groups)]
     parts += ["## Learning", "![Success over RL iterations, one panel per experiment](learning.svg)"]
     parts += ["## Per task, in distribution"]
     for experiment in params.experiments:

@@ -1,14 +1,13 @@
 """The paper's figures as data, in per cent as printed (arXiv:2510.25889, Table 6: MetaWorld-MT50, all 50 tasks).
 
 The paper's average is the unweighted mean of the four difficulty groups, not of the 50 tasks:
-(77.9 + 51.8 + 53.3 + 20.0) / 4 = 50.8. Our row has `difficulty_mean` for that comparison. For ML45's held-out tasks the
+(77.9 + 51.8 + 53.3 + 20.0) / 4 = 50.8. Our row has `group_mean` for that comparison. For ML45's held-out tasks the
 paper draws curves (Fig. 5) and prints no number, so an OOD row has no figure beside it. GR00T was run on LIBERO only
 (Appendix H).
 """
 
 from typing import NamedTuple
 
-GROUPS = ("easy", "medium", "hard", "very_hard")
 NAMES = {"pi0": "π0", "pi05": "π0.5", "groot": "GR00T N1.5"}
 
 
@@ -36,9 +35,11 @@ METAWORLD: dict[str, dict[str, Figures]] = {
 }
 
 
-def paper_rate(paper_model: str | None, method: str, split: str, group: str = "average") -> float | None:
+def paper_rate(
+    benchmark: str, paper_model: str | None, method: str, split: str, group: str = "average"
+) -> float | None:
     """The paper's success rate in [0, 1] for the same row, or None where it prints none."""
-    if paper_model is None or split != "id":
+    if benchmark != "metaworld" or paper_model is None or split != "id":
         return None
     figures = METAWORLD.get(paper_model, {}).get(method)
     return None if figures is None else round(getattr(figures, group) / 100, 6)

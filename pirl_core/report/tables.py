@@ -56,9 +56,9 @@ def memory(mib: float | None) -> str:
 
 
 def rates_table(metrics: dict[str, list[Row]]) -> tuple[list[str], list[list[str]]]:
-    """Header and cells of the main table. The column of difficulty means appears only where it says something new."""
+    """Header and cells of the main table. The column of group means appears only where it says something new."""
     rows = metrics["rows"]
-    means = any(row["difficulty_mean"] not in (None, row["rate"]) for row in rows)
+    means = any(row["group_mean"] not in (None, row["rate"]) for row in rows)
     header = ["experiment", "model", "split", "method", "n", "success %", "95 % interval", "bootstrap"]
     header += ["mean of groups %", "paper %"] if means else ["paper %"]
     cells = []
@@ -73,7 +73,7 @@ def rates_table(metrics: dict[str, list[Row]]) -> tuple[list[str], list[list[str
             interval(row["ci_low"], row["ci_high"]),
             interval(row["boot_low"], row["boot_high"]),
         ]
-        cells.append(line + ([percent(row["difficulty_mean"])] if means else []) + [percent(row["paper"])])
+        cells.append(line + ([percent(row["group_mean"])] if means else []) + [percent(row["paper"])])
     return header, cells
 
 
@@ -94,15 +94,15 @@ def differences_table(metrics: dict[str, list[Row]]) -> tuple[list[str], list[li
 
 
 def groups_table(metrics: dict[str, list[Row]]) -> tuple[list[str], list[list[str]]]:
-    """Rates by difficulty; no rows unless some experiment spans more than one group."""
-    header = ["experiment", "method", "difficulty", "n", "success %", "95 % interval", "paper %"]
+    """Rates by group of tasks; no rows unless some experiment spans more than one group."""
+    header = ["experiment", "method", "group", "n", "success %", "95 % interval", "paper %"]
     spans = {row["experiment"] for row in metrics["groups"]}
-    spans = {e for e in spans if len({r["difficulty"] for r in metrics["groups"] if r["experiment"] == e}) > 1}
+    spans = {e for e in spans if len({r["group"] for r in metrics["groups"] if r["experiment"] == e}) > 1}
     cells = [
         [
             row["experiment"],
             method_label(row["method"]),
-            row["difficulty"].replace("_", " "),
+            row["group"].replace("_", " "),
             str(row["n"]),
             percent(row["rate"]),
             interval(row["ci_low"], row["ci_high"]),

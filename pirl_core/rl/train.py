@@ -50,10 +50,14 @@ def noise_at(rl: Rl, iteration: int) -> Noise:
     return Noise(rl.noise_rule, level, 0.0, 0.0)
 
 
-def iteration_episodes(tasks: list[str], rl: Rl, seed: int, iteration: int) -> list[Episode]:
+def iteration_episodes(tasks: list[str], shift: str, rl: Rl, seed: int, iteration: int) -> list[Episode]:
     """Tasks in turn; GRPO repeats each start ``group_size`` times."""
     starts = rl.episodes_per_iteration // rl.group_size
-    unique = [Episode(tasks[i % len(tasks)], seeds.train_seed(seed, iteration, i)) for i in range(starts)]
+    unique = []
+    for index in range(starts):
+        number = (iteration * starts + index) // len(tasks)
+        task = tasks[index % len(tasks)]
+        unique.append(Episode(task, seeds.train_seed(seed, iteration, index), shift, number))
     return [episode for episode in unique for _ in range(rl.group_size)]
 
 
@@ -70,13 +74,14 @@ def train_rl(
     policy: FlowPolicy,
     envs: ChunkEnv,
     tasks: list[str],
+    shift: str,
     rl: Rl,
     seed: int,
     session: Session,
     validate: Validate,
     on_improved: OnImproved,
 ) -> None:
-    """Fine-tune ``policy`` in place. All randomness is a function of (seed, iteration).
+    """Fine-tune ``policy`` in place on ``tasks``, started by ``shift``. Randomness is a function of (seed, iteration).
 
     Raises UserError when a guard of ``run`` in params.yaml says stop; the last checkpoint stays.
     """
@@ -125,7 +130,7 @@ def train_rl(
     for iteration in range(numbers["iteration"], rl.iterations):
         started = time.monotonic()
         noise = noise_at(rl, iteration)
-        episodes = iteration_episodes(tasks, rl, seed, iteration)
+        episodes = iteration_episodes(tasks, shift, rl, seed, iteration)
         with learner.accelerator.autocast():
             rollout, share, metrics = collect(policy, envs, episodes, noise, process, rl, (seed, 2, iteration))
         collected = time.monotonic()

@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 from pirl_core import resume
 from pirl_core.errors import UserError, WorkerDied
 from pirl_core.files import write_json
-from pirl_core.params import Experiment, Params, Run, Supervision, load_params, resolve
+from pirl_core.param_file import Run, load_params, resolve
+from pirl_core.params import Experiment, Params, Supervision
 from pirl_core.stages import launch
 from pirl_core.stages.alive import LAUNCHER, mortal
 from pirl_core.stages.fingerprint import fingerprint
@@ -69,8 +70,7 @@ class Job(NamedTuple):
 
     def fingerprint(self, inputs: Iterable[Path]) -> str:
         """Of all that this job's result depends on; ``inputs`` are the folders it reads."""
-        identity = {"name": self.name, "benchmark": self.entry.benchmark}
-        return fingerprint(self.stage, {**identity, **self.parameters()}, inputs)
+        return fingerprint(self.stage, {"name": self.name, **self.parameters()}, inputs)
 
 
 def stage_main(stage: str, run: Callable[[Job], None], argv: Sequence[str] | None = None) -> int:

@@ -11,7 +11,6 @@ def run(job: Job) -> None:
     import torch
 
     from pirl_core import ranks
-    from pirl_core.envs.metaworld import ACTION_DIM, state_dim
     from pirl_core.envs.vector import VectorEnv
     from pirl_core.evaluate import play_splits, resumed, split_episodes
     from pirl_core.params import split_label
@@ -23,7 +22,7 @@ def run(job: Job) -> None:
     env, evaluate = job.run.env, job.run.evaluate
     source = Path("outputs/policy") / job.name
     policy = load_policy(source)
-    require_fit(policy, env, state_dim(env.object_state), ACTION_DIM, source)
+    require_fit(policy, env, source)
     here = ranks.join()
     policy.to("cuda" if torch.cuda.is_available() else "cpu")
     splits = {name: split_episodes(env, evaluate, name) for name in evaluate.splits}
@@ -50,7 +49,7 @@ def run(job: Job) -> None:
                 rows.append(
                     {
                         "experiment": job.experiment,
-                        "benchmark": job.entry.benchmark,
+                        "benchmark": env.benchmark,
                         "model": job.entry.model,
                         "method": job.method,
                         "seed": job.seed,

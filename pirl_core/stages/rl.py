@@ -7,7 +7,6 @@ from pirl_core.stages.cli import Job, stage_main
 
 def run(job: Job) -> None:
     from pirl_core import ranks
-    from pirl_core.envs.metaworld import ACTION_DIM, state_dim
     from pirl_core.envs.replay import render_episode
     from pirl_core.envs.vector import VectorEnv
     from pirl_core.evaluate import run_episodes, success_rate, validation_episodes
@@ -19,7 +18,7 @@ def run(job: Job) -> None:
     env, rl = job.run.env, job.run.rl
     source = Path("outputs/policy") / f"{job.experiment}-sft-{job.seed}"
     policy = load_policy(source)
-    require_fit(policy, env, state_dim(env.object_state), ACTION_DIM, source)
+    require_fit(policy, env, source)
     held_out = validation_episodes(env, job.seed, rl.validation_episodes_per_task)
     here = ranks.join()
     with (
@@ -48,7 +47,7 @@ def run(job: Job) -> None:
             if here.main:
                 save_policy(policy, session.policy)
 
-        train_rl(policy, envs, env.tasks, rl, job.seed, session, validate, on_improved=keep)
+        train_rl(policy, envs, env.tasks, env.shift, rl, job.seed, session, validate, on_improved=keep)
         if here.main:
             last = session.log / "last"
             last.mkdir()

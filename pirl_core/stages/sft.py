@@ -7,8 +7,7 @@ from pirl_core.stages.cli import Job, stage_main
 
 def run(job: Job) -> None:
     from pirl_core.data.lerobot import read_dataset
-    from pirl_core.envs.metaworld import ACTION_DIM
-    from pirl_core.envs.metaworld_tasks import TASKS
+    from pirl_core.envs.benchmarks import facts_of
     from pirl_core.errors import UserError
     from pirl_core.files import write_json
     from pirl_core.policy.build import build_policy
@@ -23,12 +22,13 @@ def run(job: Job) -> None:
         )
     source = Path("outputs/curate") / job.experiment
     frames = read_dataset(source, list(env.cameras), env.object_state)
-    if frames.actions.shape[1] != ACTION_DIM:
+    facts = facts_of(env.benchmark)
+    if frames.actions.shape[1] != len(facts.action):
         raise UserError(
-            f"{source}: action has {frames.actions.shape[1]} numbers, {job.entry.benchmark} takes {ACTION_DIM}"
+            f"{source}: action has {frames.actions.shape[1]} numbers, {facts.label} takes {len(facts.action)}"
         )
     # The data's own sentences too: a word that the tokenizer does not know would be lost on the policy.
-    instructions = list(dict.fromkeys([*(task.instruction for task in TASKS.values()), *frames.tasks]))
+    instructions = list(dict.fromkeys([*facts.sentences(), *frames.tasks]))
     policy, origin = build_policy(env, job.run.policy, frames, instructions, job.seed)
     with open_session(
         job.stage,

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from pirl_core.envs.facts import Facts
+
 VERSION = "v3.0"
 INFO = "meta/info.json"
 STATS = "meta/stats.json"
@@ -23,15 +25,12 @@ STATE = "observation.state"
 ENVIRONMENT_STATE = "observation.environment_state"
 ACTION = "action"
 
-STATE_NAMES = ["x", "y", "z", "gripper"]
-ACTION_NAMES = ["dx", "dy", "dz", "grip"]
-
 
 class DemoEpisode(NamedTuple):
     """One successful attempt of an expert.
 
     instruction: the sentence. seed: of the environment. failures: attempts that failed before this one.
-    images: (T, C, H, W, 3) uint8. state: (T, 39) float32, the simulator's full observation; its first 4 numbers are
+    images: (T, C, H, W, 3) uint8. state: (T, S) float32, the simulator's whole state; its first numbers are
     proprioception. actions: (T, A) float32. rewards: (T,) float32. success: (T,) bool, after the action.
     """
 
@@ -46,14 +45,14 @@ class DemoEpisode(NamedTuple):
     success: np.ndarray
 
 
-def features(cameras: list[str], image_size: int, environment_dim: int) -> dict[str, dict[str, Any]]:
+def features(cameras: list[str], image_size: int, facts: Facts) -> dict[str, dict[str, Any]]:
     """``features`` of ``info.json``: what each column holds."""
     image = {"dtype": "image", "shape": [image_size, image_size, 3], "names": ["height", "width", "channels"]}
     return {
         **{IMAGE.format(camera=camera): image for camera in cameras},
-        STATE: _vector("float32", len(STATE_NAMES), STATE_NAMES),
-        ENVIRONMENT_STATE: _vector("float32", environment_dim, None),
-        ACTION: _vector("float32", len(ACTION_NAMES), ACTION_NAMES),
+        STATE: _vector("float32", len(facts.state), list(facts.state)),
+        ENVIRONMENT_STATE: _vector("float32", facts.object_state, None),
+        ACTION: _vector("float32", len(facts.action), list(facts.action)),
         "next.reward": _vector("float32", 1, None),
         "next.done": _vector("bool", 1, None),
         "next.success": _vector("bool", 1, None),

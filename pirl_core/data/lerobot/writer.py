@@ -17,6 +17,7 @@ from PIL import Image
 from pirl_core.data.lerobot import schema
 from pirl_core.data.lerobot.schema import DemoEpisode
 from pirl_core.data.lerobot.stats import image_histogram, image_stats, vector_stats
+from pirl_core.envs.facts import Facts
 from pirl_core.files import write_json
 
 
@@ -24,19 +25,22 @@ def write_dataset(
     folder: Path,
     episodes: Iterable[DemoEpisode],
     cameras: list[str],
-    fps: int,
+    facts: Facts,
     file_mb: int = schema.DATA_FILE_MB,
 ) -> None:
-    """Writes ``episodes`` (at least one) into the existing, empty ``folder``; a data file is closed at ``file_mb``."""
+    """Writes ``episodes`` (at least one) into the existing, empty ``folder``; a data file is closed at ``file_mb``.
+
+    facts: what the numbers of state and action are called, and how many a second.
+    """
     writer: DataFiles | None = None
     tasks: dict[str, int] = {}
     rows, vectors, histograms = [], [], []
     for index, episode in enumerate(episodes):
         task_index = tasks.setdefault(episode.instruction, len(tasks))
         if writer is None:
-            columns = schema.features(cameras, episode.images.shape[2] if cameras else 0, episode.state.shape[1])
+            columns = schema.features(cameras, episode.images.shape[2] if cameras else 0, facts)
             writer = DataFiles(folder, schema.arrow_schema(columns), file_mb)
-        arrays = _vector_columns(episode, index, task_index, writer.frames, fps)
+        arrays = _vector_columns(episode, index, task_index, writer.frames, facts)
         pictures = {schema.IMAGE.format(camera=c): episode.images[:, i] for i, c in enumerate(cameras)}
         counts = {name: image_histogram(images) for name, images in pictures.items()}
         rows.append(
@@ -62,7 +66,7 @@ def write_dataset(
     total = {name: np.concatenate([arrays[name] for arrays in vectors]) for name in vectors[0]}
     summed = {name: np.sum([counts[name] for counts in histograms], axis=0) for name in histograms[0]}
     write_json(folder / schema.STATS, _stats(total, summed))
-    write_json(folder / schema.INFO, _info(columns, fps, len(rows), writer.frames, len(tasks), file_mb))
+    write_json(folder / schema.INFO, _info(columns, facts.rate, len(rows), writer.frames, len(tasks), file_mb))
     pd.DataFrame({"task_index": list(tasks.values())}, index=list(tasks)).to_parquet(folder / schema.TASKS)
     path = folder / schema.EPISODES.format(chunk_index=0, file_index=0)
     path.parent.mkdir(parents=True)
@@ -112,18 +116,18 @@ class DataFiles:
 
 
 def _vector_columns(
-    episode: DemoEpisode, index: int, task_index: int, first_frame: int, fps: int
+    episode: DemoEpisode, index: int, task_index: int, first_frame: int, facts: Facts
 ) -> dict[str, np.ndarray]:
     length = len(episode.actions)
     frames = np.arange(length)
     return {
-        schema.STATE: episode.state[:, : len(schema.STATE_NAMES)].astype(np.float32),
+        schema.STATE: episode.state[:, : len(facts.state)].astype(np.float32),
         schema.ENVIRONMENT_STATE: episode.state.astype(np.float32),
         schema.ACTION: episode.actions.astype(np.float32),
         "next.reward": episode.rewards.astype(np.float32),
         "next.done": frames == length - 1,
         "next.success": episode.success.astype(bool),
-        "timestamp": (frames / fps).astype(np.float32),
+        "timestamp": (frames / facts.rate).astype(np.float32),
         "frame_index": frames,
         "episode_index": np.full(length, index),
         "index": first_frame + frames,

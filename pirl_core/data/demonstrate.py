@@ -1,26 +1,24 @@
-"""Demonstrations by MetaWorld's scripted policies (metaworld.policies), which read the full simulator state.
+"""Demonstrations by a benchmark's expert, in worker processes.
 
 The executed action carries Gaussian noise, the recorded one does not: the data then shows how to recover from
 off-path states (DART, Laskey et al. 2017, arXiv:1703.09327), which clean demonstrations never visit.
 """
 
 import signal
-import warnings
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from multiprocessing import get_context
 from multiprocessing.synchronize import Event
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from metaworld.policies import ENV_POLICY_MAP
 
 from pirl_core import seeds
+from pirl_core.data.experts import EpisodeOver, expert_of
 from pirl_core.data.lerobot import DemoEpisode
-from pirl_core.envs.metaworld import MetaWorldEnv
-from pirl_core.envs.metaworld_tasks import find_task
-from pirl_core.envs.render import Renderer
+from pirl_core.envs.benchmarks import Simulator, facts_of, open_simulator, settings_of
 from pirl_core.envs.vector import worker_count
 from pirl_core.errors import UserError, WorkerDied
 from pirl_core.params import Curate, Env
@@ -45,7 +43,7 @@ def demonstrations(
     Raises UserError for an unknown task, or where an expert fails ``max_attempts_per_episode`` times at one episode.
     """
     for task in {wish.task for wish in wishes}:
-        find_task(task)
+        facts_of(env.benchmark).task(task)
     if not wishes:
         return
     count = worker_count(len(wishes)) if workers is None else workers
@@ -77,56 +75,62 @@ def demonstrations(
 
 
 class Demonstrator:
-    """A simulator for the task at hand and a renderer: what a worker keeps from one demonstration to the next."""
+    """A simulator that fits the task at hand: what a worker keeps from one demonstration to the next."""
 
     def __init__(self, env: Env, curate: Curate, stopped: Callable[[], bool] = lambda: False) -> None:
         self.env = env
         self.curate = curate
         self.stopped = stopped
-        self.renderer = Renderer()
-        self.slot: MetaWorldEnv | None = None
+        self.simulator: Simulator | None = None
 
     def make(self, wish: Wish) -> DemoEpisode | None:
         """First success among the attempts that belong to this wish, or None. Their seeds: ``seeds.demo_seed``."""
-        if self.slot is None or self.slot.task != wish.task:
-            self.slot = MetaWorldEnv(wish.task, self.env.episode_steps, object_state=True)
         for failures in range(self.curate.max_attempts_per_episode):
             seed = seeds.demo_seed(self.curate.seed, wish.task, wish.number, failures)
-            episode = self.attempt(self.slot, seed, failures)
-            if episode is not None:
-                return episode
+            episode = Episode(wish.task, seed, self.env.shift, wish.number)
+            if self.simulator is None or not self.simulator.fits(episode):
+                if self.simulator is not None:
+                    self.simulator.close()
+                self.simulator = open_simulator(settings_of(self.env)._replace(object_state=True), episode)
+            shown = self.attempt(self.simulator, episode, failures)
+            if shown is not None:
+                return shown
         return None
 
-    def attempt(self, slot: MetaWorldEnv, seed: int, failures: int) -> DemoEpisode | None:
-        """The expert's episode up to and including its first step of success, or None if the time runs out before."""
-        env = self.env
-        expert: Any = ENV_POLICY_MAP[slot.task]()
-        rng = np.random.default_rng([seed, _NOISE])
-        slot.reset(Episode(slot.task, seed))
+    def attempt(self, simulator: Simulator, episode: Episode, failures: int) -> DemoEpisode | None:
+        """The expert's episode up to and including its first step of success, or None if it ends before."""
+        rng = np.random.default_rng([episode.seed, _NOISE])
+        simulator.reset(episode)
+        instruction = simulator.instruction()
         images, states, actions, rewards = [], [], [], []
-        terminated = truncated = False
-        while not truncated and not self.stopped():
-            state = slot.full_observation()
-            action = np.clip(expert.get_action(state), -1.0, 1.0)
+        solved = False
+
+        def act(action: np.ndarray) -> None:
+            nonlocal solved
             noise = self.curate.action_noise * rng.standard_normal(len(action))
-            images.append(self.renderer.frames(slot, list(env.cameras), env.image_size, env.fast_render))
-            states.append(state.astype(np.float32))
+            images.append(simulator.images())
+            states.append(simulator.state())
             actions.append(action.astype(np.float32))
-            reward, terminated, truncated = slot.step(np.clip(action + noise, -1.0, 1.0))
+            reward, solved, late = simulator.step(action + noise)
             rewards.append(np.float32(reward))
-            if terminated:
-                return DemoEpisode(
-                    slot.task,
-                    find_task(slot.task).instruction,
-                    seed,
-                    failures,
-                    np.stack(images),
-                    np.stack(states),
-                    np.stack(actions),
-                    np.stack(rewards),
-                    np.arange(len(actions)) == len(actions) - 1,
-                )
-        return None
+            if solved or late or self.stopped():
+                raise EpisodeOver
+
+        with suppress(EpisodeOver):
+            expert_of(self.env.benchmark)(simulator, act)
+        if not solved:
+            return None
+        return DemoEpisode(
+            episode.task,
+            instruction,
+            episode.seed,
+            failures,
+            np.stack(images),
+            np.stack(states),
+            np.stack(actions),
+            np.stack(rewards),
+            np.arange(len(actions)) == len(actions) - 1,
+        )
 
 
 _worker: Demonstrator
@@ -134,7 +138,6 @@ _worker: Demonstrator
 
 def _start(env: Env, curate: Curate, stop: Event) -> None:
     global _worker
-    warnings.filterwarnings("ignore", "Constant")  # experts ask for more than 1 and count on the clipping
     _worker = Demonstrator(env, curate, stop.is_set)
 
 

@@ -1,0 +1,23 @@
+"""Experts that show a task: one module a benchmark."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from pirl_core.envs.benchmarks import Name
+
+Act = Callable[[np.ndarray], None]
+"""Executes and records one action (A,); raises EpisodeOver after the episode's last."""
+Expert = Callable[[Any, Act], None]
+"""Shows the task in a simulator that has just been reset; returns where it gives up."""
+
+
+class EpisodeOver(Exception):  # noqa: N818  (no error)
+    """The episode has ended, by success or by time."""
+
+
+def expert_of(benchmark: Name) -> Expert:
+    from pirl_core.data.experts import metaworld
+
+    return metaworld.show

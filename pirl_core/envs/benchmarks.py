@@ -1,0 +1,87 @@
+"""The benchmarks: facts for everyone, simulators for the worker processes. Adding one is a line in each function."""
+
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
+
+import numpy as np
+
+from pirl_core.envs import opengl
+from pirl_core.envs.facts import Facts
+from pirl_core.types import Episode
+
+if TYPE_CHECKING:
+    from pirl_core.params import Env
+
+Name = Literal["metaworld"]
+
+
+class Settings(NamedTuple):
+    """What a simulator needs of ``params.Env``."""
+
+    benchmark: Name
+    episode_steps: int
+    cameras: list[str]
+    image_size: int
+    fast_render: bool
+    object_state: bool
+
+
+def settings_of(env: "Env") -> Settings:
+    return Settings(
+        env.benchmark, env.episode_steps, list(env.cameras), env.image_size, env.fast_render, env.object_state
+    )
+
+
+class Simulator(Protocol):
+    """One episode at a time. Axes: C cameras, S state numbers, A action numbers."""
+
+    def fits(self, episode: Episode) -> bool:
+        """Whether it can play the episode; else another one has to be opened."""
+        ...
+
+    def reset(self, episode: Episode) -> object:
+        """Start the episode; equal episodes start in equal states, whatever was played before. Raises UserError for an
+        unknown shift."""
+        ...
+
+    def step(self, action: np.ndarray) -> tuple[float, bool, bool]:
+        """Apply one action (A,); returns reward, terminated (solved) and truncated (out of time)."""
+        ...
+
+    def state(self) -> np.ndarray:
+        """What the policy reads now, (S,) float32."""
+        ...
+
+    def instruction(self) -> str:
+        """The sentence the policy is given now."""
+        ...
+
+    def images(self) -> np.ndarray:
+        """What the settings' cameras see now, (C, image_size, image_size, 3) uint8, upright."""
+        ...
+
+    def picture(self, camera: str, size: int, fast: bool) -> np.ndarray:
+        """(size, size, 3) uint8 for a video; full quality unless ``fast``."""
+        ...
+
+    def close(self) -> None:
+        """Give up the simulator's memory."""
+        ...
+
+
+def facts_of(name: Name) -> Facts:
+    from pirl_core.envs import metaworld_tasks
+
+    return metaworld_tasks.FACTS
+
+
+def open_simulator(settings: Settings, episode: Episode) -> Simulator:
+    """A simulator that ``fits`` the episode; it still has to be reset. Imports the benchmark's package.
+
+    Raises UserError when the task is unknown, or package or assets are missing.
+    """
+    facts_of(settings.benchmark).task(episode.task)
+    if settings.cameras:
+        opengl.chosen()  # before mujoco is imported, which reads the variable and raises
+    from pirl_core.envs.metaworld import MetaWorldEnv
+
+    return MetaWorldEnv(episode.task, settings)

@@ -1,0 +1,55 @@
+"""What is known of a benchmark before its simulator is loaded: tasks, sentences, cameras, numbers, shifts."""
+
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+from typing import NamedTuple
+
+from pirl_core.errors import UserError
+
+
+class Task(NamedTuple):
+    """sentences: every instruction that may come with it, at least one. group: what reports average over."""
+
+    sentences: tuple[str, ...]
+    group: str
+
+
+class Facts(NamedTuple):
+    """label: the benchmark's name in messages. groups: of the tasks, in the order of tables.
+
+    shifts: ways to start an episode other than ``none``. state: names of the proprioceptive numbers. object_state: how
+    many numbers the simulator's whole state has; it begins with the proprioceptive ones. action: names of the action
+    numbers. rate: actions a second.
+    """
+
+    label: str
+    tasks: Mapping[str, Task]
+    groups: tuple[str, ...]
+    cameras: tuple[str, ...]
+    shifts: tuple[str, ...]
+    state: tuple[str, ...]
+    object_state: int
+    action: tuple[str, ...]
+    rate: int
+
+    def task(self, name: str) -> Task:
+        """Raises UserError, with close matches, when the benchmark has no task of that name."""
+        self.check("env.tasks", "task", [name], self.tasks)
+        return self.tasks[name]
+
+    def check(self, key: str, kind: str, names: Iterable[str], known: Iterable[str]) -> None:
+        """Raises UserError for the first of ``names`` that is not ``known``: one line that begins with ``key``."""
+        known = list(known)
+        for name in names:
+            if name not in known:
+                close = get_close_matches(name, known, n=3, cutoff=0.5)
+                hint = f"did you mean {', '.join(close)}?" if close else f"such are {', '.join(known[:8])}"
+                raise UserError(f"{key}: unknown {self.label} {kind} '{name}'; {hint}")
+
+    def sentences(self) -> list[str]:
+        """Of all tasks, each once."""
+        return list(dict.fromkeys(text for task in self.tasks.values() for text in task.sentences))
+
+    def state_dim(self, object_state: bool) -> int:
+        """Numbers that a policy reads."""
+        return self.object_state if object_state else len(self.state)
