@@ -95,10 +95,12 @@ def model_of(section: Run) -> "FlowPolicy":
         words += numbers if wish.state_in_prompt else 0
         sizes = (tokenizer.get_vocab_size(), words, numbers, action_numbers, wish.horizon)
         data = DataSizes(env.image_size, len(env.cameras), *sizes)
-    one = Normalization(*(Affine([0.0] * count, [1.0] * count) for count in (numbers, action_numbers)), 0)
+    state, action = (Affine([0.0] * count, [1.0] * count) for count in (numbers, action_numbers))
     with torch.device("meta"):
         backbone = new_backbone(new_shape(wish.backbone, wish.size, data))
-        policy = FlowPolicy(backbone, tokenizer, "words", one, wish.replan, wish.denoise_steps)
+        policy = FlowPolicy(
+            backbone, tokenizer, "words", Normalization(state, action, 0), wish.replan, wish.denoise_steps
+        )
         policy.add_heads(process_of(section.rl), section.rl.critic_layers, section.rl.noise_rule == "learned")
     return policy
 
