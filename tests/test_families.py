@@ -13,7 +13,7 @@ from pirl_core.learner import Learner
 from pirl_core.params import Sft
 from pirl_core.policy.backbone import Family, new_backbone, new_shape
 from pirl_core.policy.build import build_policy
-from pirl_core.policy.context import Context, DataSizes
+from pirl_core.policy.context import Context, DataSizes, Inputs
 from pirl_core.policy.flow_policy import FlowPolicy, Process, keyed_normals
 from pirl_core.policy.folder import load_policy, save_policy
 from pirl_core.policy.normalize import Affine, Normalization
@@ -81,6 +81,20 @@ def test_training_repeats_the_rollout(family, noise, mdp, critic):
     for name, gradient in gradients[0].items():
         scale = gradient.abs().max().item()
         torch.testing.assert_close(gradient, gradients[1][name], atol=1e-4 * max(1.0, scale), rtol=1e-4)
+
+
+@pytest.mark.parametrize("size", ["nano", "tiny", "S", "M", "L"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_size_runs_forwards_and_backwards(family, size):
+    """All parts of each network fit each other, with its VLM in training, as SFT has it."""
+    backbone = new_backbone(new_shape(family, size, DataSizes(32, 1, 20, 6, 4, 3, 5)))
+    valid = torch.ones(2, 6, dtype=torch.bool)
+    context = backbone.encode(Inputs(torch.rand(2, 1, 3, 32, 32), valid.long(), valid, torch.rand(2, 4)))
+    velocity, _ = backbone.velocity(context, torch.rand(2, 5, 3), torch.tensor([0.1, 0.9]))
+    assert velocity.shape == (2, 5, 3)
+    velocity.square().sum().backward()
+    gradients = [parameter.grad for parameter in backbone.parameters() if parameter.grad is not None]
+    assert len(gradients) > 10 and all(gradient.isfinite().all() for gradient in gradients)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

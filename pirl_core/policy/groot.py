@@ -11,6 +11,7 @@ their output is all that the DiT reads of image and text, so it is what a rollou
 here, and are frozen with it, though the release keeps them in its head and trains them in SFT.
 """
 
+import math
 from typing import Literal, NamedTuple
 
 import torch.nn.functional as F
@@ -97,7 +98,9 @@ def groot_shape(size: Size, data: DataSizes) -> GrootShape:
     return GrootShape(
         **data._asdict(), image_token=data.vocabulary, patch=16,
         vision_width=vision, vision_layers=vision_layers, vision_heads=vision // 32, vision_inner=2 * vision,
-        vlm_width=vlm, vlm_layers=vlm_layers, vlm_heads=vlm // 32, vlm_kv_heads=2, vlm_head_dim=32, vlm_inner=2 * vlm,
+        vlm_width=vlm, vlm_layers=vlm_layers, vlm_heads=vlm // 32,
+        vlm_kv_heads=math.gcd(vlm // 32, 2),  # they have to divide the heads
+        vlm_head_dim=32, vlm_inner=2 * vlm,
         vl_layers=vl_layers, vl_heads=vlm // 32, dit_layers=dit_layers, dit_heads=dit_heads, dit_head_dim=dit_head_dim,
         expert_width=dit_heads * dit_head_dim, future_tokens=4, positions=data.horizon, embodiments=1, embodiment=0,
         dropout=0.0, stem="conv",
