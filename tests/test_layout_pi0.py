@@ -146,5 +146,5 @@ def test_strange_keys_are_told():
     for key in ("model.normalize_inputs.buffer_state.mean", "action_head.model.proj_out_1.weight"):
         with pytest.raises(UserError, match=key.removeprefix("model.")):
             layouts.lerobot_names(key)
-    with pytest.raises(UserError, match=r"stem\.convolutions"):
-        layouts.openpi_keys("stem.convolutions.0.weight")
+    with pytest.raises(UserError, match=r"^lm_expert\.norm\.weight: π0 has no such tensor"):
+        layouts.openpi_keys("lm_expert.norm.weight")

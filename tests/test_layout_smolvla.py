@@ -108,9 +108,11 @@ def test_strange_keys_are_told(key):
         lerobot_names(key)
 
 
-def test_a_conv_stem_cannot_be_exported():
+def test_a_conv_stem_has_its_own_place():
     with torch.device("meta"):
         network = SmolVla(smolvla_shape("S", DataSizes(64, 1, 30, 6, 4, 3, 5)))
-    strange = next(name for name in network.state_dict() if name.startswith("stem."))
-    with pytest.raises(UserError, match=f"^{strange}: SmolVLA has no such tensor"):
-        lerobot_keys(strange)
+    stem = [name for name in network.state_dict() if name.startswith("stem.")]
+    assert stem and [lerobot_names(lerobot_keys(name)) for name in stem] == stem
+    assert not {lerobot_keys(name) for name in stem} & inventory(network.shape).keys()
+    with pytest.raises(UserError, match=r"^pi0\.x: SmolVLA has no such tensor"):
+        lerobot_keys("pi0.x")

@@ -8,16 +8,19 @@ import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 
+from pirl_core import cli
 from pirl_core.checkpoints.export import export
 from pirl_core.checkpoints.layouts import layout_of
+from pirl_core.checkpoints.source import find_checkpoint
 from pirl_core.errors import UserError
 from pirl_core.params import Env, Policy
 from pirl_core.policy import build
-from pirl_core.policy.backbone import new_backbone, new_shape
+from pirl_core.policy.backbone import new_backbone, new_shape, published_sizes
 from pirl_core.policy.context import DataSizes
 from pirl_core.policy.flow_policy import FlowPolicy, keyed_normals
 from pirl_core.policy.folder import load_policy, save_policy
 from pirl_core.policy.normalize import Affine, Normalization, published
+from pirl_core.policy.pretrained import load_pretrained
 from pirl_core.policy.tokenizer import Prompt
 from tests.test_sft import learnable
 from tests.worlds import INSTRUCTIONS, random_observation
@@ -168,12 +171,49 @@ def test_a_broken_checkpoint_is_told_in_one_line(name, tmp_path):
     assert told in str(error.value) and str(tmp_path) in str(error.value) and "\n" not in str(error.value)
 
 
-def test_a_model_with_its_own_eyes_has_no_published_layout(tmp_path):
-    policy = random_policy("pi0")
-    policy.backbone = new_backbone(new_shape("pi0", "nano", DATA))
-    with pytest.raises(UserError, match="stem"):
-        export(policy.backbone.state_dict(), layout_of(policy, "openpi"), tmp_path / "out")
-    assert not (tmp_path / "out").exists()
+@pytest.mark.parametrize(("family", "target"), [*ROUTES, ("groot", "isaac")])
+def test_a_model_of_our_own_size_goes_out_with_its_stem_and_comes_back(family, target, tmp_path, capsys):
+    """By the command; config.json tells the shape, and claims no published size."""
+    policy = random_policy(family)
+    torch.manual_seed(1)
+    policy.backbone = new_backbone(new_shape(family, "nano", DATA))
+    (tmp_path / "policy").mkdir()
+    save_policy(policy, tmp_path / "policy")
+    out = tmp_path / "out"
+    assert cli.main(["export", str(tmp_path / "policy"), str(out), "--to", target]) == 0
+    assert "pirl_shape" in capsys.readouterr().out
+    config = json.loads((out / "config.json").read_text())
+    assert "paligemma_variant" not in config
+    other = new_backbone(type(policy.backbone.shape)(**config["pirl_shape"]))
+    load_pretrained(other, find_checkpoint(str(out)))
+    state = other.state_dict()
+    assert any(name.startswith("stem.") for name in state)
+    assert all(torch.equal(value, state[name]) for name, value in policy.backbone.state_dict().items())
+
+
+@pytest.mark.parametrize(("family", "target"), [("smolvla", "openpi"), ("groot", "lerobot"), ("pi0", "isaac")])
+def test_a_layout_of_another_family_is_refused(family, target):
+    with pytest.raises(UserError, match=f"--to {target}: no map from {family} to this layout"):
+        layout_of(random_policy(family), target)
+
+
+def test_isaacs_settings_describe_the_release():
+    """The numbers of GR00T-N1.5-3B's own config.json, from the full size."""
+    shape = new_shape("groot", "full", published_sizes("groot", 1, 16))
+    with torch.device("meta"):
+        policy = FlowPolicy(
+            new_backbone(shape), tokenizer(), "pi0", Normalization(Affine([0.0], [1.0]), Affine([0.0], [1.0]), 0), 16, 4
+        )
+    config = layout_of(policy, "isaac").documents["config.json"]
+    head = config["action_head_cfg"]
+    transformer, attention = head["diffusion_model_cfg"], head["vl_self_attention_cfg"]
+    assert (config["action_dim"], config["action_horizon"], config["hidden_size"]) == (32, 16, 2048)
+    assert config["backbone_cfg"]["select_layer"] == 12 and "pirl_shape" not in config
+    assert (head["hidden_size"], head["input_embedding_dim"], head["backbone_embedding_dim"]) == (1024, 1536, 2048)
+    assert (head["max_state_dim"], head["max_action_dim"], head["num_target_vision_tokens"]) == (64, 32, 32)
+    assert (transformer["num_attention_heads"], transformer["attention_head_dim"]) == (32, 48)
+    assert (transformer["num_layers"], transformer["output_dim"], transformer["dropout"]) == (16, 1024, 0.2)
+    assert (attention["num_attention_heads"], attention["attention_head_dim"], attention["num_layers"]) == (32, 64, 4)
 
 
 def with_prompt(family, prompt, delta=0):

@@ -9,7 +9,7 @@ from pirl_core.checkpoints.card import BASES, Facts, model_card
 from pirl_core.checkpoints.layouts import TARGETS, layout_of
 from pirl_core.errors import UserError
 
-EXPORT_SUMMARY = "write a policy in the layout of openpi or lerobot"
+EXPORT_SUMMARY = "write a policy in the layout of openpi, lerobot or Isaac-GR00T"
 PUSH_SUMMARY = "put a policy on the Hugging Face hub, with a model card, as one commit"
 OWN_DATA = "scripted demonstrations made by this pipeline (stage curate)"
 
@@ -31,7 +31,11 @@ def run_export(args: argparse.Namespace) -> None:
     policy = load_policy(args.policy)
     layout = layout_of(policy, args.to)
     export(policy.backbone.state_dict(), layout, args.out, DTYPES[args.dtype])
-    print(f"{args.out}: {args.policy} in the layout of {args.to}")
+    own = policy.backbone.shape.stem == "conv"
+    note = (
+        f"; its size is none of {args.to}'s, whose tools cannot build it (see pirl_shape in config.json)" if own else ""
+    )
+    print(f"{args.out}: {args.policy} in the layout of {args.to}{note}")
 
 
 def add_push(parser: argparse.ArgumentParser) -> None:

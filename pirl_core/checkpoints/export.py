@@ -97,7 +97,7 @@ def _renamed(state: Mapping[str, Tensor], layout: Layout, dtype: torch.dtype | N
     if homeless:
         raise UserError(
             f"{len(homeless)} parameters have no place in this layout, such as {homeless[0]}; "
-            "only policies of a published architecture can be exported to it"
+            "choose the layout of the policy's own family"
         )
     like = next(iter(state.values())).dtype
     for theirs, ours in layout.copies.items():

@@ -1,4 +1,11 @@
-"""Which published layout a policy can be exported to, and with which files: the one place that knows the families."""
+"""Which published layout a policy can be exported to, and with which files: the one place that knows the families.
+
+LeRobot's present GR00T is N1.7, so N1.5 goes to Isaac's layout alone, without the metadata of a data set.
+
+Sizes nano to L have no counterpart among the published models, and eyes of their own (``ConvStem``). They are written
+under the same names, the stem beside them, and their shape stands in config.json as ``pirl_shape``: for readers that
+build a network from it, such as ``pirl_core.policy.pretrained.load_pretrained``. The projects have no tool for them.
+"""
 
 from typing import TYPE_CHECKING, Any
 
@@ -6,9 +13,11 @@ from pirl_core.errors import UserError
 
 if TYPE_CHECKING:
     from pirl_core.checkpoints.export import Layout
+    from pirl_core.policy.backbone import Shape
     from pirl_core.policy.flow_policy import FlowPolicy
+    from pirl_core.policy.groot import GrootShape
 
-TARGETS = ("openpi", "lerobot")
+TARGETS = ("openpi", "lerobot", "isaac")
 EPSILON = 1e-6
 
 
@@ -17,7 +26,8 @@ def layout_of(policy: "FlowPolicy", target: str) -> "Layout":
     from pirl_core.checkpoints.export import Layout
     from pirl_core.checkpoints.processors import processor_files
     from pirl_core.policy.backbone import family_of
-    from pirl_core.policy.layouts import pi0, smolvla
+    from pirl_core.policy.groot import GrootShape
+    from pirl_core.policy.layouts import groot, pi0, smolvla
     from pirl_core.policy.pi0 import Pi0Shape
 
     shape = policy.backbone.shape
@@ -26,11 +36,14 @@ def layout_of(policy: "FlowPolicy", target: str) -> "Layout":
         return Layout(pi0.openpi_keys, {}, pi0.openpi_unused(shape), _openpi(policy))
     if target == "lerobot" and family != "groot":
         config = _lerobot(policy, family)
-        documents, tensors = processor_files(policy, family, config)
+        # Processors name the published tokenizer, which has not the words of a model of our own size.
+        documents, tensors = ({}, {}) if shape.stem == "conv" else processor_files(policy, family, config)
         keys, unused = smolvla.lerobot_keys, {}
         if isinstance(shape, Pi0Shape):
             keys, unused = pi0.lerobot_keys, pi0.lerobot_unused(shape)
         return Layout(keys, {}, unused, {"config.json": config, **documents}, tensors)
+    if target == "isaac" and isinstance(shape, GrootShape):
+        return Layout(groot.isaac_keys, {}, {}, {"config.json": _isaac(policy.denoise_steps, shape)})
     raise UserError(f"--to {target}: no map from {family} to this layout; its own policy folder can be pushed as it is")
 
 
@@ -52,9 +65,8 @@ def _openpi(policy: "FlowPolicy") -> dict[str, Any]:
     config = {
         "action_dim": shape.action_dim,
         "action_horizon": shape.horizon,
-        "paligemma_variant": "gemma_2b",
-        "action_expert_variant": "gemma_300m",
         "precision": "bfloat16",
+        **(_own_shape(shape) or {"paligemma_variant": "gemma_2b", "action_expert_variant": "gemma_300m"}),
     }
     return {"config.json": config, "assets/pirl/norm_stats.json": norm_stats(policy)}
 
@@ -76,4 +88,58 @@ def _lerobot(policy: "FlowPolicy", family: str) -> dict[str, Any]:
             "observation.state": {"type": "STATE", "shape": [len(policy.state_center)]},
         },
         "output_features": {"action": {"type": "ACTION", "shape": [len(policy.action_center)]}},
+        **_own_shape(shape),
     }
+
+
+def _isaac(denoise_steps: int, shape: "GrootShape") -> dict[str, Any]:
+    head = {
+        "action_dim": shape.action_dim,
+        "action_horizon": shape.horizon,
+        "add_pos_embed": True,
+        "backbone_embedding_dim": shape.vlm_width,
+        "diffusion_model_cfg": {
+            "attention_head_dim": shape.dit_head_dim,
+            "cross_attention_dim": shape.vlm_width,
+            "dropout": shape.dropout,
+            "final_dropout": True,
+            "interleave_self_attention": True,
+            "norm_type": "ada_norm",
+            "num_attention_heads": shape.dit_heads,
+            "num_layers": shape.dit_layers,
+            "output_dim": shape.expert_width,
+            "positional_embeddings": None,
+        },
+        "hidden_size": shape.expert_width,
+        "input_embedding_dim": shape.dit_heads * shape.dit_head_dim,
+        "max_action_dim": shape.action_dim,
+        "max_num_embodiments": shape.embodiments,
+        "max_seq_len": shape.positions,
+        "max_state_dim": shape.state_dim,
+        "num_inference_timesteps": denoise_steps,
+        "num_target_vision_tokens": shape.future_tokens,
+        "use_vlln": True,
+        "vl_self_attention_cfg": {
+            "attention_head_dim": shape.vlm_width // shape.vl_heads,
+            "dropout": shape.dropout,
+            "final_dropout": True,
+            "num_attention_heads": shape.vl_heads,
+            "num_layers": shape.vl_layers,
+            "positional_embeddings": None,
+        },
+    }
+    return {
+        "architectures": ["GR00T_N1_5"],
+        "model_type": "gr00t_n1_5",
+        "action_dim": shape.action_dim,
+        "action_horizon": shape.horizon,
+        "hidden_size": shape.vlm_width,
+        "action_head_cfg": head,
+        "backbone_cfg": {"select_layer": shape.vlm_layers, "project_to_dim": None, "reproject_vision": False},
+        **_own_shape(shape),
+    }
+
+
+def _own_shape(shape: "Shape") -> dict[str, Any]:
+    """The shape of a model whose size is our own; nothing for a published one."""
+    return {"pirl_shape": shape._asdict()} if shape.stem == "conv" else {}

@@ -1,1 +1,4 @@
-"""Key maps between the published checkpoints and our policies, one module per family."""
+"""Names of published checkpoints' tensors, and ours; one module a family."""
+
+STEM = ("pirl_stem.", "stem.")
+"""In every layout: theirs and ours of the convolutional stem, which no published model has."""

@@ -4,6 +4,7 @@
 """
 
 from pirl_core.errors import UserError
+from pirl_core.policy.layouts import STEM
 
 LAYERS = 12
 LANGUAGE = "backbone.eagle_model.language_model."
@@ -23,6 +24,7 @@ PREFIXES = (
     ("action_head.vl_self_attention.transformer_blocks.", "action_head.vl_self_attention."),
     ("action_head.model.timestep_encoder.timestep_embedder.", "action_head.model.timestep_encoder."),
     ("action_head.", "action_head."),
+    STEM,
 )
 # (theirs, ours): inside a block of the action head.
 PARTS = ((".attn1.to_out.0.", ".attn1.to_out."), (".ff.net.0.proj.", ".ff.up."), (".ff.net.2.", ".ff.down."))
@@ -47,14 +49,14 @@ def isaac_names(key: str) -> str | None:
 
 
 def isaac_keys(name: str) -> str:
-    """Our name → the checkpoint's key. Raises UserError for what the release has no place for, a conv stem say."""
+    """Our name → the checkpoint's key. Raises UserError for what has no place there."""
     for theirs, ours in PREFIXES:
         if name.startswith(ours):
             key = theirs + name.removeprefix(ours)
             for theirs_part, ours_part in PARTS if ours.startswith("action_head.") else ():
                 key = key.replace(ours_part, theirs_part)
             return key
-    raise UserError(f"{name}: GR00T N1.5 has no such tensor; only policies of size full can be exported")
+    raise UserError(f"{name}: GR00T N1.5 has no such tensor; it belongs to another family")
 
 
 def lerobot_names(key: str) -> str | None:

@@ -12,6 +12,7 @@ the alphabet ``lm_head``. So a file may hold ``embed_tokens``, ``lm_head`` or bo
 from collections.abc import Mapping
 
 from pirl_core.errors import UserError
+from pirl_core.policy.layouts import STEM
 from pirl_core.policy.pi0 import Pi0Shape
 
 VLM = "paligemma_with_expert.paligemma."
@@ -28,6 +29,7 @@ PREFIXES = (
     (f"{VLM}model.", "pi0.model.vlm."),
     (f"{EXPERT}model.", "pi0.model.dit."),
     ("action_out_proj.", "pi0.action_out_proj."),
+    STEM,
     *(
         (name, f"pi0.embed_action_time.{name}")
         for name in (
@@ -56,11 +58,11 @@ def openpi_names(key: str) -> str | None:
 
 
 def openpi_keys(name: str) -> str:
-    """Our name → the checkpoint's key. Raises UserError for what the release has no place for, a conv stem say."""
+    """Our name → the checkpoint's key. Raises UserError for what has no place there."""
     for theirs, ours in PREFIXES:
         if name.startswith(ours):
             return OPENPI_TIES.get(name, theirs + name.removeprefix(ours))
-    raise UserError(f"{name}: π0 has no such tensor; only policies of size full can be exported")
+    raise UserError(f"{name}: π0 has no such tensor; it belongs to another family")
 
 
 def openpi_unused(shape: Pi0Shape) -> dict[str, tuple[int, ...]]:

@@ -1,11 +1,13 @@
 """Names of lerobot/smolvla_base's tensors, and ours. All policies that LeRobot trains from it have the same."""
 
 from pirl_core.errors import UserError
+from pirl_core.policy.layouts import STEM
 
 # (theirs, ours): the beginning of a key, the longest first.
 PREFIXES = (
     ("model.vlm_with_expert.vlm.model.", "vlm."),
     ("model.vlm_with_expert.lm_expert.", "lm_expert."),
+    (f"model.{STEM[0]}", STEM[1]),
     *((f"model.{name}.", f"{name}.") for name in (
         "state_proj", "action_in_proj", "action_time_mlp_in", "action_time_mlp_out", "action_out_proj",
     )),
@@ -33,11 +35,11 @@ def lerobot_names(key: str) -> str | None:
 
 
 def lerobot_keys(name: str) -> str:
-    """Our name → the checkpoint's key. Raises UserError for what LeRobot has no place for, a conv stem say.
+    """Our name → the checkpoint's key. Raises UserError for what has no place there.
 
     The file then lacks the VLM's output layer, which LeRobot never runs and fills at random.
     """
     for theirs, ours in PREFIXES:
         if name.startswith(ours):
             return theirs + name.removeprefix(ours)
-    raise UserError(f"{name}: SmolVLA has no such tensor; only policies of size full can be exported")
+    raise UserError(f"{name}: SmolVLA has no such tensor; it belongs to another family")
