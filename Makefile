@@ -52,7 +52,7 @@ CHECK = $(if $(SCALE),python -m pirl_core.scale $(SCALE) $(if $(FORCE),--force),
 	@python -m pirl_core.scale
 	@mkdir -p .pirl && touch $@
 
-reproduce: setup ## the whole pipeline, then the results table; SCALE=smoke|laptop|paper switches params.yaml first
+reproduce: setup ## the whole pipeline, then the results table; SCALE=smoke|laptop|families|paper switches params.yaml first
 	@$(CHECK)
 	@$(REPRO)
 	@python -m pirl_core.report.show

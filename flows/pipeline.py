@@ -25,7 +25,7 @@ from pirl_core.errors import UserError
 @flow(name="pirl", task_runner=ThreadPoolTaskRunner[Any]())  # type: ignore[arg-type]
 def pirl(
     experiments: list[str] | None = None,
-    scale: Literal["smoke", "laptop", "paper"] | None = None,
+    scale: Literal["smoke", "laptop", "families", "paper"] | None = None,
     overrides: dict[str, Any] | None = None,
     force: bool = False,
     keep_going: bool = True,

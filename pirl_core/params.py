@@ -302,7 +302,7 @@ class Experiment(Section):
 class Params(Section):
     """The whole file."""
 
-    scale: Literal["smoke", "laptop", "paper"]
+    scale: Literal["smoke", "laptop", "families", "paper"]
     seeds: Annotated[list[Whole], Field(min_length=1), AfterValidator(_distinct)]
     policies: Annotated[list[Name], Field(min_length=1), AfterValidator(_distinct)]
     methods: dict[Name, dict[str, Any]]

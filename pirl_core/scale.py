@@ -1,4 +1,4 @@
-"""``python -m pirl_core.scale smoke|laptop|paper`` writes params.yaml from a preset; without a name it tells the scale.
+"""``python -m pirl_core.scale NAME`` writes params.yaml from a preset; without a name it tells the scale.
 
 Without a name it also checks the whole file: `make reproduce` calls it before DVC, which would clear outputs first.
 """
@@ -12,7 +12,7 @@ from pirl_core.files import write_text
 from pirl_core.param_file import load_params
 
 SUMMARY = "write params.yaml from a preset, or tell which scale it holds and check it"
-SCALES = ("smoke", "laptop", "paper")
+SCALES = ("smoke", "laptop", "families", "paper")
 PRESETS = Path(__file__).parent / "presets"
 
 

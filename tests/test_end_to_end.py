@@ -1,6 +1,7 @@
 """The pipeline from nothing, by the stages' own commands: it repeats bit for bit, and it stops without a trace."""
 
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -13,7 +14,13 @@ from typing import Any
 
 import psutil
 import pytest
+import torch
 import yaml
+
+from pirl_core.checkpoints.source import find_checkpoint
+from pirl_core.policy.backbone import new_backbone
+from pirl_core.policy.folder import load_policy
+from pirl_core.policy.pretrained import load_pretrained
 
 ROOT = Path(__file__).parents[1]
 STAGES = [
@@ -27,13 +34,15 @@ STAGES = [
 pytestmark = pytest.mark.slow
 
 
-def workspace(folder: Path) -> Path:
-    """A copy of the package with the smoke scale shrunk further."""
+def workspace(folder: Path, scale: str = "smoke") -> Path:
+    """A copy of the package with a scale shrunk to a few episodes and steps."""
     shutil.copytree(ROOT / "pirl_core", folder / "pirl_core", ignore=shutil.ignore_patterns("__pycache__"))
-    params: dict[str, Any] = yaml.safe_load((ROOT / "pirl_core/presets/smoke.yaml").read_text())
+    params: dict[str, Any] = yaml.safe_load((ROOT / f"pirl_core/presets/{scale}.yaml").read_text())
     params["env"]["tasks"] = ["handle-press-v3"]
     params["sft"].update(steps=6, log_every=3)
-    params["rl"].update(iterations=2, num_envs=4, episodes_per_iteration=4, validation_episodes_per_task=2)
+    params["rl"].update(
+        iterations=2, num_envs=4, episodes_per_iteration=4, validation_episodes_per_task=2, critic_warmup_iterations=0
+    )
     params["evaluate"]["num_envs"] = 4
     for split in params["evaluate"]["splits"].values():
         split["episodes_per_task"] = 2
@@ -41,8 +50,8 @@ def workspace(folder: Path) -> Path:
     return folder
 
 
-def command(stage: str, seed: str = "", method: str = "") -> list[str]:
-    options = {"--experiment": "" if stage == "report" else "metaworld", "--seed": seed, "--method": method}
+def command(stage: str, seed: str = "", method: str = "", experiment: str = "metaworld") -> list[str]:
+    options = {"--experiment": "" if stage == "report" else experiment, "--seed": seed, "--method": method}
     given = [text for option, value in options.items() if value for text in (option, value)]
     return [sys.executable, "-m", f"pirl_core.stages.{stage}", *given]
 
@@ -51,12 +60,14 @@ def variables(workers: int) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": "", "PIRL_THREADS": "1", "PIRL_WORKERS": str(workers)}
 
 
+def run(folder: Path, words: list[str], workers: int) -> None:
+    done = subprocess.run(words, cwd=folder, env=variables(workers), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def run_all(folder: Path, workers: int) -> None:
     for stage in STAGES:
-        done = subprocess.run(
-            command(*stage), cwd=folder, env=variables(workers), capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stderr
+        run(folder, command(*stage), workers)
 
 
 def hashes(folder: Path, pattern: str) -> dict[str, str]:
@@ -106,6 +117,29 @@ def test_everything_is_there_and_the_page_points_nowhere(first: Path) -> None:
         "metrics.json", "report.md", "run.json", "learning.svg",
     }  # fmt: skip
     assert not list(first.rglob("*.partial"))
+
+
+@pytest.mark.parametrize(
+    ("family", "target"), [("pi0", "openpi"), ("pi05", "openpi"), ("smolvla", "lerobot"), ("groot", "isaac")]
+)
+def test_every_family_goes_from_demonstrations_to_an_export(family: str, target: str, tmp_path: Path) -> None:
+    """The families scale, one experiment, up to weights in a published layout that are those of the policy."""
+    folder = workspace(tmp_path, "families")
+    params = yaml.safe_load((folder / "params.yaml").read_text())
+    params["experiments"] = {family: params["experiments"][family]}
+    (folder / "params.yaml").write_text(yaml.safe_dump(params))
+    methods = [["rl", "0", "flow_sde"], ["evaluate", "0", "sft"], ["evaluate", "0", "flow_sde"]]
+    for stage, *names in (["curate"], ["sft", "0"], *methods, ["report"]):
+        run(folder, command(stage, *names, **({} if stage == "report" else {"experiment": family})), 1)
+    (change,) = json.loads((folder / "results/metrics.json").read_text())["differences"]
+    assert (change["experiment"], change["method"], change["n"]) == (family, "flow_sde", 2)
+    source = folder / f"outputs/policy/{family}-flow_sde-0"
+    run(folder, [sys.executable, "-m", "pirl_core", "export", str(source), str(folder / "out"), "--to", target], 1)
+    policy = load_policy(source)
+    other = new_backbone(policy.backbone.shape)
+    load_pretrained(other, find_checkpoint(str(folder / "out")))
+    state = other.state_dict()
+    assert all(torch.equal(value, state[name]) for name, value in policy.backbone.state_dict().items())
 
 
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
