@@ -104,7 +104,7 @@ def whole_update(run: Run, sizes: Policy, label: str, wanted: float, samples: in
 
     def epochs(store: ContextStore) -> None:
         policy.load_state_dict(start)
-        rng, share = np.random.default_rng(0), Share(samples, np.arange(samples))
+        rng, share = np.random.default_rng(0), Share(np.zeros(samples, int), np.arange(samples))
         rollout = Rollout(store, drawn)
         update(learner, rollout, share, noise_at(rl, 0), process_of(rl), rl, rng, False, 0)
         wait_for_device()

@@ -5,7 +5,7 @@ The learning rate is a pure function of the step count, so nothing but that coun
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -13,6 +13,7 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor, nn
 
+from pirl_core import sharding
 from pirl_core.errors import UserError
 from pirl_core.ranks import Ranks
 
@@ -25,6 +26,11 @@ def cosine_factor(step: int, total: int, warmup: int, final: float) -> float:
     return final + (1 - final) * (1 + math.cos(math.pi * progress)) / 2
 
 
+def compute_device() -> torch.device:
+    """Where a learner computes; FSDP copies the module, so what depends on the device is set before."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 class Learner:
     """Owns the prepared module and the optimiser; ``step`` turns a loss into an update.
 
@@ -33,6 +39,7 @@ class Learner:
     max_skipped: so many updates in a row may be skipped because their loss or gradient was not finite.
     unused: whether parameters exist that never reach the loss; DDP looks for them only if told, and else complains.
     ema_decay: keep an exponential moving average of the parameters, which ``use_average`` puts in their place.
+    Under FSDP ``self.module`` is a sharded copy of ``module``, which itself is of use from ``gather`` to ``release``.
     """
 
     def __init__(
@@ -46,15 +53,23 @@ class Learner:
         unused: bool = False,
         ema_decay: float | None = None,
     ) -> None:
+        plugin = sharding.plugin_for(module)
         self.accelerator = Accelerator(
             cpu=not torch.cuda.is_available(),
             mixed_precision="no" if precision == "fp32" else "bf16",
             kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=unused)],
+            fsdp_plugin=plugin,
         )
         self.ranks = Ranks(self.accelerator.process_index, self.accelerator.num_processes)
+        self.twin: sharding.Twin | None = None
+        if plugin and self.accelerator.use_distributed:
+            self.twin = sharding.Twin(module, self.accelerator, plugin)
+            module, groups = self.twin.copy, self.twin.groups(groups)
         optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95), weight_decay=weight_decay)
         self.base_lrs = [group["lr"] for group in optimizer.param_groups]
         self.module, self.optimizer = self.accelerator.prepare(module, optimizer)
+        if self.twin:
+            self.twin.module.to(self.device)
         self.max_grad_norm = max_grad_norm
         self.max_skipped = max_skipped
         self.steps = 0
@@ -67,11 +82,21 @@ class Learner:
         device: torch.device = self.accelerator.device
         return device
 
+    def release(self) -> None:
+        """Before the first of some updates. Under FSDP ``module`` is then without its trained parameters."""
+        if self.twin:
+            self.twin.release()
+
+    def gather(self) -> None:
+        """After the last of them: ``module`` has the parameters as they are now. All ranks must call it."""
+        if self.twin:
+            self.twin.gather()
+
     @contextmanager
     def accumulating(self) -> Iterator[None]:
-        """Around forward and ``accumulate`` of each part of a minibatch but the last, whose loss goes to ``step``: the
-        ranks exchange gradients once a minibatch."""
-        with self.accelerator.no_sync(self.module):
+        """Around forward and ``accumulate`` of each part of a minibatch but the last, whose loss goes to ``step``: with
+        DDP the ranks exchange gradients once a minibatch; with FSDP at each part, as no rank is to hold them whole."""
+        with nullcontext() if self.twin else self.accelerator.no_sync(self.module):
             yield
 
     def accumulate(self, loss: Tensor) -> None:
@@ -94,7 +119,7 @@ class Learner:
         # A rank must not leave the others alone in the gradients' exchange: the finite test looks at the total.
         if math.isfinite(total):
             self.accelerator.backward(loss)
-            norm = float(self.accelerator.clip_grad_norm_(self.module.parameters(), self.max_grad_norm))
+            norm = float(sharding.whole(self.accelerator.clip_grad_norm_(self.module.parameters(), self.max_grad_norm)))
         if not math.isfinite(norm):
             self.discard()
             self.skipped += 1
@@ -123,29 +148,34 @@ class Learner:
                 parameter.copy_(self.average[name])
 
     def state(self) -> "LearnerState":
-        """What the next update depends on. Frozen parameters are left out: the source policy has them."""
+        """What the next update depends on, whole, on the main rank; all ranks must ask. Frozen parameters are left out:
+        the source policy has them."""
         tensors = {}
         for name, parameter in self._trained():
-            tensors[f"parameter/{name}"] = parameter.detach()
-            for key, value in self.optimizer.state[parameter].items():
-                tensors[f"{key}/{name}"] = value
+            parts = {"parameter": parameter.detach(), **self.optimizer.state[parameter]}
             if name in self.average:
-                tensors[f"average/{name}"] = self.average[name]
-        return LearnerState({key: value.cpu().contiguous() for key, value in tensors.items()}, self.steps, self.skipped)
+                parts["average"] = self.average[name]
+            for key, part in parts.items():
+                value = sharding.whole(part)
+                if self.ranks.main:
+                    tensors[f"{key}/{name}"] = value.cpu().contiguous()
+        return LearnerState(tensors, self.steps, self.skipped)
 
     def restore(self, state: "LearnerState") -> None:
         """Raises KeyError when the state belongs to another module; its fingerprint should have told."""
         self.steps, self.skipped = state.steps, state.skipped
         for name, parameter in self._trained():
             with torch.no_grad():
-                parameter.copy_(state.tensors[f"parameter/{name}"])
+                parameter.copy_(sharding.placed(state.tensors[f"parameter/{name}"], parameter))
                 if name in self.average:
-                    self.average[name].copy_(state.tensors[f"average/{name}"])
+                    self.average[name].copy_(sharding.placed(state.tensors[f"average/{name}"], parameter))
             for key in ("step", "exp_avg", "exp_avg_sq"):
                 if f"{key}/{name}" in state.tensors:
                     value = state.tensors[f"{key}/{name}"]
                     # AdamW keeps its step count on the CPU.
-                    self.optimizer.state[parameter][key] = value if key == "step" else value.to(parameter.device)
+                    moment = value if key == "step" else sharding.placed(value, parameter)
+                    self.optimizer.state[parameter][key] = moment
+        self.gather()
 
     def _trained(self) -> list[tuple[str, nn.Parameter]]:
         module = self.accelerator.unwrap_model(self.module)

@@ -14,6 +14,8 @@ from pirl_core.param_file import Run, load_params, resolve
 from pirl_core.params import Params, Precision
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from pirl_core.policy.flow_policy import FlowPolicy
 
 SUMMARY = "the memory that SFT and RL will need per GPU, part by part, and whether it fits"
@@ -23,17 +25,39 @@ OVERHEAD_GIB = 2.0
 
 
 class Need(NamedTuple):
-    """Bytes of one rank by part, bytes that each update exchanges, bytes of contexts in host memory."""
+    """Bytes of one rank.
 
-    parts: dict[str, float]
+    lasting: what it holds by part, all the time. updating: what it holds in updates alone. between: in rollouts and for
+    files alone. exchanged: sent at each update. gathered: sent each time that FSDP makes the policy whole. host:
+    contexts in host memory.
+    """
+
+    lasting: dict[str, float]
+    updating: dict[str, float]
+    between: dict[str, float]
     exchanged: float
+    gathered: float
     host: float
+
+    @property
+    def peak(self) -> float:
+        return sum(self.lasting.values()) + max(sum(self.updating.values()), sum(self.between.values()))
+
+
+class Unit(NamedTuple):
+    """What FSDP gathers at once: a block, or all that is in none. trained: bytes. calls: of one forward pass."""
+
+    trained: int
+    calls: int
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--experiment", help="of params.yaml (default: its first)")
     parser.add_argument("--method", help="of params.yaml (default: its first)")
     parser.add_argument("--gpus", type=int, default=1, help="ranks that share the work (default: %(default)s)")
+    parser.add_argument(
+        "--sharding", choices=("ddp", "fsdp"), default="ddp", help="as PIRL_SHARDING (default: %(default)s)"
+    )
     parser.add_argument("--gpu-gib", type=float, default=80.0, help="memory of each, in GiB (default: %(default)s)")
 
 
@@ -44,11 +68,11 @@ def run(args: argparse.Namespace) -> None:
     params = load_params()
     experiment = args.experiment or next(iter(params.experiments))
     method = args.method or next(iter(params.methods))
-    for line in report(params, experiment, method, args.gpus, args.gpu_gib):
+    for line in report(params, experiment, method, args.gpus, args.gpu_gib, args.sharding):
         print(line)
 
 
-def report(params: Params, experiment: str, method: str, gpus: int, gpu_gib: float) -> list[str]:
+def report(params: Params, experiment: str, method: str, gpus: int, gpu_gib: float, sharding: str = "ddp") -> list[str]:
     """The table, a line each."""
     section = resolve(params, experiment, method)
     policy = model_of(section)
@@ -56,19 +80,24 @@ def report(params: Params, experiment: str, method: str, gpus: int, gpu_gib: flo
     lines = [
         f"{experiment}: {section.policy.backbone}, size {section.policy.size}, "
         + ", ".join(f"{name} {count / 1e6:.1f} M" for name, count in counts.items())
-        + f" parameters; {gpus} x {gpu_gib:g} GiB"
+        + f" parameters; {gpus} x {gpu_gib:g} GiB, {sharding}"
     ]
-    for stage, need in (("sft", sft_need(section, gpus)), (f"rl {method}", rl_need(section, gpus))):
-        total = sum(need.parts.values()) + OVERHEAD_GIB * GIB
+    fsdp = sharding == "fsdp" and gpus > 1
+    for stage, need in (("sft", sft_need(section, gpus, fsdp)), (f"rl {method}", rl_need(section, gpus, fsdp))):
+        total = need.peak + OVERHEAD_GIB * GIB
         lines.append(f"{stage}:")
-        lines += [f"  {name:<40}{size / GIB:9.3f} GiB" for name, size in need.parts.items()]
-        lines.append(f"  {'CUDA and allocator, by rule of thumb':<40}{OVERHEAD_GIB:9.3f} GiB")
+        lines += [f"  {name:<44}{size / GIB:9.3f} GiB" for name, size in need.lasting.items()]
+        for when, parts in (("in updates", need.updating), ("between updates", need.between)):
+            lines += [f"  {f'{when}: {name}':<44}{size / GIB:9.3f} GiB" for name, size in parts.items()]
+        lines.append(f"  {'CUDA and allocator, by rule of thumb':<44}{OVERHEAD_GIB:9.3f} GiB")
         verdict = "fits" if total <= gpu_gib * GIB else f"does NOT fit: {total / GIB - gpu_gib:.1f} GiB too much"
-        lines.append(f"  {'together per GPU':<40}{total / GIB:9.3f} GiB, {verdict}")
+        lines.append(f"  {'together per GPU, at most':<44}{total / GIB:9.3f} GiB, {verdict}")
         if need.host:
-            lines.append(f"  {'contexts in host memory, per rank':<40}{need.host / GIB:9.3f} GiB")
+            lines.append(f"  {'contexts in host memory, per rank':<44}{need.host / GIB:9.3f} GiB")
         if gpus > 1:
-            lines.append(f"  {'sent per rank and update':<40}{need.exchanged / GIB:9.3f} GiB")
+            lines.append(f"  {'sent per rank and update':<44}{need.exchanged / GIB:9.3f} GiB")
+        if need.gathered:
+            lines.append(f"  {'sent per rank to make the policy whole':<44}{need.gathered / GIB:9.3f} GiB")
     return lines
 
 
@@ -117,50 +146,87 @@ def parameter_counts(policy: "FlowPolicy") -> dict[str, int]:
     return counts
 
 
-def sft_need(section: Run, gpus: int) -> Need:
+def sft_need(section: Run, gpus: int, fsdp: bool = False) -> Need:
     """One rank of SFT: all parameters learn, the VLM runs with gradient."""
     policy, sft = model_of(section), section.sft
     policy.critic = policy.noise_net = None
-    micro = min(sft.micro_batch_size or sft.batch_size, -(-sft.batch_size // gpus))
-    kept = micro * saved_bytes(policy, sft.precision, True, sft.activation_checkpointing)
-    parts, exchanged = _learning(policy, sft.precision, gpus)
-    if sft.ema_decay is not None:
-        parts["moving average"] = 4.0 * sum(parameter.numel() for parameter in policy.parameters())
-    parts[f"kept for backward, {micro} samples at once"] = kept
-    return Need(parts, exchanged, 0)
+    share = -(-sft.batch_size // gpus)
+    micro = min(sft.micro_batch_size or share, share)
+    saved = saved_bytes(policy, sft.precision, True, sft.activation_checkpointing)
+    need = _learning(policy, sft.precision, 1, -(-share // micro), gpus, fsdp, sft.ema_decay is not None)
+    need.updating[f"kept for backward, {micro} samples"] = micro * saved
+    return need
 
 
-def rl_need(section: Run, gpus: int) -> Need:
-    """One rank of RL: the expert and the heads learn; contexts of one iteration at most, episodes of full length."""
+def rl_need(section: Run, gpus: int, fsdp: bool = False) -> Need:
+    """One rank of RL: expert, heads and adapters learn; contexts of one iteration at most, episodes of full length."""
+    from pirl_core.policy.lora import add_adapters
+
     policy, rl = model_of(section), section.rl
-    if rl.lora_rank:
-        raise UserError(f"rl.lora_rank = {rl.lora_rank}: pirl plan knows the frozen VLM alone; plan with lora_rank: 0")
-    micro = min(rl.micro_batch_size or rl.minibatch_size, -(-rl.minibatch_size // gpus))
-    decisions = -(-rl.episodes_per_iteration * -(-section.env.episode_steps // section.policy.replan) // gpus)
-    whole = decisions * context_bytes(policy, rl.precision)
-    kept = min(whole, rl.context_device_gib * GIB)
-    evaluations = 1 if rl.mdp == "hybrid" and rl.critic != "expert" else section.policy.denoise_steps
-    each = evaluations * saved_bytes(policy, rl.precision, False, rl.activation_checkpointing)
-    each += context_bytes(policy, rl.precision)
     policy.backbone.freeze_vlm()
-    parts, exchanged = _learning(policy, rl.precision, gpus)
-    parts[f"contexts of {decisions} decisions"] = kept
-    parts[f"kept for backward, {micro} chunks at once"] = micro * each
-    return Need(parts, exchanged, min(whole - kept, rl.context_host_gib * GIB))
+    if rl.lora_rank:
+        add_adapters(policy.backbone, rl.lora_rank, rl.lora_alpha, rl.lora_targets)
+    share = -(-rl.minibatch_size // gpus)
+    micro = min(rl.micro_batch_size or share, share)
+    decisions = -(-rl.episodes_per_iteration * -(-section.env.episode_steps // section.policy.replan) // gpus)
+    evaluations = 1 if rl.mdp == "hybrid" and rl.critic != "expert" else section.policy.denoise_steps
+    context = context_bytes(policy, rl.precision)
+    velocity, both = (
+        saved_bytes(policy, rl.precision, encode, rl.activation_checkpointing) for encode in (False, True)
+    )
+    # Where the VLM learns it runs anew, with gradient, once for all evaluations; no context is kept.
+    saved = evaluations * velocity + context + (both - velocity if rl.lora_rank else 0)
+    whole = 0 if rl.lora_rank else decisions * context
+    kept = min(whole, rl.context_device_gib * GIB)
+    need = _learning(policy, rl.precision, evaluations, -(-share // micro), gpus, fsdp, False)
+    if whole:
+        need.lasting[f"contexts of {decisions} decisions"] = kept
+    need.updating[f"kept for backward, {micro} chunks"] = micro * saved
+    return need._replace(host=min(whole - kept, rl.context_host_gib * GIB))
 
 
-def _learning(policy: "FlowPolicy", precision: Precision, gpus: int) -> tuple[dict[str, float], float]:
-    """Weights, gradients, AdamW's two moments and DDP's buckets, once the weights are rounded; and what a rank sends.
+def _learning(
+    policy: "FlowPolicy", precision: Precision, evaluations: int, parts: int, gpus: int, fsdp: bool, average: bool
+) -> Need:
+    """Weights, gradients, AdamW's two moments, once the weights are rounded; and what DDP or FSDP adds.
 
-    Ring all-reduce: each rank sends 2 (n − 1)/n of the gradients.
+    evaluations: of the expert, each forward pass. parts: forward passes of an update.
     """
     from pirl_core.policy.precision import round_weights
 
     round_weights(policy, precision)
-    weights = float(sum(parameter.nbytes for parameter in policy.parameters()))
-    trained = float(sum(parameter.nbytes for parameter in policy.parameters() if parameter.requires_grad))
-    parts = {"weights": weights, "gradients": trained, "optimiser": 2 * trained}
-    return parts | ({"DDP's buckets": trained} if gpus > 1 else {}), 2 * (gpus - 1) / gpus * trained
+    learning = [parameter for parameter in policy.parameters() if parameter.requires_grad]
+    trained = float(sum(parameter.nbytes for parameter in learning))
+    frozen = sum(parameter.nbytes for parameter in policy.parameters()) - trained
+    part = 1 / gpus if fsdp else 1.0
+    lasting = {"weights": frozen + part * trained, "gradients": part * trained, "optimiser": 2 * part * trained}
+    if average:
+        lasting["moving average"] = 4.0 * part * sum(parameter.numel() for parameter in learning)
+    # A ring: each rank sends (n − 1)/n of what is gathered, or reduced and scattered; DDP's all-reduce is both.
+    ring = (gpus - 1) / gpus
+    if not fsdp:
+        buckets = {"DDP's buckets": trained} if gpus > 1 else {}
+        return Need(lasting | buckets, {}, {}, 2 * ring * trained, 0, 0)
+    blocks, rest = units_of(policy, evaluations)
+    largest = max((block.trained for block in blocks), default=0)
+    # The rest is gathered from forward to backward, with its gradients; of blocks, the present and the next one.
+    updating = {"gathered parameters and gradients": 2.0 * (rest.trained + 2 * largest)}
+    # A block is gathered for forward and for backward, and its gradients scattered, at each call.
+    sent = parts * ring * (sum(3 * block.calls * block.trained for block in blocks) + 2 * rest.trained)
+    return Need(lasting, updating, {"what is trained, gathered": trained}, sent, ring * trained, 0)
+
+
+def units_of(policy: "FlowPolicy", evaluations: int) -> tuple[list[Unit], Unit]:
+    """Its blocks, and all the rest. Those of the VLM run once in a forward pass, the expert's at each evaluation."""
+    from pirl_core.sharding import BLOCKS
+
+    def learns(module: "nn.Module") -> int:
+        return sum(parameter.nbytes for parameter in module.parameters() if parameter.requires_grad)
+
+    vlm = {id(part) for module in policy.backbone.vlm_modules for part in module.modules()}
+    found = [module for module in policy.modules() if type(module).__name__ in BLOCKS]
+    blocks = [Unit(learns(module), 1 if id(module) in vlm else evaluations) for module in found]
+    return blocks, Unit(learns(policy) - sum(block.trained for block in blocks), 1)
 
 
 def _inputs(policy: "FlowPolicy", count: int) -> Any:

@@ -41,12 +41,14 @@ class Session(NamedTuple):
         return numbers
 
     def save_if_due(self, step: int, learner: Learner, numbers: dict[str, Any]) -> None:
-        """A checkpoint after ``step``, when the last one is old enough. Ranks hold the same state, so one writes."""
-        if not self.ranks.main or not self.checkpoints.due():
+        """A checkpoint after ``step``, when the last one is old enough. All ranks must call it; the main one writes."""
+        if not ranks.agreed(self.checkpoints.due()):
+            return
+        state = learner.state()
+        if not self.ranks.main:
             return
 
         def write(folder: Path) -> None:
-            state = learner.state()
             write_tensors(folder / "learner.safetensors", state.tensors)
             write_json(folder / "state.json", {"steps": state.steps, "skipped": state.skipped, "numbers": numbers})
             link_tree(self.policy, folder / "policy")

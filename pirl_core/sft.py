@@ -14,7 +14,7 @@ from torch import Tensor
 from pirl_core.augment import augment, draw, draw_shift
 from pirl_core.data.lerobot import Frames, action_chunks
 from pirl_core.flow import path
-from pirl_core.learner import Learner, cosine_factor
+from pirl_core.learner import Learner, compute_device, cosine_factor
 from pirl_core.params import Sft
 from pirl_core.policy.flow_policy import FlowMatching, FlowPolicy
 from pirl_core.policy.layers import way_to_run
@@ -34,6 +34,7 @@ def train_sft(
     require_share("sft.batch_size", sft.batch_size)
     policy.train()
     round_weights(policy, sft.precision)
+    policy.backbone.run_layer = way_to_run(sft.activation_checkpointing, sft.compile, compute_device())
     learner = Learner(
         FlowMatching(policy.backbone),
         [{"params": [p for p in policy.backbone.parameters() if p.requires_grad], "lr": sft.lr}],
@@ -45,8 +46,8 @@ def train_sft(
         ema_decay=sft.ema_decay,
     )
     policy.to(learner.device)
-    policy.backbone.run_layer = way_to_run(sft.activation_checkpointing, sft.compile, learner.device)
     numbers = session.restore(learner) or {"step": 0}
+    learner.release()
     chunk_index, chunk_real = action_chunks(frames, policy.backbone.shape.horizon)
     losses: list[float] = []
     skipped = 0
@@ -58,9 +59,12 @@ def train_sft(
         tau = path.sample_tau(rng, sft.batch_size, sft.tau_alpha, sft.tau_beta)
         change = draw(rng, shift, sft)
         mine = np.arange(session.ranks.rank, sft.batch_size, session.ranks.size)
-        pieces = np.array_split(mine, -(-len(mine) // (sft.micro_batch_size or len(mine))))
+        largest = -(-sft.batch_size // session.ranks.size)
+        # Equally many on all ranks, since FSDP's compute in step; for an empty one stands a row that counts nothing.
+        pieces = np.array_split(mine, -(-largest // (sft.micro_batch_size or largest)))
         total = torch.zeros((), device=learner.device)
-        for piece in pieces:
+        for number, own in enumerate(pieces, 1):
+            piece = own if len(own) else mine[:1]
             batch = Batch(
                 Observation(
                     augment(frames.images[rows[piece]], cameras, change.of(piece), sft),
@@ -73,8 +77,8 @@ def train_sft(
                 torch.from_numpy(chunk_real[rows[piece]]),
             )
             # Weighed by its share of the batch's real steps, the sum over parts and ranks is the batch's mean.
-            share = batch.real.sum().item() / max(1, chunk_real[rows].sum())
-            last = piece is pieces[-1]
+            share = chunk_real[rows[own]].sum() / max(1, chunk_real[rows].sum())
+            last = number == len(pieces)
             with nullcontext() if last else learner.accumulating():
                 loss = batch_loss(learner, policy, batch) * share
                 total += loss.detach()
@@ -100,6 +104,7 @@ def train_sft(
             losses, skipped = [], 0
             session.save_if_due(step + 1, learner, {"step": step + 1})
     learner.use_average()
+    learner.gather()
     policy.eval()
 
 

@@ -1,8 +1,10 @@
-"""Small trainings that tests start in one process and in several: ``python -m tests.rank_jobs KIND FOLDER``.
+"""Small trainings that tests start in one process and in several: ``python -m tests.rank_jobs FOLDER KIND...``.
 
-Rank 0 leaves the trained parameters and the starting ones in FOLDER.
+Rank 0 leaves the trained parameters of each and the starting ones in FOLDER/KIND. With STOP in the environment they
+end before that step is logged, as if killed.
 """
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,8 +15,12 @@ from safetensors.torch import save_file
 from pirl_core.params import Rl, Sft
 from pirl_core.policy.build import build_policy
 from pirl_core.policy.flow_policy import FlowPolicy
+from pirl_core.ranks import join, wait_for_all
 from pirl_core.rl.train import train_rl
+from pirl_core.session import Session
 from pirl_core.sft import train_sft
+from pirl_core.stages.launch import choose_sharding
+from tests.test_resume import Bomb, Stop
 from tests.test_rl import rl_params
 from tests.test_sft import BASE, ENV, POLICY, learnable
 from tests.worlds import INSTRUCTIONS, Bandit, session, small_policy
@@ -28,6 +34,7 @@ RL: dict[str, dict[str, Any]] = {
     # Parts of two rows, so that ranks have unequal numbers of them.
     "micro": {"micro_batch_size": 2, "minibatch_size": 7},
     "lora": {"lora_rank": 2, "critic": "expert", "micro_batch_size": 5},
+    "lora_recomputed": {"lora_rank": 2, "activation_checkpointing": True},
     "kl_stop": {"target_kl": 0.02, "update_epochs": 20},
 }
 
@@ -35,6 +42,7 @@ OTHERS = ("pi05", "smolvla", "groot")
 RL |= {f"ppo_{family}": {"critic": "expert"} for family in OTHERS}
 SFT: dict[str, dict[str, Any]] = {
     "sft": {},
+    "sft_recomputed": {"activation_checkpointing": True},
     "sft_micro": {"micro_batch_size": 2, "ema_decay": 0.5},
     **{f"sft_{family}": {} for family in OTHERS},
 }
@@ -55,7 +63,7 @@ def rl_job(kind: str, folder: Path) -> tuple[FlowPolicy, dict[str, torch.Tensor]
         policy = build_policy(ENV.model_copy(update={"cameras": []}), section, learnable(cameras=0), INSTRUCTIONS, 0)[0]
     start = copied(policy)
     with session(folder, rl.iterations) as opened:
-        train_rl(policy, Bandit(4, 0.8), ["b"], "none", rl, 0, opened, lambda _: 0.0, lambda: None)
+        train_rl(policy, Bandit(4, 0.8), ["b"], "none", rl, 0, stopped(opened), lambda _: 0.0, lambda: None)
     return policy, start
 
 
@@ -67,8 +75,13 @@ def sft_job(kind: str, folder: Path) -> tuple[FlowPolicy, dict[str, torch.Tensor
     start = copied(policy)
     sft = Sft.model_validate(BASE | {"steps": 4, "batch_size": 7, **SFT[kind]})
     with session(folder, 4) as opened:
-        train_sft(policy, frames, ENV.cameras, sft, 0, opened)
+        train_sft(policy, frames, ENV.cameras, sft, 0, stopped(opened))
     return policy, start
+
+
+def stopped(opened: Session) -> Session:
+    at: Any = Bomb(opened.tracker, int(os.environ["STOP"])) if "STOP" in os.environ else opened.tracker
+    return opened._replace(tracker=at)
 
 
 def copied(policy: FlowPolicy) -> dict[str, torch.Tensor]:
@@ -77,10 +90,14 @@ def copied(policy: FlowPolicy) -> dict[str, torch.Tensor]:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    kind, folder = sys.argv[1], Path(sys.argv[2])
-    trained, before = sft_job(kind, folder) if kind in SFT else rl_job(kind, folder)
-    if torch.distributed.is_initialized():
-        torch.distributed.barrier()
-    if not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0:
-        save_file({k: v.contiguous() for k, v in trained.state_dict().items()}, folder / "trained.safetensors")
-        save_file(before, folder / "start.safetensors")
+    choose_sharding()
+    for kind in sys.argv[2:]:
+        folder = Path(sys.argv[1]) / kind
+        try:
+            trained, before = sft_job(kind, folder) if kind in SFT else rl_job(kind, folder)
+        except Stop:
+            continue
+        if join().main:
+            save_file({k: v.contiguous() for k, v in trained.state_dict().items()}, folder / "trained.safetensors")
+            save_file(before, folder / "start.safetensors")
+    wait_for_all()

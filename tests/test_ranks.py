@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,38 +25,68 @@ ROOT = Path(__file__).parents[1]
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
 
 
-def trained(kind: str, ranks: int, folder: Path) -> dict[str, torch.Tensor]:
-    """How far each parameter moved."""
+CASES = {"one": (1, "ddp"), "ddp": (2, "ddp"), "fsdp": (2, "fsdp")}
+KINDS = {"fast": [kind for kind in (*SFT, *RL) if not kind.endswith(OTHERS)]}
+KINDS["slow"] = [kind for kind in (*SFT, *RL) if kind not in KINDS["fast"]]
+
+
+def train(folder: Path, kinds: list[str], ranks: int, sharding: str, stop: int | None = None) -> None:
     start = [sys.executable] if ranks == 1 else [sys.executable, *TORCHRUN, str(ranks)]
     done = subprocess.run(
-        [*start, "-m", "tests.rank_jobs", kind, str(folder)],
+        [*start, "-m", "tests.rank_jobs", str(folder), *kinds],
         cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PIRL_SHARDING": sharding, **({"STOP": str(stop)} if stop else {})},
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=500,
     )
     assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.fixture(scope="module")
+def trainings(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Folder of the trainings of one speed: all kinds, each in one rank, in two with DDP, in two with FSDP."""
+
+    @cache
+    def folder(speed: str) -> Path:
+        top = tmp_path_factory.mktemp(speed)
+        for name, (ranks, sharding) in CASES.items():
+            train(top / name, KINDS[speed], ranks, sharding)
+        return top
+
+    return folder
+
+
+def moves(folder: Path) -> dict[str, torch.Tensor]:
+    """How far each parameter moved."""
     before, after = load_file(folder / "start.safetensors"), load_file(folder / "trained.safetensors")
     return {name: after[name] - before[name] for name in before}
 
 
-KINDS = [pytest.param(kind, marks=pytest.mark.slow if kind.endswith(OTHERS) else ()) for kind in (*SFT, *RL)]
+PARAMETERS = [
+    pytest.param(speed, kind, marks=pytest.mark.slow if speed == "slow" else ())
+    for speed in KINDS
+    for kind in KINDS[speed]
+]
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_two_ranks_move_the_parameters_as_one_does(kind: str, tmp_path: Path) -> None:
-    """With the same global batches. The ranks add the same numbers in another order, and nothing else differs."""
-    one, two = (trained(kind, ranks, tmp_path / str(ranks)) for ranks in (1, 2))
+@pytest.mark.parametrize(("speed", "kind"), PARAMETERS)
+def test_two_ranks_move_the_parameters_as_one_does(speed: str, kind: str, trainings: Callable[[str], Path]) -> None:
+    """With the same global batches, by DDP and by FSDP. The ranks add the same numbers in another order, and nothing
+    else differs."""
+    folders = {name: trainings(speed) / name / kind for name in CASES}
+    one = moves(folders["one"])
     moved = [name for name, step in one.items() if step.abs().max() > 1e-3]
     assert len(moved) > 10
-    for name in moved:
-        # Adam makes steps of gradients that are nothing but rounding, so the norm is compared, not each number.
-        assert (one[name] - two[name]).norm() < 1e-2 * one[name].norm(), name
-    for rows in zip(*(curve(tmp_path / str(ranks)) for ranks in (1, 2)), strict=True):
-        assert rows[0].keys() == rows[1].keys()
-        for key in rows[0]:
-            assert rows[0][key] == pytest.approx(rows[1][key], rel=1e-2, abs=2e-4), key
+    for case in ("ddp", "fsdp"):
+        two = moves(folders[case])
+        for name in moved:
+            # Adam makes steps of gradients that are nothing but rounding, so the norm is compared, not each number.
+            assert (one[name] - two[name]).norm() < 1e-2 * one[name].norm(), (case, name)
+        for rows in zip(*(curve(folders[name]) for name in ("one", case)), strict=True):
+            assert rows[0].keys() == rows[1].keys()
+            for key in rows[0]:
+                assert rows[0][key] == pytest.approx(rows[1][key], rel=1e-2, abs=2e-4), (case, key)
 
 
 def curve(folder: Path) -> list[dict[str, float]]:

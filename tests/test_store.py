@@ -107,7 +107,7 @@ def updated(policy: FlowPolicy, store: ContextStore, observation, **changes):
     # Plain gradient steps: Adam makes steps of what is nothing but rounding.
     learner = Learner(policy, parameter_groups(policy, rl), 0.0, 1e9, rl.precision, 0)
     learner.optimizer.optimizer = torch.optim.SGD(parameter_groups(policy, rl))
-    share = Share(ROWS, np.arange(ROWS))
+    share = Share(np.zeros(ROWS, int), np.arange(ROWS))
     rng = np.random.default_rng(0)
     metrics = update(learner, Rollout(store, samples), share, noise, process, rl, rng, False, 0)
     return {name: value - start[name] for name, value in policy.state_dict().items()}, metrics

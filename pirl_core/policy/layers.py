@@ -13,6 +13,7 @@ import torch.fx.experimental._config
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from pirl_core import sharding
 from pirl_core.errors import UserError
 
 Run = Callable[..., Any]
@@ -33,9 +34,10 @@ def recomputed(run: Run, layer: Callable[..., Any], *arguments: Any, **named: An
 
 
 def compiled(layer: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
-    """The compilation is that of the layer's class: its instances share it."""
+    """The compilation is that of the layer's forward pass: all layers that have the same share it."""
     if isinstance(layer, nn.Module):
-        return _compiled(type(layer).forward)(layer, *arguments, **named)
+        bound: Any = layer.forward
+        return _compiled(bound.__func__)(layer, *arguments, **named)
     return _compiled(layer)(*arguments, **named)
 
 
@@ -57,6 +59,10 @@ def way_to_run(recompute: bool, compile_layers: bool, device: torch.device) -> R
 
 
 def _require_compiler(device: torch.device) -> None:
+    if sharding.wanted():
+        raise UserError(
+            "compile: true goes past the hooks by which FSDP gathers layers; set false, or PIRL_SHARDING=ddp"
+        )
     # DDP's own splitting of a graph is for a network that is compiled as one.
     torch._dynamo.config.optimize_ddp = False
     torch._dynamo.config.recompile_limit = VARIANTS

@@ -10,6 +10,7 @@ The modules and their parameter names are transformers'; the forward pass is our
 cache on each call, hides the expert's features, has no entry for a cached prefix and knows no π0.5 (parity is tested).
 """
 
+from types import MethodType
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -208,6 +209,9 @@ class Pi0(nn.Module):
             for layer in expert.layers:
                 layer.input_layernorm = AdaptiveNorm(shape.expert_width, eps)
                 layer.post_attention_layernorm = AdaptiveNorm(shape.expert_width, eps)
+        # Blocks run through their own forward, so that hooks on them (FSDP's) see it.
+        for layer in (*self.vlm.language_model.layers, *expert.layers):
+            layer.forward = MethodType(decoder_layer, layer)
         # What transformers keeps in buffers is computed anew at each call: see ``gemma``.
         for module in self.modules():
             for name in [name for name, _ in module.named_buffers(recurse=False)]:
@@ -262,7 +266,7 @@ class Pi0(nn.Module):
             mask = torch.zeros(allowed.shape, dtype=x.dtype, device=x.device).masked_fill(~allowed, IMPOSSIBLE)
         memory = []
         for layer in language.layers:
-            x, key, value = self.run_layer(decoder_layer, layer, x, rotary, mask)
+            x, key, value = self.run_layer(layer, x, rotary, mask)
             pair = torch.stack([key, value], 1)
             memory.append(torch.cat([pair[:, :, :, :seen], pair[:, :, :, image_tokens:]], 3) if absent else pair)
         x = language.norm(x).float()
@@ -285,9 +289,7 @@ class Pi0(nn.Module):
         positions = context.valid.sum(1, keepdim=True) + torch.arange(length, device=x.device)
         rotary = rotary_embedding(positions, self.shape.head_dim, suffix.dtype)
         for index, layer in enumerate(expert.layers):
-            suffix, _, _ = self.run_layer(
-                decoder_layer, layer, suffix, rotary, mask, context.memory[:, index], condition
-            )
+            suffix, _, _ = self.run_layer(layer, suffix, rotary, mask, context.memory[:, index], condition)
         features = normalized(expert.norm, suffix, condition)[0][:, -self.shape.horizon :]
         return -self.pi0.action_out_proj(features), features
 

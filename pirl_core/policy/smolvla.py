@@ -14,6 +14,7 @@ Positions rotate with base 10⁴ throughout, though SmolVLM2 itself was trained 
 """
 
 import math
+from types import MethodType
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -148,6 +149,11 @@ class SmolVla(nn.Module):
         for layer in self.lm_expert.layers[1::2]:
             layer.self_attn.k_proj = nn.Linear(memory_width, memory_width, bias=False)
             layer.self_attn.v_proj = nn.Linear(memory_width, memory_width, bias=False)
+        # Blocks run through their own forward, so that hooks on them (FSDP's) see it.
+        for layer in (*self.vlm.text_model.layers, *self.lm_expert.layers[::2]):
+            layer.forward = MethodType(decoder_layer, layer)
+        for layer in self.lm_expert.layers[1::2]:
+            layer.forward = MethodType(_cross_layer, layer)
         self.stem: ConvStem | None = None
         if shape.stem == "conv":
             self.stem = ConvStem(shape.vision_width, shape.vlm_width)
@@ -194,7 +200,7 @@ class SmolVla(nn.Module):
         rotary = rotary_embedding(valid.long().cumsum(1) - 1, self.shape.head_dim, x.dtype)
         memory = []
         for layer in language.layers:
-            x, key, value = self.run_layer(decoder_layer, layer, x, rotary, mask)
+            x, key, value = self.run_layer(layer, x, rotary, mask)
             memory.append(torch.stack([key, value], 1))
         x = language.norm(x).float()
         pooled = (x * valid[..., None]).sum(1) / valid.sum(1, keepdim=True)
@@ -214,9 +220,9 @@ class SmolVla(nn.Module):
         for index, layer in enumerate(self.lm_expert.layers):
             cached = context.memory[:, index]
             if index % 2:
-                suffix = self.run_layer(_cross_layer, layer, suffix, crossed, prefix, cached)
+                suffix = self.run_layer(layer, suffix, crossed, prefix, cached)
             else:
-                suffix, _, _ = self.run_layer(decoder_layer, layer, suffix, joined, mask, cached)
+                suffix, _, _ = self.run_layer(layer, suffix, joined, mask, cached)
         features = self.lm_expert.norm(suffix)
         return -self.action_out_proj(features), features
 

@@ -43,10 +43,10 @@ class Rollout(NamedTuple):
 class Share(NamedTuple):
     """Where this rank's decisions stand among those of all ranks.
 
-    total: decisions of all ranks. position: (total,) the row here of each of them, −1 where another rank has it.
+    owner: (N of all ranks,) the rank that has each. position: (the same,) its row here, −1 where another rank has it.
     """
 
-    total: int
+    owner: np.ndarray
     position: np.ndarray
 
 
@@ -106,7 +106,8 @@ def collect(
     all_steps = [row[0] for row in everyone]
     value = np.array([row[1] for row in everyone])
     advantage, target = advantages(all_steps, value, np.array([row[2] for row in everyone]), len(episodes), rl)
-    own = np.array([row[3] == here.rank for row in everyone])
+    owner = np.array([row[3] for row in everyone])
+    own = owner == here.rank
     samples = Samples(
         choice.states,
         choice.stochastic,
@@ -117,7 +118,7 @@ def collect(
     )
     metrics = statistics(all_steps, episodes) | {"losses/explained_variance": explained_variance(value, target)}
     metrics |= context_metrics(gathered([contexts.fill]))
-    return Rollout(contexts, samples), Share(len(own), np.where(own, own.cumsum() - 1, -1)), metrics
+    return Rollout(contexts, samples), Share(owner, np.where(own, own.cumsum() - 1, -1)), metrics
 
 
 def context_store(policy: FlowPolicy, rl: Rl) -> ContextStore:

@@ -15,7 +15,7 @@ from pirl_core import seeds
 from pirl_core.errors import UserError
 from pirl_core.flow.chain import Noise
 from pirl_core.flow.noise import scheduled
-from pirl_core.learner import Learner
+from pirl_core.learner import Learner, compute_device
 from pirl_core.params import Rl
 from pirl_core.policy.flow_policy import FlowPolicy, Process
 from pirl_core.policy.layers import way_to_run
@@ -95,6 +95,7 @@ def train_rl(
     round_weights(policy, rl.precision)
     # No dropout anywhere in RL (Eq. 17, 18): the ratio must be 1 at identical parameters.
     policy.eval()
+    policy.backbone.run_layer = way_to_run(rl.activation_checkpointing, rl.compile, compute_device())
     limits, tracker = session.supervision, session.tracker
     learner = Learner(
         EncodingPolicy(policy) if rl.lora_rank else policy,
@@ -105,8 +106,6 @@ def train_rl(
         limits.max_skipped_updates,
         unused=rl.lora_rank > 0,  # what follows the VLM's last keys and values may be read by nothing
     )
-
-    policy.backbone.run_layer = way_to_run(rl.activation_checkpointing, rl.compile, learner.device)
 
     def validated(iteration: int) -> float:
         """In the arithmetic of the rollouts, which rounded weights need."""
@@ -136,7 +135,9 @@ def train_rl(
         collected = time.monotonic()
         rng = np.random.default_rng([seed, 3, iteration])
         warming = iteration < rl.critic_warmup_iterations and process.critic is not None
+        learner.release()
         metrics |= update(learner, rollout, share, noise, process, rl, rng, warming, iteration)
+        learner.gather()
         updated = time.monotonic()
         timing = {
             "charts/SPS": metrics["charts/simulator_steps"] / (updated - started),

@@ -34,17 +34,17 @@ class Part(NamedTuple):
 def parts(share: Share, rng: np.random.Generator, size: int, micro: int | None) -> Iterator[Part]:
     """One pass over the decisions of all ranks in a fresh permutation; the split does not depend on their number.
 
-    Each minibatch comes in parts of at most ``micro`` rows a rank; None: as one part.
+    Each minibatch comes in parts of at most ``micro`` rows a rank; None: as one part. All ranks have equally many parts
+    of it, since FSDP's ranks compute in step.
     """
-    for chosen in np.array_split(rng.permutation(share.total), -(-share.total // size)):
+    total = len(share.owner)
+    for chosen in np.array_split(rng.permutation(total), -(-total // size)):
         own = share.position[chosen]
-        own = own[own >= 0]
-        if not len(own):
-            yield Part(np.zeros(1, np.int64), 0.0, True)
-            continue
-        pieces = np.array_split(own, -(-len(own) // (micro or len(own))))
+        most = np.bincount(share.owner[chosen]).max()
+        pieces = np.array_split(own[own >= 0], -(-most // (micro or most)))
         for number, piece in enumerate(pieces, 1):
-            yield Part(piece, len(piece) / len(chosen), number == len(pieces))
+            stand_in = np.zeros(1, np.int64)
+            yield Part(piece if len(piece) else stand_in, len(piece) / len(chosen), number == len(pieces))
 
 
 class Tally:

@@ -83,14 +83,20 @@ def stage_main(stage: str, run: Callable[[Job], None], argv: Sequence[str] | Non
     words = list(sys.argv[1:] if argv is None else argv)
     args = _parser(stage).parse_args(words)
     is_rank = "RANK" in os.environ
+    # Who keeps the record: the launcher of the ranks, and where it is none of ours the first of them.
+    in_charge = not is_rank or (LAUNCHER not in os.environ and os.environ["RANK"] == "0")
     try:
         with mortal():
             threads = _set_threads()
             processes = launch.process_count(stage)
+            sharding = launch.choose_sharding()
             job = _job(stage, load_params(args.params), args)
-            if is_rank:
+            if not in_charge:
                 run(job)
                 return 0
+            command = os.environ.get(launch.COMMAND, "")
+            if command and stage in launch.PARALLEL and not is_rank:
+                return launch.launch_by(command, stage, words)
             with exclusive(stage, job.name):
                 if os.environ.get(FRESH):
                     resume.forget(stage, job.name)
@@ -101,7 +107,9 @@ def stage_main(stage: str, run: Callable[[Job], None], argv: Sequence[str] | Non
                             return code
                     else:
                         run(job)
-                _record(job, threads, processes, time.monotonic() - begun, memory.peak_mib)
+                if is_rank:
+                    processes = int(os.environ["WORLD_SIZE"])
+                _record(job, threads, processes, sharding, time.monotonic() - begun, memory.peak_mib)
                 resume.forget(stage, job.name)
     except UserError as error:
         return _say(stage, str(error), 2)
@@ -116,6 +124,9 @@ def stage_main(stage: str, run: Callable[[Job], None], argv: Sequence[str] | Non
         if is_rank and _lost_peer(error):
             # The launcher shall see the rank that failed first, and will end this one.
             time.sleep(1)
+            if LAUNCHER not in os.environ:
+                lost = f"rank {os.environ['RANK']} lost another one; a rerun of all goes on from the last checkpoint"
+                _say(stage, lost, launch.LOST_PEER)
             return launch.LOST_PEER
         raise
     except KeyboardInterrupt:
@@ -195,7 +206,7 @@ class _Unlisted:
         raise AssertionError(self._message)
 
 
-def _record(job: Job, threads: int, processes: int, seconds: float, peak_mib: int) -> None:
+def _record(job: Job, threads: int, processes: int, sharding: str, seconds: float, peak_mib: int) -> None:
     write_json(
         Path("outputs/run") / job.stage / f"{job.name}.json",
         {
@@ -203,7 +214,7 @@ def _record(job: Job, threads: int, processes: int, seconds: float, peak_mib: in
             "name": job.name,
             "wall_seconds": round(seconds, 2),
             "peak_memory_mib": peak_mib,
-            "machine": {**machine(), "threads": threads, "processes": processes},
+            "machine": {**machine(), "threads": threads, "processes": processes, "sharding": sharding},
             "python": sys.version.split()[0],
             "versions": versions(),
             "revision": revision(),

@@ -5,6 +5,8 @@ How many is no parameter: it belongs to the machine, and results do not depend o
 
 import logging
 import os
+import shlex
+import subprocess
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 PROCESSES = "PIRL_PROCESSES"
+SHARDING = "PIRL_SHARDING"
+COMMAND = "PIRL_LAUNCH"
 PARALLEL = ("sft", "rl", "evaluate")
 LOST_PEER = 75
 """Exit code of a rank that saw another one go."""
@@ -39,11 +43,29 @@ def process_count(stage: str) -> int:
     return max(1, torch.cuda.device_count())
 
 
-def launch(stage: str, argv: Sequence[str], count: int) -> int:
-    """Run the stage command in ``count`` ranks of this machine. Returns its exit code; one line tells of a lost rank.
+def choose_sharding() -> str:
+    """ddp or fsdp: PIRL_SHARDING, else what `accelerate launch` was told, else ddp.
 
-    Several nodes: start the stage command with `accelerate launch` or torchrun on each of them instead.
+    Ranks look at Accelerate's own variables, which this sets. Raises UserError for another value, for two choices that
+    differ, and for the older FSDP.
     """
+    wish = os.environ.get(SHARDING, "")
+    launched = os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
+    if wish not in ("", "ddp", "fsdp"):
+        raise UserError(f"{SHARDING} = {wish!r}: must be ddp or fsdp")
+    if wish == "ddp" and launched:
+        raise UserError(f"{SHARDING} = ddp, but accelerate launch was told to use FSDP; change either")
+    if launched and os.environ.get("FSDP_VERSION") != "2":
+        raise UserError(
+            "accelerate launch was told to use FSDP 1; say fsdp_version: 2, as pirl_core/accelerate/fsdp.yaml"
+        )
+    if wish == "fsdp":
+        os.environ.update(ACCELERATE_USE_FSDP="true", FSDP_VERSION="2")
+    return "fsdp" if wish == "fsdp" or launched else "ddp"
+
+
+def launch(stage: str, argv: Sequence[str], count: int) -> int:
+    """Run the stage in ``count`` ranks of this machine. Returns its exit code; one line tells of a lost rank."""
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
@@ -70,6 +92,22 @@ def launch(stage: str, argv: Sequence[str], count: int) -> int:
         print(f"pirl: {stage}: stopped; a rerun goes on from the last checkpoint", file=sys.stderr)
         return 128 + error.sigval
     return 0
+
+
+def launch_by(command: str, stage: str, argv: Sequence[str]) -> int:
+    """Run the stage by another launcher, which reaches other nodes: PIRL_LAUNCH, then the stage command without its
+    `python`. Returns its exit code. Raises UserError where there is no such command."""
+    words = [*shlex.split(command), "-m", f"pirl_core.stages.{stage}", *argv]
+    without = {key: value for key, value in os.environ.items() if key != COMMAND}
+    try:
+        process = subprocess.Popen(words, env=without)
+    except OSError as error:
+        raise UserError(f"{COMMAND} = {command!r}: cannot be run ({error.strerror}); correct it") from None
+    try:
+        return process.wait()
+    finally:
+        process.terminate()
+        process.wait()
 
 
 def _told(stage: str, error: "ChildFailedError") -> int:
