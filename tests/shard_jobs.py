@@ -17,7 +17,7 @@ from torch.distributed.tensor import DTensor
 
 from pirl_core import plan
 from pirl_core.learner import Learner
-from pirl_core.params import Run, resolve
+from pirl_core.param_file import Run, resolve
 from pirl_core.policy.backbone import Family, new_backbone
 from pirl_core.policy.flow_policy import FlowMatching, FlowPolicy
 from pirl_core.policy.lora import EncodingPolicy, add_adapters
