@@ -290,7 +290,7 @@ class Experiment(Section):
     """One benchmark and one model; each section holds what it overrides, or ``{}``."""
 
     model: Text
-    paper_model: Literal["pi0", "pi05", "groot"] | None
+    paper_model: Literal["pi0", "pi05", "smolvla", "groot"] | None
     env: dict[str, Any]
     curate: dict[str, Any]
     policy: dict[str, Any]

@@ -161,7 +161,7 @@ CHANGES: dict[str, dict[str, Change]] = {
     },
     "Experiment": {
         "model": Change(["large π0"]),
-        "paper_model": Change(["pi0", "pi05", "groot"], {"paper_model": None}),
+        "paper_model": Change(["pi0", "pi05", "smolvla", "groot"], {"paper_model": None}),
         "env": Change([{"image_size": 64}]),
         "curate": Change([{"seed": 7}]),
         "policy": Change([{"denoise_steps": 7}]),
