@@ -174,7 +174,8 @@ def test_interrupt_leaves_no_worker_behind() -> None:
             raise KeyboardInterrupt
     except KeyboardInterrupt:
         pass
-    assert [process.returncode for process in processes] == [0, 0]
+    # They answered after the signal, and were ended by their parent.
+    assert [process.returncode for process in processes] == [-signal.SIGKILL, -signal.SIGKILL]
 
 
 def test_simulators_that_are_given_up_free_their_memory() -> None:

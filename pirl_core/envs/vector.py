@@ -126,6 +126,10 @@ class VectorEnv:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if kind is not None:
+            # Nobody waits for the chunks that they are at, which on a busy machine take seconds.
+            for worker in self._workers:
+                worker.process.kill()
         self.close()
 
     def _check(self, slots: Sequence[int]) -> None:
