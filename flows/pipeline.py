@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from prefect import flow, get_client, get_run_logger
 from prefect.client.schemas.objects import State
@@ -20,12 +20,13 @@ from flows.stage import REFUSAL, Board
 from flows.watch import watch
 from flows.workspace import check, open_workspace
 from pirl_core.errors import UserError
+from pirl_core.params import Scale
 
 
 @flow(name="pirl", task_runner=ThreadPoolTaskRunner[Any]())  # type: ignore[arg-type]
 def pirl(
     experiments: list[str] | None = None,
-    scale: Literal["smoke", "laptop", "families", "paper"] | None = None,
+    scale: Scale | None = None,
     overrides: dict[str, Any] | None = None,
     force: bool = False,
     keep_going: bool = True,

@@ -25,6 +25,7 @@ Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
 Whole = Annotated[int, Field(ge=0)]
+Scale = Literal["smoke", "laptop", "families", "paper"]
 Precision = Literal["fp32", "bf16", "pure_bf16"]
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 
@@ -302,7 +303,7 @@ class Experiment(Section):
 class Params(Section):
     """The whole file."""
 
-    scale: Literal["smoke", "laptop", "families", "paper"]
+    scale: Scale
     seeds: Annotated[list[Whole], Field(min_length=1), AfterValidator(_distinct)]
     policies: Annotated[list[Name], Field(min_length=1), AfterValidator(_distinct)]
     methods: dict[Name, dict[str, Any]]

@@ -6,13 +6,15 @@ Without a name it also checks the whole file: `make reproduce` calls it before D
 import argparse
 import sys
 from pathlib import Path
+from typing import get_args
 
 from pirl_core.errors import UserError
 from pirl_core.files import write_text
 from pirl_core.param_file import load_params
+from pirl_core.params import Scale
 
 SUMMARY = "write params.yaml from a preset, or tell which scale it holds and check it"
-SCALES = ("smoke", "laptop", "families", "paper")
+SCALES: tuple[str, ...] = get_args(Scale)
 PRESETS = Path(__file__).parent / "presets"
 
 

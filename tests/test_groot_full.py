@@ -19,8 +19,8 @@ from pirl_core.policy.groot import groot_shape
 from pirl_core.policy.images import network_images
 from pirl_core.policy.layouts.groot import isaac_keys, lerobot_keys
 from pirl_core.policy.tokenizer import image_words, load_tokenizer, prompt_text, tokenize
-from tests.test_pretrained import ENV, section
-from tests.test_sft import learnable
+from tests.test_pretrained import section
+from tests.test_sft import ENV, learnable
 from tests.worlds import INSTRUCTIONS, random_observation
 
 # Qwen3's words come first, Eagle's are added behind them; the image token is the first of these, as in the release.

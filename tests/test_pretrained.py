@@ -13,7 +13,7 @@ from pirl_core.checkpoints.export import export
 from pirl_core.checkpoints.layouts import layout_of
 from pirl_core.checkpoints.source import find_checkpoint
 from pirl_core.errors import UserError
-from pirl_core.params import Env, Policy
+from pirl_core.params import Policy
 from pirl_core.policy import build
 from pirl_core.policy.backbone import new_backbone, new_shape, published_sizes
 from pirl_core.policy.context import DataSizes
@@ -22,19 +22,9 @@ from pirl_core.policy.folder import load_policy, save_policy
 from pirl_core.policy.normalize import Affine, Normalization, published
 from pirl_core.policy.pretrained import load_pretrained
 from pirl_core.policy.tokenizer import Prompt
-from tests.test_sft import learnable
+from tests.test_sft import ENV, learnable
 from tests.worlds import INSTRUCTIONS, random_observation
 
-ENV = Env(
-    benchmark="metaworld",
-    shift="none",
-    tasks=["reach-v3"],
-    episode_steps=10,
-    cameras=["corner2"],
-    image_size=32,
-    fast_render=True,
-    object_state=False,
-)
 DATA = DataSizes(64, 1, 40, 12, 8, 6, 4)
 ROUTES = [("pi0", "openpi"), ("pi0", "lerobot"), ("pi05", "openpi"), ("pi05", "lerobot"), ("smolvla", "lerobot")]
 

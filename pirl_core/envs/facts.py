@@ -1,6 +1,6 @@
 """What is known of a benchmark before its simulator is loaded: tasks, sentences, cameras, numbers, shifts."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import NamedTuple
 
@@ -34,17 +34,11 @@ class Facts(NamedTuple):
 
     def task(self, name: str) -> Task:
         """Raises UserError, with close matches, when the benchmark has no task of that name."""
-        self.check("env.tasks", "task", [name], self.tasks)
-        return self.tasks[name]
-
-    def check(self, key: str, kind: str, names: Iterable[str], known: Iterable[str]) -> None:
-        """Raises UserError for the first of ``names`` that is not ``known``: one line that begins with ``key``."""
-        known = list(known)
-        for name in names:
-            if name not in known:
-                close = get_close_matches(name, known, n=3, cutoff=0.5)
-                hint = f"did you mean {', '.join(close)}?" if close else f"such are {', '.join(known[:8])}"
-                raise UserError(f"{key}: unknown {self.label} {kind} '{name}'; {hint}")
+        if name in self.tasks:
+            return self.tasks[name]
+        close = get_close_matches(name, self.tasks, n=3, cutoff=0.5)
+        hint = f"did you mean {', '.join(close)}?" if close else f"such are {', '.join(list(self.tasks)[:8])}"
+        raise UserError(f"env.tasks: unknown {self.label} task '{name}'; {hint}")
 
     def sentences(self) -> list[str]:
         """Of all tasks, each once."""

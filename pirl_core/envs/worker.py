@@ -83,9 +83,9 @@ class Slots:
                 break
         size = self._settings.image_size
         # Nothing reads the picture after success: the value there is 0.
-        nothing = np.zeros((len(self._settings.cameras), size, size, 3), np.uint8)
+        shape = (len(self._settings.cameras), size, size, 3)
         return Outcome(
-            nothing if terminated else simulator.images(),
+            np.zeros(shape, np.uint8) if terminated else simulator.images(),
             simulator.state(),
             np.asarray(simulator.instruction()),
             np.asarray(total, np.float32),

@@ -53,8 +53,11 @@ def published(stats: Mapping[str, Sequence[float]], mode: Mode, epsilon: float) 
     """
     first, last = {"mean_std": ("mean", "std"), "quantile": ("q01", "q99"), "min_max": ("min", "max")}[mode]
     low, high = np.array(stats[first], np.float64), np.array(stats[last], np.float64)
-    spread = (high if mode == "mean_std" else (high - low) / 2) + (epsilon if mode == "mean_std" else epsilon / 2)
-    center = low if mode == "mean_std" else low + spread
+    if mode == "mean_std":
+        center, spread = low, high + epsilon
+    else:
+        spread = (high - low) / 2 + epsilon / 2
+        center = low + spread
     return Affine(center.tolist(), np.where(spread == 0, 1.0, spread).tolist())
 
 

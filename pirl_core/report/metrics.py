@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pirl_core.envs.benchmarks import facts_of
+from pirl_core.envs.benchmarks import Name, facts_of
 from pirl_core.errors import UserError
 from pirl_core.param_file import resolve
 from pirl_core.params import Params
@@ -30,11 +30,12 @@ def build_metrics(params: Params, episodes: pd.DataFrame) -> dict[str, list[Row]
     """
     metrics: dict[str, list[Row]] = {"rows": [], "differences": [], "groups": [], "tasks": []}
     for experiment in params.experiments:
+        benchmark = resolve(params, experiment).env.benchmark
         for split in listed_splits(params, experiment):
             here = episodes[(episodes["experiment"] == experiment) & (episodes["split"] == split)]
             for method in params.policies:
                 part = here[here["method"] == method]
-                row = _rate_row(params, experiment, method, split, part)
+                row = _rate_row(params, experiment, benchmark, method, split, part)
                 tasks = _task_rows(experiment, method, split, part)
                 groups = _group_rows(row, part)
                 row["group_mean"] = float(np.mean([group["rate"] for group in groups])) if groups else None
@@ -52,9 +53,8 @@ def to_json(data: Any) -> str:
     return json.dumps(data, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def _rate_row(params: Params, experiment: str, method: str, split: str, part: pd.DataFrame) -> Row:
+def _rate_row(params: Params, experiment: str, benchmark: Name, method: str, split: str, part: pd.DataFrame) -> Row:
     entry = params.experiments[experiment]
-    benchmark = resolve(params, experiment).env.benchmark
     rng = _stream(params, "rate", experiment, method, split)
     rate = success_rate(
         part["seed"].to_numpy(),

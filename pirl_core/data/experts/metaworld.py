@@ -13,9 +13,8 @@ from pirl_core.envs.metaworld import MetaWorldEnv
 def show(simulator: MetaWorldEnv, act: Act) -> None:
     """Until the episode's end."""
     policy: Any = ENV_POLICY_MAP[simulator.task]()
-    while True:
-        with warnings.catch_warnings():
-            # They ask for more than 1 and count on the clipping.
-            warnings.filterwarnings("ignore", "Constant")
-            action = policy.get_action(simulator.full_observation())
-        act(np.clip(action, -1.0, 1.0))
+    with warnings.catch_warnings():
+        # They ask for more than 1 and count on the clipping.
+        warnings.filterwarnings("ignore", "Constant")
+        while True:
+            act(np.clip(policy.get_action(simulator.full_observation()), -1.0, 1.0))
