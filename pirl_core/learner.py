@@ -65,7 +65,7 @@ class Learner:
         if plugin and self.accelerator.use_distributed:
             self.twin = sharding.Twin(module, self.accelerator, plugin)
             module, groups = self.twin.copy, self.twin.groups(groups)
-        optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95), weight_decay=weight_decay)
+        optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95), weight_decay=weight_decay, fused=True)
         self.base_lrs = [group["lr"] for group in optimizer.param_groups]
         self.module, self.optimizer = self.accelerator.prepare(module, optimizer)
         if self.twin:
@@ -172,8 +172,8 @@ class Learner:
             for key in ("step", "exp_avg", "exp_avg_sq"):
                 if f"{key}/{name}" in state.tensors:
                     value = state.tensors[f"{key}/{name}"]
-                    # AdamW keeps its step count on the CPU.
-                    moment = value if key == "step" else sharding.placed(value, parameter)
+                    # Fused, AdamW keeps its step count with the parameter; it is a plain number under FSDP too.
+                    moment = value.to(parameter.device) if key == "step" else sharding.placed(value, parameter)
                     self.optimizer.state[parameter][key] = moment
         self.gather()
 

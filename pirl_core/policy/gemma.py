@@ -12,7 +12,7 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers.models.gemma.modeling_gemma import GemmaDecoderLayer, apply_rotary_pos_emb
+from transformers.models.gemma.modeling_gemma import GemmaDecoderLayer
 
 MIN_PERIOD, MAX_PERIOD = 4e-3, 4.0
 ROTARY_BASE = 10000.0
@@ -57,6 +57,14 @@ def rotary_embedding(positions: Tensor, head_dim: int, dtype: torch.dtype) -> tu
     return angle.cos().to(dtype), angle.sin().to(dtype)
 
 
+def rotated(x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
+    """x (B, heads, T, E) turned by ``rotary_embedding``'s angles. Split, not sliced as in transformers: the gradient of
+    a slice is a whole tensor, filled with zeros and added up."""
+    cosine, sine = (part[:, None] for part in rotary)
+    first, second = x.chunk(2, -1)
+    return x * cosine + torch.cat([-second, first], -1) * sine
+
+
 def decoder_layer(
     layer: GemmaDecoderLayer,
     x: Tensor,
@@ -65,7 +73,8 @@ def decoder_layer(
     cached: Tensor | None = None,
     condition: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """One Gemma layer on x (B, T, W), attending to ``cached`` (B, 2, G, P, E) and its own keys and values.
+    """One Gemma layer on x (B, T, W), attending to ``cached`` (B, 2, G, P, E) and its own keys and values where
+    ``mask`` lets it (``grouped_mask``).
 
     ``condition`` (B, W) goes to the layer's adaptive norms, if it has such. Returns the output and the layer's own keys
     and values (B, G, T, E).
@@ -77,7 +86,7 @@ def decoder_layer(
         for projection in (attention.q_proj, attention.k_proj, attention.v_proj)
     )
     # Under autocast the rotation is in float32; attention, and a cache of keys, are not.
-    query, key = (part.to(value.dtype) for part in apply_rotary_pos_emb(query, key, *rotary))
+    query, key = (rotated(part, rotary).to(value.dtype) for part in (query, key))
     all_keys, all_values = key, value
     if cached is not None:
         all_keys = torch.cat([cached[:, 0].to(key.dtype), key], 2)
@@ -100,15 +109,22 @@ def _added(x: Tensor, branch: Tensor, gate: Tensor | None) -> Tensor:
     return x + branch if gate is None else x + branch * gate
 
 
+def grouped_mask(allowed: Tensor, shared: int, dtype: torch.dtype, barred: float = -math.inf) -> Tensor:
+    """What ``grouped_attention`` adds to its scores, from who may see whom (B, 1, 1 or T, P + T): made once for all
+    layers. shared: heads to a key head. barred: what the score of a pair that must not attend gets. Returns
+    (B, 1, 1 or shared·T, P + T)."""
+    added = torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill(~allowed, barred)
+    return added if allowed.shape[2] == 1 else added.repeat(1, 1, shared, 1)
+
+
 def grouped_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: float) -> Tensor:
-    """query (B, heads, T, E), key and value (B, G, P + T, E), mask (B, 1, 1 or T, P + T) → (B, heads, T, E).
+    """query (B, heads, T, E), key and value (B, G, P + T, E), mask as of ``grouped_mask`` → (B, heads, T, E).
 
     The heads that share keys are laid behind each other as more queries of one head. With ``enable_gqa``, CUDA would
     write out all scores: its flash kernel takes no mask, its memory-efficient one no unequal numbers of heads.
     """
     shared = query.shape[1] // key.shape[1]
     rows = query.unflatten(1, (-1, shared)).flatten(2, 3)
-    rows_mask = mask if mask.shape[2] == 1 else mask.repeat(1, 1, shared, 1)
-    mixed = F.scaled_dot_product_attention(rows, key, value, attn_mask=rows_mask, scale=scale)
+    mixed = F.scaled_dot_product_attention(rows, key, value, attn_mask=mask, scale=scale)
     apart: Tensor = mixed.unflatten(2, (shared, query.shape[2])).flatten(1, 2)
     return apart

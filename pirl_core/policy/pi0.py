@@ -19,7 +19,14 @@ from torch import Tensor, nn
 from transformers import PI0Config, PI0ForConditionalGeneration
 
 from pirl_core.policy.context import Context, DataSizes, Inputs
-from pirl_core.policy.gemma import AdaptiveNorm, decoder_layer, normalized, rotary_embedding, time_embedding
+from pirl_core.policy.gemma import (
+    AdaptiveNorm,
+    decoder_layer,
+    grouped_mask,
+    normalized,
+    rotary_embedding,
+    time_embedding,
+)
 from pirl_core.policy.images import Resize
 from pirl_core.policy.layers import Run, plain
 from pirl_core.policy.sizes import Size
@@ -222,6 +229,11 @@ class Pi0(nn.Module):
         return self.pi0.model.vlm
 
     @property
+    def _shared(self) -> int:
+        """Heads that read the same keys."""
+        return self.shape.heads // self.shape.kv_heads
+
+    @property
     def vlm_modules(self) -> list[nn.Module]:
         """What RL keeps frozen."""
         return [self.vlm] if self.stem is None else [self.vlm, self.stem]
@@ -260,10 +272,11 @@ class Pi0(nn.Module):
         here = torch.arange(image_tokens, device=x.device) < seen
         valid = torch.cat([here.expand(len(x), -1), inputs.tokens_valid], 1)
         rotary = rotary_embedding(valid.long().cumsum(1) - 1, self.shape.head_dim, x.dtype)
-        mask = valid[:, None, None, :]
+        allowed = valid[:, None, None, :]
         if self.pool_padding:
-            allowed = mask & valid[:, None, :, None]
-            mask = torch.zeros(allowed.shape, dtype=x.dtype, device=x.device).masked_fill(~allowed, IMPOSSIBLE)
+            mask = grouped_mask(allowed & valid[:, None, :, None], self._shared, x.dtype, IMPOSSIBLE)
+        else:
+            mask = grouped_mask(allowed, self._shared, x.dtype)
         memory = []
         for layer in language.layers:
             x, key, value = self.run_layer(layer, x, rotary, mask)
@@ -284,7 +297,7 @@ class Pi0(nn.Module):
         own = torch.ones(length, length, dtype=torch.bool, device=x.device)
         # A state token does not see the actions; they see it and each other.
         own[: length - self.shape.horizon, length - self.shape.horizon :] = False
-        mask = torch.cat([prefix, own.expand(count, 1, -1, -1)], -1)
+        mask = grouped_mask(torch.cat([prefix, own.expand(count, 1, -1, -1)], -1), self._shared, suffix.dtype)
         expert = self.pi0.model.dit
         positions = context.valid.sum(1, keepdim=True) + torch.arange(length, device=x.device)
         rotary = rotary_embedding(positions, self.shape.head_dim, suffix.dtype)

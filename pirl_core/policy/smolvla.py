@@ -21,11 +21,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaModel, SmolVLMConfig, SmolVLMModel
-from transformers.models.llama.modeling_llama import LlamaDecoderLayer, apply_rotary_pos_emb
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from pirl_core.errors import UserError
 from pirl_core.policy.context import Context, DataSizes, Inputs
-from pirl_core.policy.gemma import decoder_layer, grouped_attention, rotary_embedding, time_embedding
+from pirl_core.policy.gemma import (
+    decoder_layer,
+    grouped_attention,
+    grouped_mask,
+    rotary_embedding,
+    rotated,
+    time_embedding,
+)
 from pirl_core.policy.images import Resize
 from pirl_core.policy.layers import Run, plain
 from pirl_core.policy.sizes import Size
@@ -165,6 +172,11 @@ class SmolVla(nn.Module):
         self.action_out_proj = nn.Linear(shape.expert_width, shape.action_dim)
 
     @property
+    def _shared(self) -> int:
+        """Heads that read the same keys."""
+        return self.shape.heads // self.shape.kv_heads
+
+    @property
     def vlm_modules(self) -> list[nn.Module]:
         """What RL keeps frozen: all that ``encode`` runs through, so that a stored context stays true. LeRobot trains
         ``state_proj`` beside a frozen VLM; in SFT so may we."""
@@ -196,7 +208,7 @@ class SmolVla(nn.Module):
         # The state is the last token, and seen by no other.
         sees = torch.ones(length, length, dtype=torch.bool, device=x.device)
         sees[:-1, -1] = False
-        mask = valid[:, None, None, :] & sees
+        mask = grouped_mask(valid[:, None, None, :] & sees, self._shared, x.dtype)
         rotary = rotary_embedding(valid.long().cumsum(1) - 1, self.shape.head_dim, x.dtype)
         memory = []
         for layer in language.layers:
@@ -212,7 +224,9 @@ class SmolVla(nn.Module):
         count, length = suffix.shape[:2]
         prefix = context.valid[:, None, None, :]
         own = torch.ones(length, length, dtype=torch.bool, device=x.device).tril()
-        mask = torch.cat([prefix.expand(-1, 1, length, -1), own.expand(count, 1, -1, -1)], -1)
+        joined_mask = torch.cat([prefix.expand(-1, 1, length, -1), own.expand(count, 1, -1, -1)], -1)
+        mask = grouped_mask(joined_mask, self._shared, suffix.dtype)
+        prefix_mask = grouped_mask(prefix, self._shared, suffix.dtype)
         places = torch.arange(length, device=x.device).expand(count, -1)
         behind = context.valid.sum(1, keepdim=True) + places
         joined = rotary_embedding(behind, self.shape.head_dim, suffix.dtype)
@@ -220,7 +234,7 @@ class SmolVla(nn.Module):
         for index, layer in enumerate(self.lm_expert.layers):
             cached = context.memory[:, index]
             if index % 2:
-                suffix = self.run_layer(layer, suffix, crossed, prefix, cached)
+                suffix = self.run_layer(layer, suffix, crossed, prefix_mask, cached)
             else:
                 suffix, _, _ = self.run_layer(layer, suffix, joined, mask, cached)
         features = self.lm_expert.norm(suffix)
@@ -258,7 +272,7 @@ def _cross_layer(
 ) -> Tensor:
     """One Llama layer on x (B, H, W) that attends to nothing but ``cached`` (B, 2, G, P, E), mapped by the layer.
 
-    mask: (B, 1, 1, P), the same for all of x.
+    mask: (B, 1, 1, P) of ``grouped_mask``, the same for all of x.
     """
     attention = layer.self_attn
 
@@ -270,7 +284,7 @@ def _cross_layer(
     memory = cached.to(attention.k_proj.weight.dtype).transpose(2, 3).flatten(3)
     key, value = heads(attention.k_proj(memory[:, 0])), heads(attention.v_proj(memory[:, 1]))
     # Under autocast the rotation is in float32; attention is not.
-    query = apply_rotary_pos_emb(query, query, *rotary)[0].to(value.dtype)
+    query = rotated(query, rotary).to(value.dtype)
     mixed = grouped_attention(query, key, value, mask, attention.scaling)
     x = x + attention.o_proj(mixed.transpose(1, 2).flatten(2))
     out: Tensor = x + layer.mlp(layer.post_attention_layernorm(x))
