@@ -157,7 +157,8 @@ def rows(options: argparse.Namespace) -> list[Row]:
         world = {"cameras": ["corner2", "corner3"], "image_size": pixels, "tasks": LONG}
         seen = run._replace(env=run.env.model_copy(update=world))
         label = f"size {options.medium}, two images of {pixels}²"
-        found.append(whole_update(seen, medium, label, wanted, options.decisions, options.minibatch, options.updates))
+        size = options.minibatch or run.rl.minibatch_size
+        found.append(whole_update(seen, medium, label, wanted, options.decisions, size, options.updates))
     return found
 
 
@@ -168,8 +169,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--size", choices=["tiny", "S", "M", "L"], default="L", help="policy.size of the larger model")
     add("--medium", choices=["tiny", "S", "M", "L"], default="M", help="policy.size of the whole update")
     add("--rounds", type=int, default=7, help="measurements of each side of a minibatch")
-    add("--decisions", type=int, default=256, help="decisions of an update")
-    add("--minibatch", type=int, default=128, help="decisions of an update's minibatch")
+    add("--decisions", type=int, default=512, help="decisions of an update")
+    add("--minibatch", type=int, help="decisions of an update's minibatch; by default the laptop scale's")
     add("--updates", type=int, default=3, help="measurements of each side of an update")
     run_part(parser, rows, arguments)
 
