@@ -3,6 +3,12 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 STAMP := .venv/installed
 OPENGL := libegl1 libgl1-mesa-dri libosmesa6
+VULKAN := libvulkan1 mesa-vulkan-drivers libgl1 libglib2.0-0
+# Simulators to install beside MetaWorld: make setup EXTRAS=libero,maniskill. A scale named after one brings it.
+EXTRAS ?= $(SCALE)
+comma := ,
+WANTED := $(filter maniskill libero calvin all,$(subst $(comma), ,$(EXTRAS)))
+SIMULATORS := $(if $(filter all,$(WANTED)),maniskill libero calvin,$(WANTED))
 
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export PYTHONUNBUFFERED := 1
@@ -15,7 +21,7 @@ REPRO := dvc --wait-for-lock repro
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: $(STAMP) ## .venv and the system libraries for rendering; costs nothing once done
+setup: $(STAMP) $(SIMULATORS:%=.venv/extra-%) ## .venv and libraries for rendering; EXTRAS=maniskill,libero,calvin adds simulators
 
 $(STAMP): pyproject.toml .constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' || \
@@ -26,6 +32,21 @@ $(STAMP): pyproject.toml .constraints.txt
 	@# A downloaded archive is no git repository, which DVC must be told.
 	@git rev-parse --git-dir >/dev/null 2>&1 || .venv/bin/dvc config --local core.no_scm true
 	@touch $@
+
+.venv/extra-%: $(STAMP)
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check -c .constraints.txt -e '.[dev,flows,$*]'
+	@$(MAKE) --no-print-directory beside-$*
+	@touch $@
+
+# What an extra cannot express. hf-libero asks for robomimic and with it torchvision, whose CUDA build breaks transformers
+# beside a CPU torch; its environments need none of that.
+.PHONY: beside-libero beside-maniskill beside-calvin
+beside-libero:
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps hf-libero==0.1.4
+
+beside-maniskill: vulkan
+
+beside-calvin:
 
 # An OpenGL context without a display, from EGL or OSMesa, is what the simulator needs to draw.
 define DRAWS
@@ -45,6 +66,25 @@ opengl:
 	$(DRAWS); \
 	echo "make: no OpenGL context although $(OPENGL) are installed; see Troubleshooting in README.md" >&2; exit 1
 
+# ManiSkill draws with Vulkan: a GPU's driver, or Mesa's software driver (on Debian 12 that of the backports).
+RENDERS = python -c 'import sapien; sapien.render.RenderSystem(sapien.Device("cpu")); import cv2' >/dev/null 2>&1 && exit 0
+
+.PHONY: vulkan
+vulkan:
+	@$(RENDERS); \
+	if [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then \
+	  echo "make: no Vulkan for ManiSkill; run: sudo apt-get install -y $(VULKAN)" \
+	    "(on Debian 12 with -t bookworm-backports)" >&2; exit 1; \
+	fi; \
+	export DEBIAN_FRONTEND=noninteractive; from=; \
+	if grep -qs '^VERSION_CODENAME=bookworm' /etc/os-release; then \
+	  echo 'deb http://deb.debian.org/debian bookworm-backports main' >/etc/apt/sources.list.d/pirl-backports.list; \
+	  from='-t bookworm-backports'; \
+	fi; \
+	apt-get update -qq && apt-get install -y -qq --no-install-recommends $$from $(VULKAN); \
+	$(RENDERS); \
+	echo "make: no Vulkan although $(VULKAN) are installed; see Troubleshooting in README.md" >&2; exit 1
+
 # DVC clears a stage's outputs before it runs, so the parameters are checked first; once is enough for one params.yaml.
 CHECK = $(if $(SCALE),python -m pirl_core.scale $(SCALE) $(if $(FORCE),--force),$(MAKE) --no-print-directory .pirl/checked)
 
@@ -52,7 +92,7 @@ CHECK = $(if $(SCALE),python -m pirl_core.scale $(SCALE) $(if $(FORCE),--force),
 	@python -m pirl_core.scale
 	@mkdir -p .pirl && touch $@
 
-reproduce: setup ## the whole pipeline, then the results table; SCALE=smoke|laptop|families|paper switches params.yaml first
+reproduce: setup ## the whole pipeline, then the results table; SCALE=laptop and others write params.yaml first
 	@$(CHECK)
 	@$(REPRO)
 	@python -m pirl_core.report.show
