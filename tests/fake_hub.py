@@ -27,6 +27,7 @@ class Hub:
     gated: bool = False
     readonly: bool = False
     cut: int = 0  # this many bodies of weights break off after half of what was asked for
+    spoil: str = ""  # this path's body has other bytes, as many as listed
     refuse: str = ""  # requests whose path holds this get a broken connection
     stall: str = ""  # a request whose path holds this is never answered; ``stalled`` tells that it came
     stalled: Event = field(default_factory=Event)
@@ -118,13 +119,15 @@ class _Handler(BaseHTTPRequestHandler):
             return self.refuse(404, "RepoNotFound")
         if self.hub.gated and self.headers.get("Authorization") != "Bearer good":
             return self.refuse(403, "GatedRepo")
-        found = re.fullmatch(rf"/api/models/{REPO}(?:/(revision|tree)/([^/]+))?/?", path)
+        found = re.fullmatch(rf"/api/(?:models|datasets)/{REPO}(?:/(revision|tree)/([^/]+)(?:/(.*))?)?/?", path)
         if found:
             commit = self.commit_of(found[2] or "main")
             if commit is None:
                 return self.refuse(404, "RevisionNotFound")
-            return self.answer(self.tree(commit[1]) if found[1] == "tree" else self.info(*commit))
-        found = re.fullmatch(rf"/{REPO}/resolve/([^/]+)/(.+)", path)
+            if found[1] == "tree":
+                return self.answer(self.tree(commit[1], found[3] or ""))
+            return self.answer(self.info(*commit))
+        found = re.fullmatch(rf"(?:/datasets)?/{REPO}/resolve/([^/]+)/(.+)", path)
         commit = self.commit_of(found[1]) if found else None
         if not found or commit is None or found[2] not in commit[1]:
             return self.refuse(404, "EntryNotFound")
@@ -135,17 +138,18 @@ class _Handler(BaseHTTPRequestHandler):
     def info(self, name: str, files: Files) -> dict[str, Any]:
         return {"id": REPO, "sha": name, "siblings": [{"rfilename": path} for path in files]}
 
-    def tree(self, files: Files) -> list[dict[str, Any]]:
+    def tree(self, files: Files, folder: str) -> list[dict[str, Any]]:
         return [
             {"type": "file", "path": path, "size": len(content), "oid": _oid(content)}
             | ({"lfs": {"oid": _sha256(content), "size": len(content), "pointerSize": 1}} if _is_lfs(path) else {})
             for path, content in files.items()
+            if path.startswith(folder)
         ]
 
     def body(self, commit: str, path: str, content: bytes) -> None:
         headers = {"X-Repo-Commit": commit, "ETag": f'"{_sha256(content) if _is_lfs(path) else _oid(content)}"'}
         start = int((re.match(r"bytes=(\d+)-", self.headers.get("Range", "")) or ["", "0"])[1])
-        part = content[start:]
+        part = content[:start:-1] + b"?" * (start + 1) if path == self.hub.spoil else content[start:]
         if start:
             headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
         if self.command == "GET" and _is_lfs(path):

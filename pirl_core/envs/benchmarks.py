@@ -11,7 +11,7 @@ from pirl_core.types import Episode
 if TYPE_CHECKING:
     from pirl_core.params import Env
 
-Name = Literal["metaworld"]
+Name = Literal["metaworld", "maniskill"]
 
 
 class Settings(NamedTuple):
@@ -69,9 +69,9 @@ class Simulator(Protocol):
 
 
 def facts_of(name: Name) -> Facts:
-    from pirl_core.envs import metaworld_tasks
+    from pirl_core.envs import maniskill_tasks, metaworld_tasks
 
-    return metaworld_tasks.FACTS
+    return {"metaworld": metaworld_tasks.FACTS, "maniskill": maniskill_tasks.FACTS}[name]
 
 
 def open_simulator(settings: Settings, episode: Episode) -> Simulator:
@@ -80,6 +80,10 @@ def open_simulator(settings: Settings, episode: Episode) -> Simulator:
     Raises UserError when the task is unknown, or package or assets are missing.
     """
     facts_of(settings.benchmark).task(episode.task)
+    if settings.benchmark == "maniskill":
+        from pirl_core.envs.maniskill import ManiSkillEnv
+
+        return ManiSkillEnv(episode.task, settings)
     if settings.cameras:
         opengl.chosen()  # before mujoco is imported, which reads the variable and raises
     from pirl_core.envs.metaworld import MetaWorldEnv

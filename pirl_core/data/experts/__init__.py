@@ -18,6 +18,10 @@ class EpisodeOver(Exception):  # noqa: N818  (no error)
 
 
 def expert_of(benchmark: Name) -> Expert:
+    if benchmark == "maniskill":
+        from pirl_core.data.experts import maniskill
+
+        return maniskill.show
     from pirl_core.data.experts import metaworld
 
     return metaworld.show

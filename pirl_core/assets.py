@@ -1,0 +1,300 @@
+"""What simulators need beside their packages: ``python -m pirl_core.assets fetch libero`` and ``... check libero``.
+
+A folder named by the benchmark's variable is taken as it is. Without one, the assets are downloaded from upstream on
+first use, into the user's cache; never at import, never with a question. A part of them takes its place only when it
+is whole: downloaded beside it, compared with upstream's checksums, renamed. A download that broke off goes on.
+"""
+
+import argparse
+import errno
+import fcntl
+import hashlib
+import os
+import shutil
+import sys
+import urllib.error
+import urllib.request
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from pirl_core.errors import UserError
+
+CHUNK = 2**20
+
+
+class Archive(NamedTuple):
+    """A zip file. sha256: as published, None where upstream publishes none (the zip's own checksums are compared)."""
+
+    url: str
+    sha256: str | None
+
+
+class Dataset(NamedTuple):
+    """A dataset repository of the Hugging Face hub, of which ``inside`` is the folder that is wanted ("": all)."""
+
+    repo: str
+    inside: str
+
+
+class Part(NamedTuple):
+    """folder: below the root of the assets ("": the root). holds: paths in it that tell whether it is there."""
+
+    folder: str
+    source: Archive | Dataset
+    holds: tuple[str, ...]
+
+
+class Assets(NamedTuple):
+    """variable: of the environment, names an own folder. terms: what the licence says, in a few words."""
+
+    variable: str
+    parts: tuple[Part, ...]
+    terms: str
+
+
+ASSETS = {
+    "libero": Assets(
+        "PIRL_LIBERO_ASSETS",
+        (
+            Part(
+                "",
+                Dataset("lerobot/libero-assets", ""),
+                ("articulated_objects", "scenes", "stable_hope_objects", "stable_scanned_objects", "textures"),
+            ),
+        ),
+        "from Google Scanned Objects, HOPE and TurboSquid",
+    ),
+    # The table-top tasks need none of these: they are for put-on-plate and SIMPLER.
+    "maniskill": Assets(
+        "PIRL_MANISKILL_ASSETS",
+        (
+            Part("carrot", Dataset("RLinf/maniskill_assets", "carrot"), ("more_carrot", "more_plate", "more_table")),
+            Part(
+                "tasks/bridge_v2_real2sim_dataset",
+                Archive(
+                    "https://huggingface.co/datasets/haosulab/ManiSkill_bridge_v2_real2sim/resolve/main/"
+                    "bridge_v2_real2sim_dataset.zip",
+                    "618512a205b4528cafecdad14b1788ed1130879f3064deb406516ed5b9c5ba92",
+                ),
+                ("custom", "real_inpainting"),
+            ),
+            Part(
+                "robots/widowx",
+                Archive("https://github.com/haosulab/ManiSkill-WidowX250S/archive/refs/tags/v0.2.0.zip", None),
+                ("wx250s.urdf",),
+            ),
+        ),
+        "CC BY-NC 4.0 (put-on-plate), Apache-2.0 (bridge)",
+    ),
+    # Code and data of calvin_env, which is not on the package index.
+    "calvin": Assets(
+        "PIRL_CALVIN_ENV",
+        (
+            Part(
+                "",
+                Archive(
+                    "https://github.com/mees/calvin_env/archive/797142c588c21e76717268b7b430958dbd13bf48.zip",
+                    None,
+                ),
+                ("calvin_env", "conf", "data"),
+            ),
+        ),
+        "MIT",
+    ),
+}
+
+
+def find(benchmark: str) -> Path:
+    """The folder with all of the benchmark's assets; downloads those that lack, unless the variable names a folder.
+
+    Raises UserError in one line for an incomplete folder of the user's, and for all that goes wrong with a download.
+    """
+    own = os.environ.get(ASSETS[benchmark].variable)
+    if own:
+        lacking = missing(benchmark)
+        if lacking:
+            raise UserError(
+                f"{ASSETS[benchmark].variable}={own} lacks {', '.join(lacking)}; unset it to use a download of our own,"
+                f" or run python -m pirl_core.assets fetch {benchmark} to fill the folder"
+            )
+        return Path(own)
+    return fetch(benchmark)
+
+
+def root(benchmark: str) -> Path:
+    """Where they belong: the variable's folder, or ``~/.cache/pirl/<benchmark>`` (``XDG_CACHE_HOME`` respected)."""
+    own = os.environ.get(ASSETS[benchmark].variable)
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return Path(own).expanduser() if own else cache / "pirl" / benchmark
+
+
+def missing(benchmark: str) -> list[str]:
+    """Paths below the root that should be there and are not."""
+    here = root(benchmark)
+    paths = [Path(part.folder) / name for part in ASSETS[benchmark].parts for name in part.holds]
+    return [str(path) for path in paths if not (here / path).exists()]
+
+
+def fetch(benchmark: str) -> Path:
+    """Download the parts that lack; returns the root. Processes that ask at the same time wait for the first."""
+    here = root(benchmark)
+    if not missing(benchmark):
+        return here
+    try:
+        with _alone(here):
+            for part in ASSETS[benchmark].parts:
+                if not all((here / part.folder / name).exists() for name in part.holds):
+                    _download(part, here / part.folder, _beside(here, part))
+    except UserError:
+        raise
+    except Exception as error:  # of the hub's client, of one of its HTTP stacks, of the system
+        raise _line(benchmark, error) from error
+    lacking = missing(benchmark)
+    if lacking:
+        raise UserError(f"{benchmark}: upstream's download into {here} lacks {', '.join(lacking)}")
+    return here
+
+
+def _download(part: Part, target: Path, work: Path) -> None:
+    """work: the folder for what is not whole yet; it stays where the download breaks off."""
+    if target.exists() and any(target.iterdir()):
+        raise UserError(f"{target}: exists but lacks {' or '.join(part.holds)}; remove it, or give another folder")
+    work.mkdir(parents=True, exist_ok=True)
+    if isinstance(part.source, Dataset):
+        whole = _snapshot(part.source, work)
+    else:
+        whole = _unpacked(_archive(part.source, work / "archive.zip"), work / "unpacked")
+    if target.exists():
+        target.rmdir()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    whole.rename(target)
+    shutil.rmtree(work, ignore_errors=True)
+
+
+def _snapshot(source: Dataset, work: Path) -> Path:
+    """The dataset's files, each compared with the checksum that the hub lists."""
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.hf_api import RepoFile
+
+    commit = HfApi().dataset_info(source.repo).sha
+    wanted = f"{source.inside}/*" if source.inside else None
+    folder = work / "snapshot"
+    snapshot_download(source.repo, repo_type="dataset", revision=commit, local_dir=folder, allow_patterns=wanted)
+    for entry in HfApi().list_repo_tree(source.repo, source.inside or None, recursive=True, revision=commit,
+                                        repo_type="dataset"):  # fmt: skip
+        if isinstance(entry, RepoFile) and not _agrees(folder / entry.path, entry.blob_id, entry.lfs):
+            (folder / entry.path).unlink(missing_ok=True)
+            raise UserError(f"{source.repo}: {entry.path} is not what the hub lists; run the command again")
+    shutil.rmtree(folder / ".cache", ignore_errors=True)
+    return folder / source.inside
+
+
+def _agrees(path: Path, blob: str, lfs: object) -> bool:
+    """Whether the file has the SHA-256 of large files, or git's SHA-1 of others."""
+    if not path.is_file():
+        return False
+    if lfs is not None:
+        return _sha256(path) == getattr(lfs, "sha256", None)
+    content = path.read_bytes()
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest() == blob
+
+
+def _archive(source: Archive, path: Path) -> Path:
+    """Goes on where an earlier download broke off."""
+    from tqdm import tqdm
+
+    begun = path.stat().st_size if path.exists() else 0
+    request = urllib.request.Request(source.url, headers={"Range": f"bytes={begun}-"} if begun else {})
+    try:
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            begun = begun if answer.status == 206 else 0
+            size = int(answer.headers.get("Content-Length") or 0)
+            bar = tqdm(
+                total=begun + size or None, initial=begun, unit="B", unit_scale=True, desc=source.url.split("/")[-1]
+            )
+            with bar, path.open("ab" if begun else "wb") as file:
+                while chunk := answer.read(CHUNK):
+                    bar.update(file.write(chunk))
+        if size and path.stat().st_size < begun + size:
+            raise ConnectionError(f"{path.stat().st_size} of {begun + size} bytes came")
+    except urllib.error.HTTPError as error:
+        if error.code != 416:  # nothing lacks
+            raise
+    if source.sha256 is not None and _sha256(path) != source.sha256:
+        path.unlink()
+        raise UserError(f"{source.url}: the checksum differs from the published one; run the command again")
+    return path
+
+
+def _unpacked(archive: Path, folder: Path) -> Path:
+    """The archive's content, without the one folder in which some archives have it all."""
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        with zipfile.ZipFile(archive) as file:
+            file.extractall(folder)
+    except zipfile.BadZipFile as error:
+        archive.unlink()
+        raise UserError(f"{archive.name}: damaged ({error}); run the command again") from None
+    inner = list(folder.iterdir())
+    return inner[0] if len(inner) == 1 and inner[0].is_dir() else folder
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _beside(here: Path, part: Part) -> Path:
+    return here.with_name(f".{here.name}.{part.folder.replace('/', '-') or 'all'}.partial")
+
+
+@contextmanager
+def _alone(here: Path) -> Iterator[None]:
+    here.parent.mkdir(parents=True, exist_ok=True)
+    with here.with_name(f".{here.name}.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _line(benchmark: str, error: Exception) -> UserError:
+    said = (str(error).strip().splitlines() or ["no details"])[0][:160]
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return UserError(f"{benchmark}: no room for its assets in {root(benchmark).parent}; free some, or set"
+                         f" {ASSETS[benchmark].variable} to a folder on a larger disk")  # fmt: skip
+    return UserError(
+        f"{benchmark}: the download of its assets broke off ({type(error).__name__}: {said}); run python -m"
+        f" pirl_core.assets fetch {benchmark} where there is network, or set {ASSETS[benchmark].variable} to a folder"
+        " that holds them"
+    )
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m pirl_core.assets", description="Assets of the simulators: fetch what lacks, or tell what lacks."
+    )
+    parser.add_argument("command", choices=("fetch", "check"))
+    parser.add_argument("benchmark", choices=tuple(ASSETS))
+    args = parser.parse_args(argv)
+    try:
+        if args.command == "fetch":
+            fetch(args.benchmark)
+        lacking = missing(args.benchmark)
+        if lacking:
+            raise UserError(
+                f"{args.benchmark}: {root(args.benchmark)} lacks {', '.join(lacking)}; run python -m pirl_core.assets"
+                f" fetch {args.benchmark}, or set {ASSETS[args.benchmark].variable}"
+            )
+        print(f"{args.benchmark}: complete in {root(args.benchmark)} ({ASSETS[args.benchmark].terms})")
+    except UserError as error:
+        print(f"pirl: assets: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,155 @@
+"""One slot for ManiSkill's table-top tasks: PhysX on the CPU, pictures by Vulkan (in software where there is no GPU).
+
+mani_skill needs torch, so these worker processes load it, unlike others. PhysX starts each episode afresh: equal
+episodes take equal courses bit for bit, in place or in another process. The first picture of a process takes about ten
+seconds, in which the shaders are compiled.
+"""
+
+import logging
+import os
+from typing import Any
+
+import numpy as np
+
+from pirl_core.envs.benchmarks import Settings
+from pirl_core.envs.maniskill_tasks import BODIES, FACTS
+from pirl_core.errors import UserError
+from pirl_core.types import Episode
+
+# Else mani_skill asks on the terminal before it downloads; the tasks here need no download.
+os.environ["MS_SKIP_ASSET_DOWNLOAD_PROMPT"] = "1"
+try:
+    import gymnasium
+    import mani_skill.envs  # noqa: F401  (registers the tasks)
+    from mani_skill.sensors.camera import Camera, CameraConfig
+except ImportError as error:
+    raise UserError(
+        f"env.benchmark = maniskill: mani_skill cannot be imported ({error}); run make setup EXTRAS=maniskill"
+    ) from None
+
+NO_VULKAN = (
+    "env.benchmark = maniskill: no Vulkan to draw with; run make setup EXTRAS=maniskill, or install libvulkan1 and"
+    " mesa-vulkan-drivers 24.3 or later"
+)
+_GOAL = "goal_site"  # of PickCube; cameras of the policy do not see it
+
+
+class ManiSkillEnv:
+    """A simulator for one task that plays one episode after another."""
+
+    def __init__(self, task: str, settings: Settings):
+        self.task = task
+        self._settings = settings
+        self._numbers = FACTS.state_dim(settings.object_state)
+        self.env = _construct(task)
+        self._cameras: dict[tuple[str, int, bool], Any] = {}
+        self._scene: Any = None  # of the cameras
+        self._steps = 0
+        self._over = True
+
+    def fits(self, episode: Episode) -> bool:
+        return episode.task == self.task
+
+    def reset(self, episode: Episode) -> None:
+        """Start the episode. Raises UserError for an unknown shift."""
+        if episode.task != self.task:
+            raise ValueError(f"this slot simulates {self.task}, not {episode.task}")
+        if episode.shift not in ("none", *FACTS.shifts):
+            raise UserError(f"shift '{episode.shift}' is unknown; ManiSkill's tasks have none")
+        self.env.reset(seed=episode.seed)
+        self._steps = 0
+        self._over = False
+
+    def step(self, action: np.ndarray) -> tuple[float, bool, bool]:
+        """Apply one action (7,), clipped to [-1, 1]; returns reward, terminated, truncated.
+
+        The reward is 1.0 on the first success, which ends the episode; else 0.0.
+        """
+        if self._over:
+            raise RuntimeError(f"{self.task}: step after the episode's end; reset first")
+        information = self.env.step(np.clip(action, -1.0, 1.0).astype(np.float32))[4]
+        if not np.isfinite(self.state()).all():
+            raise RuntimeError(f"{self.task}: the simulation diverged at step {self._steps}")
+        self._steps += 1
+        success = bool(information["success"])
+        truncated = not success and self._steps >= self._settings.episode_steps
+        self._over = success or truncated
+        return float(success), success, truncated
+
+    def state(self) -> np.ndarray:
+        """What the policy reads now, (S,) float32."""
+        agent = self.env.agent
+        goal = getattr(self.env, _GOAL, None)
+        parts = [agent.robot.get_qpos(), agent.tcp.pose.raw_pose]
+        numbers = np.zeros(self._numbers, np.float32)
+        known = np.concatenate([_row(part) for part in parts])
+        numbers[: len(known)] = known
+        if goal is not None:
+            numbers[len(known) : len(known) + 3] = _row(goal.pose.p)
+        if self._settings.object_state:
+            bodies = np.concatenate([_row(getattr(self.env, name).pose.raw_pose) for name in BODIES[self.task]])
+            numbers[len(FACTS.state) : len(FACTS.state) + len(bodies)] = bodies
+        return numbers
+
+    def instruction(self) -> str:
+        return FACTS.tasks[self.task].sentences[0]
+
+    def images(self) -> np.ndarray:
+        """(C, image_size, image_size, 3) uint8, upright. Raises UserError when Vulkan is missing."""
+        want = self._settings
+        frames = [self._picture(camera, want.image_size, want.fast_render, goal=False) for camera in want.cameras]
+        return np.stack(frames) if frames else np.zeros((0, want.image_size, want.image_size, 3), np.uint8)
+
+    def picture(self, camera: str, size: int, fast: bool) -> np.ndarray:
+        """(size, size, 3) uint8, upright; the goal of PickCube shows, unless ``fast``."""
+        return self._picture(camera, size, fast, goal=not fast)
+
+    def close(self) -> None:
+        """Give up the scene."""
+        self._cameras.clear()
+        self.env.close()
+
+    def _picture(self, camera: str, size: int, fast: bool, goal: bool) -> np.ndarray:
+        if not self.env.scene.can_render():
+            raise UserError(NO_VULKAN)
+        for hidden in self.env._hidden_objects:
+            (hidden.show_visual if goal else hidden.hide_visual)()
+        eye = self._camera(camera, size, fast)
+        self.env.scene.update_render(update_sensors=False, update_human_render_cameras=False)
+        eye.capture()
+        frame = eye.get_obs(rgb=True, depth=False, position=False, segmentation=False)["rgb"][0].numpy()
+        return np.ascontiguousarray(frame, np.uint8)
+
+    def _camera(self, name: str, size: int, fast: bool) -> Any:
+        """mani_skill's camera of that name with another resolution; tasks that rebuild their scene lose it."""
+        if self._scene is not self.env.scene:
+            self._scene = self.env.scene
+            self._cameras.clear()
+        key = (name, size, fast)
+        if key not in self._cameras:
+            ours = {**self.env._sensor_configs, **self.env._human_render_camera_configs}[name]
+            config = CameraConfig(
+                f"{name}_{size}_{fast}", ours.pose, size, size, ours.fov, ours.near, ours.far,
+                shader_pack="minimal" if fast else "default",
+            )  # fmt: skip
+            self._cameras[key] = Camera(config, self.env.scene)
+        return self._cameras[key]
+
+
+def _construct(task: str) -> Any:
+    """mani_skill's environment without its time limit and its own observations; blind where there is no Vulkan."""
+    logging.getLogger("mani_skill").setLevel(logging.ERROR)
+    fixed = {"num_envs": 1, "obs_mode": "none", "reward_mode": "none", "sim_backend": "physx_cpu"}
+    options = {**fixed, "control_mode": "pd_ee_delta_pose"}
+    try:
+        return gymnasium.make(task, render_backend="sapien_cpu", **options).unwrapped
+    except RuntimeError as error:
+        if "physical device" not in str(error):
+            raise
+        return gymnasium.make(task, render_backend="none", **options).unwrapped
+
+
+def _row(batch: Any) -> np.ndarray:
+    """The only row of a tensor (1, n)."""
+    row: np.ndarray = batch[0].numpy()
+    return row
