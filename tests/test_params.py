@@ -57,6 +57,10 @@ BROKEN: dict[str, tuple[Edit, str]] = {
         _set(["reach-v2"], "env", "tasks"),
         r"env\.tasks: unknown .* 'reach-v2'; did you mean 'reach-v3'",
     ),
+    "tasks of another benchmark": (
+        _set("maniskill", "env", "benchmark"),
+        r"env\.tasks: unknown ManiSkill task",
+    ),
     "unknown ood task": (
         _set(["fly-v3"], "evaluate", "splits", "id", "tasks"),
         r"evaluate\.splits\.id\.tasks: unknown",
