@@ -16,7 +16,7 @@ from benchmarks.measure import Row, table
 from pirl_core.stages.cli import _set_threads
 from pirl_core.stages.record import machine, revision, versions
 
-PARTS = ("environments", "context", "iteration", "waiting", "memory", "startup")
+PARTS = ("environments", "simulators", "context", "iteration", "waiting", "memory", "startup")
 
 
 def measured(part: str) -> list[Row] | None:

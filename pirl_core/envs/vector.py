@@ -25,9 +25,13 @@ from pirl_core.params import Env
 from pirl_core.types import ChunkResult, Episode, Observation
 
 WORKERS_VARIABLE = "PIRL_WORKERS"
-_ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-# Where glibc raises this by itself, after the first freed simulator of 20 MB, the heap gets twice as large, in holes.
-_GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": str(2**20)}
+WORKER_ENVIRONMENT = {
+    **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"),
+    "LP_NUM_THREADS": "0",
+    # Where glibc raises this by itself, after the first freed simulator of 20 MB, the heap grows twice as large and has
+    # holes.
+    "MALLOC_MMAP_THRESHOLD_": str(2**20),
+}
 _GRACE_SECONDS = 5.0
 
 
@@ -200,7 +204,7 @@ def _start_worker() -> _Worker:
     process = subprocess.Popen(
         [sys.executable, "-c", "from pirl_core.envs.worker import main; main()", str(child.fileno())],
         pass_fds=[child.fileno()],
-        env={**os.environ, **_ONE_THREAD, **_GIVE_BACK, "LP_NUM_THREADS": "0", "PYTHONPATH": path},
+        env={**os.environ, **WORKER_ENVIRONMENT, "PYTHONPATH": path},
         stdin=subprocess.DEVNULL,
     )
     child.close()
