@@ -275,8 +275,8 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m pirl_core.assets", description="Assets of the simulators: fetch what lacks, or tell what lacks."
     )
-    parser.add_argument("command", choices=("fetch", "check"))
-    parser.add_argument("benchmark", choices=tuple(ASSETS))
+    parser.add_argument("command", choices=("fetch", "check"), help="download what lacks; or tell what lacks")
+    parser.add_argument("benchmark", choices=tuple(ASSETS), help="whose assets")
     args = parser.parse_args(argv)
     try:
         if args.command == "fetch":

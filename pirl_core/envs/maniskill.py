@@ -20,7 +20,7 @@ from pirl_core.types import Episode
 os.environ["MS_SKIP_ASSET_DOWNLOAD_PROMPT"] = "1"
 try:
     import gymnasium
-    import mani_skill.envs  # noqa: F401  (registers the tasks)
+    import mani_skill.envs
     from mani_skill.sensors.camera import Camera, CameraConfig
 except ImportError as error:
     raise UserError(
@@ -138,7 +138,7 @@ class ManiSkillEnv:
 
 def _construct(task: str) -> Any:
     """mani_skill's environment without its time limit and its own observations; blind where there is no Vulkan."""
-    logging.getLogger("mani_skill").setLevel(logging.ERROR)
+    mani_skill.logger.setLevel(logging.ERROR)
     fixed = {"num_envs": 1, "obs_mode": "none", "reward_mode": "none", "sim_backend": "physx_cpu"}
     options = {**fixed, "control_mode": "pd_ee_delta_pose"}
     try:
