@@ -15,13 +15,14 @@ import yaml
 from PIL import Image
 from scipy.stats import binomtest
 
+from pirl_core.envs.benchmarks import facts_of
 from pirl_core.errors import UserError
 from pirl_core.param_file import load_params
 from pirl_core.params import Params
 from pirl_core.report.build import build_report
 from pirl_core.report.figures import learning_picture
 from pirl_core.report.inputs import Clip
-from pirl_core.report.paper import METAWORLD, paper_rate
+from pirl_core.report.paper import METAWORLD, PUT_ON_PLATE, paper_rate
 from pirl_core.report.show import show
 from pirl_core.report.tables import METHODS, points, results_table, seconds
 from pirl_core.report.videos import choose
@@ -362,6 +363,15 @@ def test_paper_figures_average_the_difficulty_groups() -> None:
     assert paper_rate("metaworld", "pi05", "flow_sde", "id") == 0.707
     for model, method in (("pi0", "grpo"), ("groot", "sft"), (None, "sft")):
         assert paper_rate("metaworld", model, method, "id") is None
+
+
+def test_paper_figures_of_put_on_plate_name_shifts() -> None:
+    assert len(PUT_ON_PLATE) == 13 * 6
+    assert {split.removeprefix("ood:") for _, _, split in PUT_ON_PLATE} - {"id"} <= set(facts_of("put_on_plate").shifts)
+    assert paper_rate("put_on_plate", "pi05", "flow_noise", "ood:position_change_to") == 0.547
+    assert paper_rate("put_on_plate", "pi0", "sft", "id", "all") == 0.384
+    for model, split in ((None, "id"), ("groot", "id"), ("pi0", "ood:ee_pose")):
+        assert paper_rate("put_on_plate", model, "sft", split) is None
 
 
 def test_clips_alternate_outcomes_and_spread_over_tasks() -> None:

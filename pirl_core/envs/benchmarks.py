@@ -11,7 +11,7 @@ from pirl_core.types import Episode
 if TYPE_CHECKING:
     from pirl_core.params import Env
 
-Name = Literal["metaworld", "maniskill"]
+Name = Literal["metaworld", "maniskill", "put_on_plate"]
 
 
 class Settings(NamedTuple):
@@ -70,8 +70,13 @@ class Simulator(Protocol):
 
 def facts_of(name: Name) -> Facts:
     from pirl_core.envs import maniskill_tasks, metaworld_tasks
+    from pirl_core.envs.put_on_plate import facts as put_on_plate
 
-    return {"metaworld": metaworld_tasks.FACTS, "maniskill": maniskill_tasks.FACTS}[name]
+    return {
+        "metaworld": metaworld_tasks.FACTS,
+        "maniskill": maniskill_tasks.FACTS,
+        "put_on_plate": put_on_plate.FACTS,
+    }[name]
 
 
 def open_simulator(settings: Settings, episode: Episode) -> Simulator:
@@ -84,6 +89,10 @@ def open_simulator(settings: Settings, episode: Episode) -> Simulator:
         from pirl_core.envs.maniskill import ManiSkillEnv
 
         return ManiSkillEnv(episode.task, settings)
+    if settings.benchmark == "put_on_plate":
+        from pirl_core.envs.put_on_plate.simulator import PutOnPlateEnv
+
+        return PutOnPlateEnv(settings)
     if settings.cameras:
         opengl.chosen()  # before mujoco is imported, which reads the variable and raises
     from pirl_core.envs.metaworld import MetaWorldEnv

@@ -22,6 +22,10 @@ def expert_of(benchmark: Name) -> Expert:
         from pirl_core.data.experts import maniskill
 
         return maniskill.show
+    if benchmark == "put_on_plate":
+        from pirl_core.data.experts import put_on_plate
+
+        return put_on_plate.show
     from pirl_core.data.experts import metaworld
 
     return metaworld.show
