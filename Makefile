@@ -4,10 +4,12 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 STAMP := .venv/installed
 OPENGL := libegl1 libgl1-mesa-dri libosmesa6
 VULKAN := libvulkan1 mesa-vulkan-drivers libgl1 libglib2.0-0
-# Simulators to install beside MetaWorld: make setup EXTRAS=libero,maniskill. A scale named after one brings it.
+# Simulators to install beside MetaWorld: make setup EXTRAS=libero,maniskill. A scale named after one brings it,
+# put_on_plate and simpler bring maniskill.
 EXTRAS ?= $(SCALE)
 comma := ,
-WANTED := $(filter maniskill libero calvin all,$(subst $(comma), ,$(EXTRAS)))
+WANTED := $(sort $(filter maniskill libero calvin all,$(patsubst put_on_plate,maniskill,$(patsubst simpler,maniskill,\
+  $(subst $(comma), ,$(EXTRAS))))))
 SIMULATORS := $(if $(filter all,$(WANTED)),maniskill libero calvin,$(WANTED))
 
 export PATH := $(CURDIR)/.venv/bin:$(PATH)

@@ -11,7 +11,7 @@ from pirl_core.types import Episode
 if TYPE_CHECKING:
     from pirl_core.params import Env
 
-Name = Literal["metaworld", "maniskill", "put_on_plate"]
+Name = Literal["metaworld", "maniskill", "put_on_plate", "simpler"]
 
 
 class Settings(NamedTuple):
@@ -69,13 +69,14 @@ class Simulator(Protocol):
 
 
 def facts_of(name: Name) -> Facts:
-    from pirl_core.envs import maniskill_tasks, metaworld_tasks
+    from pirl_core.envs import maniskill_tasks, metaworld_tasks, simpler_tasks
     from pirl_core.envs.put_on_plate import facts as put_on_plate
 
     return {
         "metaworld": metaworld_tasks.FACTS,
         "maniskill": maniskill_tasks.FACTS,
         "put_on_plate": put_on_plate.FACTS,
+        "simpler": simpler_tasks.FACTS,
     }[name]
 
 
@@ -85,6 +86,8 @@ def open_simulator(settings: Settings, episode: Episode) -> Simulator:
     Raises UserError when the task is unknown, or package or assets are missing.
     """
     facts_of(settings.benchmark).task(episode.task)
+    if settings.benchmark != "metaworld":
+        from pirl_core.envs import vulkan  # noqa: F401  (raises where mani_skill is missing)
     if settings.benchmark == "maniskill":
         from pirl_core.envs.maniskill import ManiSkillEnv
 
@@ -93,6 +96,10 @@ def open_simulator(settings: Settings, episode: Episode) -> Simulator:
         from pirl_core.envs.put_on_plate.simulator import PutOnPlateEnv
 
         return PutOnPlateEnv(settings)
+    if settings.benchmark == "simpler":
+        from pirl_core.envs.simpler import SimplerEnv
+
+        return SimplerEnv(episode.task, settings)
     if settings.cameras:
         opengl.chosen()  # before mujoco is imported, which reads the variable and raises
     from pirl_core.envs.metaworld import MetaWorldEnv

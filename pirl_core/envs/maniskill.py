@@ -5,32 +5,18 @@ episodes take equal courses bit for bit, in place or in another process. The fir
 seconds, in which the shaders are compiled.
 """
 
-import logging
-import os
 from typing import Any
 
+import gymnasium
 import numpy as np
+from mani_skill.sensors.camera import Camera, CameraConfig
 
+from pirl_core.envs import vulkan
 from pirl_core.envs.benchmarks import Settings
 from pirl_core.envs.maniskill_tasks import BODIES, FACTS
 from pirl_core.errors import UserError
 from pirl_core.types import Episode
 
-# Else mani_skill asks on the terminal before it downloads; the tasks here need no download.
-os.environ["MS_SKIP_ASSET_DOWNLOAD_PROMPT"] = "1"
-try:
-    import gymnasium
-    import mani_skill.envs
-    from mani_skill.sensors.camera import Camera, CameraConfig
-except ImportError as error:
-    raise UserError(
-        f"env.benchmark = maniskill: mani_skill cannot be imported ({error}); run make setup EXTRAS=maniskill"
-    ) from None
-
-NO_VULKAN = (
-    "env.benchmark = maniskill: no Vulkan to draw with; run make setup EXTRAS=maniskill, or install libvulkan1 and"
-    " mesa-vulkan-drivers 24.3 or later"
-)
 _GOAL = "goal_site"  # of PickCube; cameras of the policy do not see it
 
 
@@ -110,8 +96,7 @@ class ManiSkillEnv:
         self.env.close()
 
     def _picture(self, camera: str, size: int, fast: bool, goal: bool) -> np.ndarray:
-        if not self.env.scene.can_render():
-            raise UserError(NO_VULKAN)
+        vulkan.check(self.env.scene)
         for hidden in self.env._hidden_objects:
             (hidden.show_visual if goal else hidden.hide_visual)()
         eye = self._camera(camera, size, fast)
@@ -138,15 +123,9 @@ class ManiSkillEnv:
 
 def _construct(task: str) -> Any:
     """mani_skill's environment without its time limit and its own observations; blind where there is no Vulkan."""
-    mani_skill.logger.setLevel(logging.ERROR)
     fixed = {"num_envs": 1, "obs_mode": "none", "reward_mode": "none", "sim_backend": "physx_cpu"}
     options = {**fixed, "control_mode": "pd_ee_delta_pose"}
-    try:
-        return gymnasium.make(task, render_backend="sapien_cpu", **options).unwrapped
-    except RuntimeError as error:
-        if "physical device" not in str(error):
-            raise
-        return gymnasium.make(task, render_backend="none", **options).unwrapped
+    return vulkan.opened(lambda render: gymnasium.make(task, render_backend=render, **options).unwrapped)
 
 
 def _row(batch: Any) -> np.ndarray:

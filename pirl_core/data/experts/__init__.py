@@ -26,6 +26,10 @@ def expert_of(benchmark: Name) -> Expert:
         from pirl_core.data.experts import put_on_plate
 
         return put_on_plate.show
+    if benchmark == "simpler":
+        from pirl_core.data.experts import simpler
+
+        return simpler.show
     from pirl_core.data.experts import metaworld
 
     return metaworld.show

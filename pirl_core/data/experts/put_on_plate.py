@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from pirl_core.data.experts import Act
-from pirl_core.envs.put_on_plate.scene import pose_numbers, rotation
 from pirl_core.envs.put_on_plate.simulator import PutOnPlateEnv, bounds
+from pirl_core.envs.widowx import pose_numbers, rotation
 
 FASTEST = 0.04
 """Largest displacement of the gripper's target in a step, and half as much near the object."""
@@ -19,8 +19,9 @@ ARRIVED = 0.006
 HOVER = 0.08
 LIFT = 0.10
 TABLE = 0.87
-LOWEST = (0.012, 0.006, 0.0)
-"""How far the point between the fingers stays above the table, at the first, second and third try."""
+LOWEST = (0.018, 0.016, 0.014)
+"""How far the point between the fingers stays above the table, at the first, second and third try. The fingertips are
+16 mm lower: pressed on the table, its friction would keep them from closing."""
 CLOSING_STEPS = 4
 OPEN, CLOSED = 1.0, -1.0
 ANGLES = np.arange(24) * np.pi / 24
@@ -74,13 +75,16 @@ def show(simulator: PutOnPlateEnv, act: Act) -> None:
     pick_and_place(simulator.scene, *simulator.scene.bodies[:2], bounds(simulator), act)
 
 
-def pick_and_place(scene: Any, thing: Any, target: Any, box: tuple[np.ndarray, np.ndarray], act: Act) -> None:
-    """box: lowest and highest corner (3,) of the thing's box in its own frame."""
+def pick_and_place(
+    scene: Any, thing: Any, target: Any, box: tuple[np.ndarray, np.ndarray], act: Act, top: float = 0.0
+) -> None:
+    """box: lowest and highest corner (3,) of the thing's box in its own frame. top: how far above the target's origin
+    the thing shall lie."""
     hand = Hand(scene, act)
     for trial in range(len(LOWEST)):
         grasp(hand, thing, box, trial)
         if bool(scene.agent.is_grasping(thing)[0]):
-            put_down(hand, thing, target, box)
+            put_down(hand, thing, target, box, top)
         hand.grip = OPEN
         hand.step()
         hand.rise(HOVER, 6)
@@ -106,12 +110,12 @@ def grasp(hand: Hand, thing: Any, box: tuple[np.ndarray, np.ndarray], trial: int
         hand.step()
 
 
-def put_down(hand: Hand, thing: Any, target: Any, box: tuple[np.ndarray, np.ndarray]) -> None:
+def put_down(hand: Hand, thing: Any, target: Any, box: tuple[np.ndarray, np.ndarray], top: float) -> None:
     def goal(clearance: float) -> np.ndarray:
         corners = world_corners(thing, box)
         shift = pose_numbers(target.pose)[:2] - pose_numbers(thing.pose)[:2]
         # As high as brings the lowest point of the thing ``clearance`` above the target.
-        rise = pose_numbers(target.pose)[2] + clearance - corners[:, 2].min()
+        rise = pose_numbers(target.pose)[2] + top + clearance - corners[:, 2].min()
         return hand.place() + np.array([*shift, rise])
 
     hand.rise(LIFT, 5)

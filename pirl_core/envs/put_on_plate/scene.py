@@ -1,9 +1,8 @@
-"""The simulated table with a WidowX 250S, on ManiSkill's base environment: PhysX on a CPU, drawn through Vulkan.
+"""Put-on-plate's table, on mani_skill's base environment: PhysX on a CPU, drawn through Vulkan.
 
 World frame in metres, quaternions (w, x, y, z). The table's top is at z = 0.87.
 """
 
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,29 +10,18 @@ from typing import Any, NamedTuple
 import numpy as np
 import sapien
 import torch
-from mani_skill.agents.robots.widowx.widowx import WidowX250S
 from mani_skill.envs.sapien_env import BaseEnv
-from mani_skill.envs.tasks.digital_twins.bridge_dataset_eval.base_env import WidowX250SBridgeDatasetFlatTable
-from mani_skill.sensors.camera import CameraConfig
+from mani_skill.envs.tasks.digital_twins.bridge_dataset_eval import base_env
 from mani_skill.utils import sapien_utils
 from mani_skill.utils.structs.types import SimConfig
 from sapien.physx import PhysxMaterial
 
-from pirl_core.envs.put_on_plate import assets
+from pirl_core.envs import widowx
 from pirl_core.errors import UserError
 
-# It warns of every robot it builds; the space belongs to its name.
-logging.getLogger("mani_skill ").setLevel(logging.ERROR)
-
-CONTROL = "arm_pd_ee_target_delta_pose_align2_gripper_pd_joint_pos"
 ROBOT_POSE = sapien.Pose([0.147, 0.028, 0.870], [0, 0, 0, 1])
 START = np.array([-0.01840777, 0.0398835, 0.22242722, -0.00460194, 1.36524296, 0.00153398, 0.037, 0.037])
 """Joint positions at the start, measured on BridgeData's robot."""
-
-SENSOR = "3rd_view_camera"
-FAST = "fast"
-SHRINK = 4
-"""The fast camera has so many times fewer pixels a side than the robot's 640 × 480."""
 
 
 class Thing(NamedTuple):
@@ -53,34 +41,30 @@ class Placed(NamedTuple):
 class TableScene(BaseEnv):  # type: ignore[misc]
     """One robot and the given things, nothing else: a body that is not in the episode costs no time."""
 
-    SUPPORTED_OBS_MODES = ["none"]  # noqa: RUF012  (ManiSkill's)
+    SUPPORTED_OBS_MODES = ["none"]  # noqa: RUF012  (mani_skill's)
     SUPPORTED_REWARD_MODES = ["none"]  # noqa: RUF012
 
-    def __init__(self, things: Sequence[Thing]) -> None:
+    def __init__(self, things: Sequence[Thing], render_backend: str) -> None:
         self.things = list(things)
         self.bodies: list[Any] = []
         super().__init__(
-            robot_uids=WidowX250SBridgeDatasetFlatTable,
+            robot_uids=base_env.WidowX250SBridgeDatasetFlatTable,
             obs_mode="none",
-            control_mode=CONTROL,
-            sim_backend="cpu",
-            render_backend="cpu",
+            control_mode=widowx.CONTROL,
+            sim_backend="physx_cpu",
+            render_backend=render_backend,
         )
 
     @property
     def _default_sim_config(self) -> SimConfig:
         return SimConfig(sim_freq=500, control_freq=5, spacing=20)
 
-    @property
-    def _default_sensor_configs(self) -> list[CameraConfig]:
-        return [fast_camera(self.agent)]
-
     def _load_agent(self, options: dict[str, Any]) -> None:
         super()._load_agent(options, sapien.Pose([0.127, 0.060, 0.85], [0, 0, 0, 1]))
 
     def _load_scene(self, options: dict[str, Any]) -> None:
         sapien_utils.set_articulation_render_material(self.agent.robot._objs[0], specular=0.9, roughness=0.3)
-        stage = str(assets.bridge("tasks/bridge_v2_real2sim_dataset/stages/bridge_table_1_v1.glb"))
+        stage = str(base_env.BRIDGE_DATASET_ASSET_PATH / "stages/bridge_table_1_v1.glb")
         builder = self.scene.create_actor_builder()
         turned = sapien.Pose(q=[0.707, 0.707, 0, 0])
         builder.add_nonconvex_collision_from_file(stage, pose=turned)
@@ -121,60 +105,11 @@ class TableScene(BaseEnv):  # type: ignore[misc]
         return {}
 
     def start(self, things: Sequence[Thing], places: Sequence[Placed], qpos: np.ndarray) -> None:
-        """Begin an episode, in the scene as it is where it has these things, else in a new one."""
-        rebuild = list(things) != self.things
+        """Begin an episode in a new scene: PhysX keeps an order of contacts from what was before, which objects that
+        fall and roll would show."""
         self.things = list(things)
-        self.reset(seed=0, options={"places": places, "qpos": qpos, "reconfigure": rebuild})
-
-
-def fast_camera(agent: WidowX250S) -> CameraConfig:
-    """The robot's own camera with fewer pixels."""
-    own = agent._sensor_configs[0]
-    intrinsic = np.array(own.intrinsic, dtype=np.float64)
-    intrinsic[:2] /= SHRINK
-    return CameraConfig(
-        uid=FAST,
-        pose=own.pose,
-        width=own.width // SHRINK,
-        height=own.height // SHRINK,
-        mount=agent.robot.links_map[own.entity_uid],
-        intrinsic=intrinsic,
-        near=own.near,
-        far=own.far,
-    )
+        self.reset(seed=0, options={"places": places, "qpos": qpos, "reconfigure": True})
 
 
 def pose_of(placed: Placed) -> sapien.Pose:
     return sapien.Pose(placed.xyz, [np.cos(placed.yaw / 2), 0, 0, np.sin(placed.yaw / 2)])
-
-
-def advance(scene: BaseEnv, action: np.ndarray) -> None:
-    """One control step, 0.2 s, without the observation that ManiSkill's own step draws each time."""
-    scene._step_action(action.astype(np.float32))
-
-
-def draw(scene: BaseEnv, fast: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Picture (H, W, 3) uint8, and the number of the body seen at each pixel (H, W)."""
-    camera = scene.scene.sensors[FAST if fast else SENSOR]
-    scene.scene.update_render(update_sensors=True, update_human_render_cameras=False)
-    camera.capture()
-    seen = camera.get_obs(rgb=True, depth=False, position=False, segmentation=True)
-    return seen["rgb"][0].numpy().astype(np.uint8), seen["segmentation"][0, ..., 0].numpy()
-
-
-def pose_numbers(pose: Any) -> np.ndarray:
-    """Position and quaternion (7,) of a ManiSkill pose of one scene."""
-    numbers: np.ndarray = pose.raw_pose[0].numpy().astype(np.float64)
-    return numbers
-
-
-def rotation(quaternion: np.ndarray) -> np.ndarray:
-    """(3, 3) of a unit quaternion (w, x, y, z)."""
-    w, x, y, z = quaternion
-    return np.array(
-        [
-            [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
-            [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
-            [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
-        ]
-    )

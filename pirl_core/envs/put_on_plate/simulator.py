@@ -4,29 +4,21 @@ from functools import cache
 
 import numpy as np
 
+from pirl_core.envs import vulkan, widowx
 from pirl_core.envs.benchmarks import Settings
 from pirl_core.envs.put_on_plate import assets, overlay
 from pirl_core.envs.put_on_plate.facts import CAMERA, FACTS
 from pirl_core.envs.put_on_plate.names import sentence
 from pirl_core.envs.put_on_plate.rules import Contact, Reward, on_plate, world_box
-from pirl_core.envs.put_on_plate.scene import (
-    START,
-    Placed,
-    TableScene,
-    Thing,
-    advance,
-    draw,
-    pose_numbers,
-    pose_of,
-    rotation,
-)
+from pirl_core.envs.put_on_plate.scene import START, Placed, TableScene, Thing, pose_of
 from pirl_core.envs.put_on_plate.variations import JUMP_STEP, Start, Variation, arm_offsets, decode, size, variation_of
+from pirl_core.envs.widowx import Eye, pose_numbers, rotation
 from pirl_core.errors import UserError
 from pirl_core.types import Episode
 
 
 class PutOnPlateEnv:
-    """A simulator for every task and shift; it rebuilds its scene only where the objects in it change."""
+    """A simulator for every task and shift; each episode has a scene of its own."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -56,8 +48,9 @@ class PutOnPlateEnv:
             places.append(Placed(start.places[2], start.yaw if kind == "carrot" else 0.0))
         moved = arm_offsets()[start.extra - 1] if self._variation.extra == "arm" else 0.0
         if self._scene is None:
-            assets.bridge("robots/widowx/wx250s.urdf")
-            self._scene = _opened(things)
+            widowx.use_assets()
+            self._scene = vulkan.opened(lambda render: TableScene(things, render))
+            self._eye = Eye(self._scene)
         self._scene.start(things, places, START + moved)
         self._halves = [
             world_box(np.subtract(*_bounds(kind, number)[::-1]), rotation(pose_numbers(body.pose)[3:]))
@@ -72,7 +65,7 @@ class PutOnPlateEnv:
         """One control step (7,); returns reward, terminated (on the plate), truncated."""
         if self._over:
             raise RuntimeError("put-on-plate: step after the episode's end; reset first")
-        advance(self.scene, action)
+        widowx.advance(self.scene, action)
         self._steps += 1
         thing, plate = self.scene.bodies[:2]
         if self._variation.extra == "jump" and self._steps == JUMP_STEP:
@@ -91,10 +84,7 @@ class PutOnPlateEnv:
 
     def state(self) -> np.ndarray:
         """What the policy reads now, (S,) float32."""
-        agent = self.scene.agent
-        poses = [agent.robot.links_map["ee_gripper_link"].pose, *(body.pose for body in self.scene.bodies[:2])]
-        numbers = [agent.robot.get_qpos()[0].numpy(), *(pose_numbers(pose) for pose in poses)]
-        return np.concatenate(numbers)[: self._state_dim].astype(np.float32)
+        return widowx.state(self.scene, self.scene.bodies[:2], self._state_dim)
 
     def instruction(self) -> str:
         template = self._episode.extra if self._variation.extra == "template" else 0
@@ -109,7 +99,7 @@ class PutOnPlateEnv:
 
     def picture(self, camera: str, size: int, fast: bool) -> np.ndarray:
         """(size, size, 3) uint8, upright."""
-        rendered, bodies = draw(self.scene, fast)
+        rendered, bodies = self._eye.draw(fast)
         shown = np.isin(bodies, self._kept_numbers())
         table = _table(self._episode.table, *shown.shape)
         variation = self._variation
@@ -167,16 +157,3 @@ def _thing(kind: assets.Kind, number: int) -> Thing:
 @cache
 def _table(number: int, height: int, width: int) -> np.ndarray:
     return overlay.resize(assets.table(number), height, width).round().astype(np.uint8)
-
-
-def _opened(things: list[Thing]) -> TableScene:
-    try:
-        return TableScene(things)
-    except RuntimeError as error:
-        reason = str(error).splitlines()[0]
-        if "vulkan" in reason.lower() or "render" in reason.lower() or "device" in reason.lower():
-            raise UserError(
-                f"ManiSkill finds no Vulkan to draw with ({reason}): run apt-get install -y libvulkan1 "
-                "mesa-vulkan-drivers (24.3 or later: from bookworm-backports on Debian 12)"
-            ) from error
-        raise
