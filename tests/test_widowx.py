@@ -122,7 +122,7 @@ def test_simpler_is_mani_skills() -> None:
 @pytest.mark.usefixtures("simulated")
 def test_the_assets_are_those_that_the_names_say() -> None:
     for kind, words in (("carrot", OBJECTS), ("plate", PLATES)):
-        entries = pictures.models(kind)  # type: ignore[arg-type]
+        entries = pictures.models(kind)
         assert [entry["name"] for entry in entries.values()] == list(words)
         assert [int(key[:3]) for key in entries] == list(range(1, len(words) + 1))
     assert len(pictures.models("table")) == TABLES

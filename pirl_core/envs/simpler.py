@@ -95,19 +95,10 @@ class SimplerEnv:
 
 
 def _opened(task: str) -> Any:
-    class Blind(_CLASSES[task]):  # type: ignore[misc]
-        """Without mani_skill's own observations, which would be drawn at each reset."""
-
-        SUPPORTED_OBS_MODES = ["none"]  # noqa: RUF012
-
-        def _after_reconfigure(self, options: dict[str, Any]) -> None:
-            """Nothing: the photograph is laid under the picture here."""
-
-    return vulkan.opened(
-        lambda render: Blind(
-            obs_mode="none", control_mode=widowx.CONTROL, sim_backend="physx_cpu", render_backend=render
-        )
-    )
+    """Without mani_skill's own observations, drawn at each reset, and without its overlay, which is laid here."""
+    blind = type(task, (_CLASSES[task],), {"SUPPORTED_OBS_MODES": ["none"], "rgb_overlay_mode": "none"})
+    fixed = {"obs_mode": "none", "control_mode": widowx.CONTROL, "sim_backend": "physx_cpu"}
+    return vulkan.opened(lambda render: blind(render_backend=render, **fixed))
 
 
 def _kept(scene: Any) -> list[int]:

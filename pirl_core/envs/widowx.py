@@ -76,7 +76,8 @@ def state(env: Any, bodies: list[Any], count: int) -> np.ndarray:
     poses = [env.agent.robot.links_map["ee_gripper_link"].pose, *(body.pose for body in bodies)]
     joints: torch.Tensor = env.agent.robot.get_qpos()
     numbers = [joints[0].numpy(), *(pose_numbers(pose) for pose in poses)]
-    return np.concatenate(numbers)[:count].astype(np.float32)
+    row: np.ndarray = np.concatenate(numbers)[:count].astype(np.float32)
+    return row
 
 
 def pose_numbers(pose: Any) -> np.ndarray:

@@ -72,7 +72,8 @@ class Hand:
 
 def show(simulator: PutOnPlateEnv, act: Act) -> None:
     """Until the episode's end, or three grasps have failed."""
-    pick_and_place(simulator.scene, *simulator.scene.bodies[:2], bounds(simulator), act)
+    thing, plate = simulator.scene.bodies[:2]
+    pick_and_place(simulator.scene, thing, plate, bounds(simulator), act)
 
 
 def pick_and_place(
@@ -116,7 +117,8 @@ def put_down(hand: Hand, thing: Any, target: Any, box: tuple[np.ndarray, np.ndar
         shift = pose_numbers(target.pose)[:2] - pose_numbers(thing.pose)[:2]
         # As high as brings the lowest point of the thing ``clearance`` above the target.
         rise = pose_numbers(target.pose)[2] + top + clearance - corners[:, 2].min()
-        return hand.place() + np.array([*shift, rise])
+        place: np.ndarray = hand.place() + np.array([*shift, rise])
+        return place
 
     hand.rise(LIFT, 5)
     hand.go(lambda: goal(0.06), 12)

@@ -15,4 +15,5 @@ def show(simulator: SimplerEnv, act: Act) -> None:
     scene = simulator.scene
     box = scene.model_db[scene.source_obj_name]["bbox"]
     bounds = np.array(box["min"]), np.array(box["max"])
-    pick_and_place(scene, *simulator.bodies, bounds, act, TOPS.get(simulator.task, 0.0))
+    thing, target = simulator.bodies
+    pick_and_place(scene, thing, target, bounds, act, TOPS.get(simulator.task, 0.0))

@@ -38,7 +38,7 @@ class Placed(NamedTuple):
     yaw: float
 
 
-class TableScene(BaseEnv):  # type: ignore[misc]
+class TableScene(BaseEnv):
     """One robot and the given things, nothing else: a body that is not in the episode costs no time."""
 
     SUPPORTED_OBS_MODES = ["none"]  # noqa: RUF012  (mani_skill's)
