@@ -95,8 +95,14 @@ class SimplerEnv:
 
 
 def _opened(task: str) -> Any:
-    """Without mani_skill's own observations, drawn at each reset, and without its overlay, which is laid here."""
-    blind = type(task, (_CLASSES[task],), {"SUPPORTED_OBS_MODES": ["none"], "rgb_overlay_mode": "none"})
+    """Without mani_skill's own observations, drawn at each reset, and without its overlay, which is laid here (and
+    whose list of bodies would keep every scene that was)."""
+    changes = {
+        "SUPPORTED_OBS_MODES": ["none"],
+        "rgb_overlay_mode": "none",
+        "remove_object_from_greenscreen": lambda scene, body: None,
+    }
+    blind = type(task, (_CLASSES[task],), changes)
     fixed = {"obs_mode": "none", "control_mode": widowx.CONTROL, "sim_backend": "physx_cpu"}
     return vulkan.opened(lambda render: blind(render_backend=render, **fixed))
 
