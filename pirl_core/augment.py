@@ -24,7 +24,7 @@ from torch import Tensor
 
 from pirl_core.params import Sft
 
-WRIST_CAMERAS = ("gripperPOV",)
+WRIST_CAMERAS = ("gripperPOV", "eye_in_hand")
 GREY = (0.299, 0.587, 0.114)
 
 

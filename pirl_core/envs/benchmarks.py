@@ -11,7 +11,7 @@ from pirl_core.types import Episode
 if TYPE_CHECKING:
     from pirl_core.params import Env
 
-Name = Literal["metaworld", "maniskill", "put_on_plate", "simpler"]
+Name = Literal["metaworld", "maniskill", "put_on_plate", "simpler", "libero"]
 
 
 class Settings(NamedTuple):
@@ -69,7 +69,7 @@ class Simulator(Protocol):
 
 
 def facts_of(name: Name) -> Facts:
-    from pirl_core.envs import maniskill_tasks, metaworld_tasks, simpler_tasks
+    from pirl_core.envs import libero_tasks, maniskill_tasks, metaworld_tasks, simpler_tasks
     from pirl_core.envs.put_on_plate import facts as put_on_plate
 
     return {
@@ -77,6 +77,7 @@ def facts_of(name: Name) -> Facts:
         "maniskill": maniskill_tasks.FACTS,
         "put_on_plate": put_on_plate.FACTS,
         "simpler": simpler_tasks.FACTS,
+        "libero": libero_tasks.FACTS,
     }[name]
 
 
@@ -86,7 +87,7 @@ def open_simulator(settings: Settings, episode: Episode) -> Simulator:
     Raises UserError when the task is unknown, or package or assets are missing.
     """
     facts_of(settings.benchmark).task(episode.task)
-    if settings.benchmark != "metaworld":
+    if settings.benchmark in ("maniskill", "put_on_plate", "simpler"):
         from pirl_core.envs import vulkan  # noqa: F401  (raises where mani_skill is missing)
     if settings.benchmark == "maniskill":
         from pirl_core.envs.maniskill import ManiSkillEnv
@@ -102,6 +103,10 @@ def open_simulator(settings: Settings, episode: Episode) -> Simulator:
         return SimplerEnv(episode.task, settings)
     if settings.cameras:
         opengl.chosen()  # before mujoco is imported, which reads the variable and raises
+    if settings.benchmark == "libero":
+        from pirl_core.envs.libero import LiberoEnv
+
+        return LiberoEnv(episode.task, settings)
     from pirl_core.envs.metaworld import MetaWorldEnv
 
     return MetaWorldEnv(episode.task, settings)

@@ -17,7 +17,7 @@ from metaworld.env_dict import ALL_V3_ENVIRONMENTS
 
 from pirl_core.envs.benchmarks import Settings
 from pirl_core.envs.metaworld_tasks import FACTS
-from pirl_core.envs.render import EDITED, Renderer
+from pirl_core.envs.render import EDITED, Look, Renderer
 from pirl_core.envs.shifts import draw_outside, perturb_looks
 from pirl_core.errors import UserError
 from pirl_core.types import Episode
@@ -25,7 +25,29 @@ from pirl_core.types import Episode
 CORNER2_POSITION = (0.75, 0.075, 0.7)
 """Camera pose of lerobot/metaworld_mt50: nearer to the table than MetaWorld's own."""
 
+HEAVY_FACES = 1500
+
 _STATE = mujoco.mjtState.mjSTATE_INTEGRATION
+
+
+def _box_the_arm(model: mujoco.MjModel) -> None:
+    """Fast frames: the robot's 11 heavy meshes become their bounding boxes; task objects stay as they are."""
+    robot = model.body_rootid[model.body("right_hand").id]
+    for geom in np.flatnonzero(model.geom_type == mujoco.mjtGeom.mjGEOM_MESH):
+        light = model.mesh_facenum[model.geom_dataid[geom]] <= HEAVY_FACES
+        if light or model.body_rootid[model.geom_bodyid[geom]] != robot:
+            continue
+        centre = np.zeros(3)
+        mujoco.mju_rotVecQuat(centre, model.geom_aabb[geom, :3], model.geom_quat[geom])
+        model.geom_pos[geom] += centre
+        model.geom_size[geom] = model.geom_aabb[geom, 3:]
+        model.geom_type[geom] = mujoco.mjtGeom.mjGEOM_BOX
+        model.geom_dataid[geom] = -1
+
+
+def _upright(camera: str, pixels: np.ndarray) -> np.ndarray:
+    """MetaWorld's corner cameras stand on their head."""
+    return pixels[:, ::-1] if camera.startswith("corner") else pixels[::-1]
 
 
 @functools.cache
@@ -106,6 +128,8 @@ def settled_state(task: str) -> np.ndarray:
 
 class MetaWorldEnv:
     """A simulator for one task that plays one episode after another."""
+
+    look = Look(_box_the_arm, _upright)
 
     def __init__(self, task: str, settings: Settings):
         self.task = task

@@ -1,15 +1,15 @@
 """Frames from MuJoCo without a display.
 
-Fast frames leave out shadows and reflections and draw the arm's meshes of more than 1,500 faces as boxes. The physics
-model is never touched: a drawing has its own copy of model and data.
+Fast frames leave out shadows and reflections, and what is heavy is drawn with fewer faces. The physics model is never
+touched: a drawing has its own copy of model and data.
 """
 
 import atexit
 import copy
 import importlib
 import os
-from collections.abc import Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import mujoco
 import numpy as np
@@ -17,10 +17,24 @@ import numpy as np
 from pirl_core.envs import opengl
 from pirl_core.errors import UserError
 
-HEAVY_FACES = 1500
 MAX_GEOMS = 1000
-EDITED = ("body_pos", "site_pos", "cam_pos", "cam_quat", "mat_rgba", "geom_rgba", "light_diffuse", "light_dir")
-"""Every model array that resets and visual shifts write."""
+EDITED = (
+    "body_pos", "body_quat", "site_pos", "site_rgba", "cam_pos", "cam_quat", "mat_rgba", "geom_rgba", "light_diffuse",
+    "light_dir",
+)  # fmt: skip
+"""Every model array that resets, steps and visual shifts write."""
+
+
+class Look(NamedTuple):
+    """How the scenes of a benchmark are drawn.
+
+    lighten: takes faces from the copied model for fast frames. upright: (camera, pixels (H, W, 3) with the bottom row
+    first, as OpenGL has them) → the view as it is shown. hidden: groups of geoms that are not drawn.
+    """
+
+    lighten: Callable[[mujoco.MjModel], None]
+    upright: Callable[[str, np.ndarray], np.ndarray]
+    hidden: tuple[int, ...] = ()
 
 
 class Scene(Protocol):
@@ -29,6 +43,7 @@ class Scene(Protocol):
     xml: str
     model: mujoco.MjModel
     data: mujoco.MjData
+    look: Look
 
 
 def _gl_context(size: int) -> Any:
@@ -49,7 +64,8 @@ def _gl_context(size: int) -> Any:
 class _Drawing:
     """Model copy, scene and OpenGL resources shared by all slots whose tasks have the same XML."""
 
-    def __init__(self, model: mujoco.MjModel, size: int, fast: bool):
+    def __init__(self, model: mujoco.MjModel, look: Look, size: int, fast: bool):
+        self.look = look
         # An own OpenGL context each: several MjrContexts in one disturb each other's state.
         self.gl = _gl_context(size)
         self.model = copy.copy(model)
@@ -62,9 +78,10 @@ class _Drawing:
             self.model.vis.quality.numslices = 8
             self.model.vis.quality.numstacks = 6
             self.model.vis.quality.numquads = 1
-            _box_the_arm(self.model)
+            look.lighten(self.model)
         self.data = mujoco.MjData(self.model)
         self.option = mujoco.MjvOption()
+        self.option.geomgroup[list(look.hidden)] = 0
         self.perturbation = mujoco.MjvPerturb()
         self.camera = mujoco.MjvCamera()
         self.camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
@@ -100,23 +117,7 @@ class _Drawing:
         )
         mujoco.mjr_render(self.viewport, self.scene, self.context)
         mujoco.mjr_readPixels(self.pixels, None, self.viewport, self.context)
-        # OpenGL's rows start at the bottom; MetaWorld's corner cameras stand on their head.
-        return self.pixels[:, ::-1] if camera.startswith("corner") else self.pixels[::-1]
-
-
-def _box_the_arm(model: mujoco.MjModel) -> None:
-    """Turn the robot's 11 heavy meshes into their bounding boxes; task objects stay as they are."""
-    robot = model.body_rootid[model.body("right_hand").id]
-    for geom in np.flatnonzero(model.geom_type == mujoco.mjtGeom.mjGEOM_MESH):
-        light = model.mesh_facenum[model.geom_dataid[geom]] <= HEAVY_FACES
-        if light or model.body_rootid[model.geom_bodyid[geom]] != robot:
-            continue
-        centre = np.zeros(3)
-        mujoco.mju_rotVecQuat(centre, model.geom_aabb[geom, :3], model.geom_quat[geom])
-        model.geom_pos[geom] += centre
-        model.geom_size[geom] = model.geom_aabb[geom, 3:]
-        model.geom_type[geom] = mujoco.mjtGeom.mjGEOM_BOX
-        model.geom_dataid[geom] = -1
+        return self.look.upright(camera, self.pixels)
 
 
 class Renderer:
@@ -140,7 +141,7 @@ class Renderer:
             return images
         key = (env.xml, size, fast)
         if key not in self._drawings:
-            self._drawings[key] = _Drawing(env.model, size, fast)
+            self._drawings[key] = _Drawing(env.model, env.look, size, fast)
             if len(self._drawings) == 1:
                 # Registered after the backend's own clean-up (by its first context), so it runs before that.
                 atexit.register(self.close)

@@ -30,6 +30,10 @@ def expert_of(benchmark: Name) -> Expert:
         from pirl_core.data.experts import simpler
 
         return simpler.show
+    if benchmark == "libero":
+        from pirl_core.data.experts import libero
+
+        return libero.show
     from pirl_core.data.experts import metaworld
 
     return metaworld.show
