@@ -64,31 +64,35 @@ def test_another_process_takes_the_same_course() -> None:
     assert np.array_equal(course(simulator(TASK), Episode(TASK, 5, "stored", 2)).ravel(), other)
 
 
-def test_plays_like_libero_itself() -> None:
-    """LIBERO's own wrapper from the same stored state: same course, same state, same picture.
+def test_plays_like_libero_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """LIBERO's own wrapper from the same stored state: the same course bit for bit, the same state and pictures.
 
-    The solver starts from its last answer, and theirs has another last answer: hence not bit for bit."""
-    from libero.libero.envs.env_wrapper import OffScreenRenderEnv
-
-    from pirl_core.envs.libero import WAIT, WAIT_STEPS, axis_angle
+    Given the same last answer of the solver, which theirs has from the placement it drew before the stored state. Their
+    observations are those of some 2 ms before the end of a step, so they are asked for anew."""
+    from pirl_core.envs import libero
     from pirl_core.envs.libero_files import scene_file, stored_states
 
-    ours = simulator(TASK)
+    ours = simulator(TASK)  # imports LIBERO without its prompt
+    from libero.libero.envs.env_wrapper import OffScreenRenderEnv
+
+    monkeypatch.setattr(libero, "WAIT_STEPS", 0)
     ours.reset(Episode(TASK, 0, "stored", 4))
     theirs = OffScreenRenderEnv(bddl_file_name=str(scene_file(TASK)), camera_heights=64, camera_widths=64)
     theirs.reset()
     theirs.set_init_state(stored_states(TASK)[4])
-    for _ in range(WAIT_STEPS):
-        observation = theirs.step(WAIT)[0]
+    data = theirs.sim.data._data
+    data.qacc_warmstart[:] = ours.data.qacc_warmstart
     rng = np.random.default_rng(1)
-    for _ in range(5):
-        action = rng.uniform(-1, 1, 7)
-        observation = theirs.step(action)[0]
+    for action in [*[libero.WAIT] * 3, *rng.uniform(-1, 1, (5, 7))]:
+        theirs.step(action)
         ours.step(action)
-    np.testing.assert_allclose(ours.data.qpos, theirs.sim.data._data.qpos, atol=1e-6)
-    quaternion = np.roll(observation["robot0_eef_quat"], 1)
-    parts = [observation["robot0_eef_pos"], axis_angle(quaternion), observation["robot0_gripper_qpos"]]
-    np.testing.assert_allclose(ours.state()[:8], np.concatenate(parts), atol=1e-6)
+        assert np.array_equal(ours.data.qpos, data.qpos)
+        assert np.array_equal(ours.data.qvel, data.qvel)
+    theirs._update_observables(force=True)
+    observation = theirs.env._get_observations()
+    rotation = libero.axis_angle(np.roll(observation["robot0_eef_quat"], 1))
+    parts = [observation["robot0_eef_pos"], rotation, observation["robot0_gripper_qpos"]]
+    assert np.array_equal(ours.state()[:8], np.concatenate(parts).astype(np.float32))
     for camera, name in (("agentview", "agentview_image"), ("eye_in_hand", "robot0_eye_in_hand_image")):
         difference = np.abs(ours.picture(camera, 64, False).astype(int) - observation[name][::-1, ::-1])
         assert difference.mean() < 2, camera

@@ -24,7 +24,7 @@ from pirl_core.errors import UserError
 from pirl_core.types import Episode
 
 WAIT_STEPS = 15
-"""Steps with an open hand before the policy acts, for objects to come to rest, as in the official runs."""
+"""Steps with an open hand before the policy acts, for objects to come to rest, as in the official RL runs."""
 
 CAMERAS = {"agentview": "agentview", "eye_in_hand": "robot0_eye_in_hand"}
 WAIT = np.array([0, 0, 0, 0, 0, 0, -1], np.float64)
@@ -213,14 +213,50 @@ class LiberoEnv:
             return
 
     def _simulate(self, action: np.ndarray) -> bool:
-        """One control step, robosuite's without its observations: 25 of physics. Returns whether the task is solved."""
+        """One control step, robosuite's bit for bit without its observations. Returns whether the task is solved.
+
+        robosuite computes the whole dynamics three times for each of the 25 steps of physics: before the controller,
+        in it and in the step. Once does for what does not depend on the torques; the solver of contacts starts from its
+        last answer, so it has to run as often as there.
+        """
         env = self.env
+        robot = env.robots[0]
+        controller, arm = robot.controller, robot._ref_joint_actuator_indexes
+        low, high = robot.torque_limits
         first = True
         for _ in range(int(env.control_timestep / env.model_timestep)):
-            env.sim.forward()
-            env._pre_action(action, first)
-            env.sim.step()
-            first = False
+            mujoco.mj_step1(self.model, self.data)
+            self._solve()
+            # Not so in an episode's first step: the controller then still knows the arm's pose before the stored state.
+            if controller.new_update:
+                self._solve()
+                self._inform(controller)
+            if first:
+                controller.set_goal(action[: controller.control_dim])
+                first = False
+            torques = controller.run_controller()
+            robot.grip_action(robot.gripper, action[controller.control_dim :])
+            self.data.ctrl[arm] = np.clip(torques, low, high)
+            mujoco.mj_step2(self.model, self.data)
         success = bool(env._check_success())
         env._post_process()
         return success
+
+    def _solve(self) -> None:
+        """The part of ``mj_forward`` that follows ``mj_step1``."""
+        mujoco.mj_forwardSkip(self.model, self.data, mujoco.mjtStage.mjSTAGE_VEL, 1)
+
+    def _inform(self, controller: Any) -> None:
+        """What the controller's ``update`` reads, in its memory layouts, on which the last bit depends."""
+        model, data, site, arm = self.model, self.data, self.env.robots[0].eef_site_id, controller.qvel_index
+        along, about, inertia = np.zeros((3, model.nv)), np.zeros((3, model.nv)), np.empty((model.nv, model.nv))
+        mujoco.mj_jacSite(model, data, along, about, site)
+        mujoco.mj_fullM(model, inertia, data.qM)
+        controller.ee_pos = data.site_xpos[site].copy()
+        controller.ee_ori_mat = data.site_xmat[site].reshape(3, 3).copy()
+        controller.ee_pos_vel, controller.ee_ori_vel = np.dot(along, data.qvel), np.dot(about, data.qvel)
+        controller.joint_pos, controller.joint_vel = data.qpos[controller.qpos_index], data.qvel[arm]
+        controller.J_pos, controller.J_ori = np.array(along[:, arm]), np.array(about[:, arm])
+        controller.J_full = np.vstack([controller.J_pos, controller.J_ori])
+        controller.mass_matrix = inertia[arm, :][:, arm]
+        controller.new_update = False
