@@ -17,6 +17,8 @@ from pirl_core.assets import ASSETS
 from pirl_core.envs.libero_files import _no_prompt, problems, read_states, root, scene_file, stored_states
 from pirl_core.envs.libero_tasks import FACTS, FILES, STORED_STATES
 from pirl_core.errors import UserError
+from pirl_core.evaluate import split_episodes
+from pirl_core.param_file import load_params
 from tests.libero_assets import needs_package
 
 SUITES = {"libero_spatial": 10, "libero_object": 10, "libero_goal": 10, "libero_10": 10, "libero_90": 90}
@@ -66,6 +68,14 @@ def test_stored_states_are_those_that_torch_reads() -> None:
         suite, name = FILES[task]
         path = root() / "init_files" / suite / f"{name}.pruned_init"
         np.testing.assert_array_equal(stored_states(task), torch.load(path, weights_only=False))
+
+
+def test_the_preset_plays_every_stored_state_and_trains_on_none(root: Path) -> None:
+    params = load_params(root / "pirl_core/presets/libero.yaml")
+    played = split_episodes(params.env, params.evaluate, "id")
+    starts = Counter((episode.task, episode.shift, episode.number) for episode in played)
+    assert starts == {(task, "stored", number): 1 for task in params.env.tasks for number in range(STORED_STATES)}
+    assert params.env.shift == "none"
 
 
 class Attack:
