@@ -1,0 +1,58 @@
+"""What is known of CALVIN without its simulator.
+
+``D/open_drawer``: one subtask in scene D. ``D/sequence``: the long-horizon protocol, five subtasks in a row.
+"""
+
+from pirl_core.envs.calvin.sequences import conditions
+from pirl_core.envs.calvin.subtasks import SUBTASKS, follow
+from pirl_core.envs.facts import Facts, Task
+
+SCENES = ("A", "B", "C", "D")
+SEQUENCE = "sequence"
+STARTS = {
+    name: tuple(condition for condition in conditions() if follow(condition, name) is not None) for name in SUBTASKS
+}
+"""Starts of sequences from which a subtask can be done at once; for some, which need a block in the hand or in the
+drawer, there is none."""
+ALONE = tuple(name for name, starts in STARTS.items() if starts)
+"""The 27 subtasks that are tasks of their own."""
+
+_GROUPS = {
+    "rotate": "rotate",
+    "push": "push",
+    "move": "articulated",
+    "open": "articulated",
+    "close": "articulated",
+    "turn": "articulated",
+    "lift": "lift",
+}
+
+
+def _group(name: str) -> str:
+    return "push" if name == "push_into_drawer" else _GROUPS[name.split("_")[0]]
+
+
+def _tasks() -> dict[str, Task]:
+    tasks = {}
+    for scene in SCENES:
+        for name in ALONE:
+            tasks[f"{scene}/{name}"] = Task((SUBTASKS[name].sentence,), _group(name))
+        tasks[f"{scene}/{SEQUENCE}"] = Task(tuple(subtask.sentence for subtask in SUBTASKS.values()), SEQUENCE)
+    return tasks
+
+
+FACTS = Facts(
+    label="CALVIN",
+    tasks=_tasks(),
+    groups=("articulated", "lift", "push", "rotate", SEQUENCE),
+    cameras=("static", "gripper"),
+    # none: as the published evaluation starts. random: blocks and arm displaced, the condition (or the sequence) drawn.
+    shifts=("random",),
+    # The hand's position in m, its Euler angles in rad, the gripper's opening in m: the official code's choice.
+    state=("x", "y", "z", "roll", "pitch", "yaw", "gripper"),
+    # The robot's 15 numbers and the scene's 24.
+    object_state=39,
+    # Displacement of the hand's target, 1 unit: 2 cm, and 0.05 rad; the gripper closes below 0 and opens above.
+    action=("dx", "dy", "dz", "droll", "dpitch", "dyaw", "grip"),
+    rate=30,
+)
