@@ -120,7 +120,7 @@ def find(benchmark: str) -> Path:
                 f"{ASSETS[benchmark].variable}={own} lacks {', '.join(lacking)}; unset it to use a download of our own,"
                 f" or run python -m pirl_core.assets fetch {benchmark} to fill the folder"
             )
-        return Path(own)
+        return root(benchmark)
     return fetch(benchmark)
 
 

@@ -49,7 +49,8 @@ def write_videos(env: Env, filmed: list[Filmed], folder: Path) -> Iterator[tuple
     for number, (label, outcome) in enumerate(filmed):
         frames = render_episode(env, outcome.episode, outcome.actions, SIZE, EVERY, fast=False)
         result = "success" if outcome.success else "failure"
-        name = f"{number:02d}-{label.replace(':', '-')}-{outcome.episode.task}-{result}.gif"
+        name = f"{number:02d}-{label}-{outcome.episode.task}-{result}.gif"
+        name = name.replace(":", "-").replace("/", "-")
         images = [Image.fromarray(frame).quantize(64) for frame in frames]
         images[0].save(folder / name, save_all=True, append_images=images[1:], duration=1000 // FPS, loop=0)
         yield name.removesuffix(".gif"), frames

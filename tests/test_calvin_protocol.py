@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections import Counter
 from copy import deepcopy
 from importlib.util import module_from_spec, spec_from_file_location
@@ -15,6 +14,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pirl_core import assets
 from pirl_core.envs.calvin.facts import ALONE, FACTS, STARTS
 from pirl_core.envs.calvin.oracle import RULES, Info, solved
 from pirl_core.envs.calvin.sequences import ROBOT, conditions, draw, fnv0, scene_of, sequences
@@ -32,9 +32,9 @@ SCENES = "1d30ce59ee2efe0966dadadda17ae4ae724de827041aaebcdc26d6dc22d12401"
 @pytest.fixture(scope="module")
 def published() -> Any:
     """calvin_env's own oracle."""
-    clone = os.environ.get("PIRL_CALVIN_ENV")
-    if not clone:
-        pytest.skip("PIRL_CALVIN_ENV names no clone of calvin_env")
+    if assets.missing("calvin"):
+        pytest.skip("needs calvin_env: python -m pirl_core.assets fetch calvin")
+    clone = assets.root("calvin")
     spec = spec_from_file_location("calvin_tasks", Path(clone, "calvin_env/envs/tasks.py"))
     assert spec is not None and spec.loader is not None
     module = module_from_spec(spec)

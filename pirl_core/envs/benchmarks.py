@@ -11,7 +11,7 @@ from pirl_core.types import Episode
 if TYPE_CHECKING:
     from pirl_core.params import Env
 
-Name = Literal["metaworld", "maniskill", "put_on_plate", "simpler", "libero"]
+Name = Literal["metaworld", "maniskill", "put_on_plate", "simpler", "libero", "calvin"]
 
 
 class Settings(NamedTuple):
@@ -70,6 +70,7 @@ class Simulator(Protocol):
 
 def facts_of(name: Name) -> Facts:
     from pirl_core.envs import libero_tasks, maniskill_tasks, metaworld_tasks, simpler_tasks
+    from pirl_core.envs.calvin import facts as calvin
     from pirl_core.envs.put_on_plate import facts as put_on_plate
 
     return {
@@ -78,6 +79,7 @@ def facts_of(name: Name) -> Facts:
         "put_on_plate": put_on_plate.FACTS,
         "simpler": simpler_tasks.FACTS,
         "libero": libero_tasks.FACTS,
+        "calvin": calvin.FACTS,
     }[name]
 
 
@@ -101,6 +103,10 @@ def open_simulator(settings: Settings, episode: Episode) -> Simulator:
         from pirl_core.envs.simpler import SimplerEnv
 
         return SimplerEnv(episode.task, settings)
+    if settings.benchmark == "calvin":
+        from pirl_core.envs.calvin.simulator import CalvinEnv
+
+        return CalvinEnv(episode.task.split("/")[0], settings)
     if settings.cameras:
         opengl.chosen()  # before mujoco is imported, which reads the variable and raises
     if settings.benchmark == "libero":

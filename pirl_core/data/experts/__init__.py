@@ -34,6 +34,10 @@ def expert_of(benchmark: Name) -> Expert:
         from pirl_core.data.experts import libero
 
         return libero.show
+    if benchmark == "calvin":
+        from pirl_core.data.experts import calvin
+
+        return calvin.show
     from pirl_core.data.experts import metaworld
 
     return metaworld.show

@@ -57,7 +57,8 @@ def _table(info: Info, link: str) -> tuple[int, int]:
 
 
 def _moved(start: Info, now: Info) -> np.ndarray:
-    return np.subtract(now["current_pos"], start["current_pos"])
+    way: np.ndarray = np.subtract(now["current_pos"], start["current_pos"])
+    return way
 
 
 def rotated(name: str, sign: int, start: Info, now: Info) -> bool:
@@ -66,7 +67,7 @@ def rotated(name: str, sign: int, start: Info, now: Info) -> bool:
     turn = Rotation.from_quat(last["current_orn"]) * Rotation.from_quat(first["current_orn"]).inv()
     x, y, z = turn.as_euler("xyz", degrees=True)
     return (
-        np.linalg.norm(_moved(first, last)) <= DRIFT
+        float(np.linalg.norm(_moved(first, last))) <= DRIFT
         and bool(_bodies(last) - {_robot(start)})
         and TURN < sign * z < 180
         and max(abs(x), abs(y)) < TILT

@@ -82,10 +82,8 @@ def _possible(start: Condition, names: list[str], rng: np.random.RandomState) ->
             continue
         condition: Condition | None = start
         for index in drawn:
-            condition = follow(condition, names[index])
-            if condition is None:
-                break
-        else:
+            condition = condition and follow(condition, names[index])
+        if condition:
             return tuple(drawn)
 
 
@@ -99,23 +97,13 @@ def fnv0(text: str) -> int:
 
 def scene_of(condition: Condition) -> np.ndarray:
     """Scene observation (24,) of scene D: door and drawer (m), button (m), switch (rad), lightbulb, led, then position
-    and Euler angles of the red, blue and pink block.
+    (m) and Euler angles of the red, blue and pink block.
 
     The condition's hash seeds which block lies where on the table, and each one's yaw.
     """
     rng = np.random.RandomState(fnv0(f"dict_values({list(condition.values())})"))
     table = list(_TABLE)
     rng.shuffle(table)
-    return write_scene(condition, _PLACES, table, rng)
-
-
-def write_scene(
-    condition: Condition,
-    slots: dict[str, tuple[float, ...]],
-    table: list[tuple[float, ...]],
-    rng: np.random.RandomState,
-) -> np.ndarray:
-    """(24,), as ``scene_of``. slots, table: positions (m) of blocks in the cabinet and on the table."""
     scene = np.zeros(24)
     scene[0] = SLIDER_OPEN * (condition["slider"] == "left")
     scene[1] = DRAWER_OPEN * (condition["drawer"] == "open")
@@ -125,7 +113,7 @@ def write_scene(
         place, block = condition[f"{colour}_block"], scene[6 + 6 * index : 12 + 6 * index]
         # Never are three blocks on the table: the red one takes the first place, the pink one the second.
         first = colour == "red" or (colour == "blue" and condition["red_block"] != "table")
-        block[:3] = table[0 if first else 1] if place == "table" else slots[str(place)]
+        block[:3] = table[0 if first else 1] if place == "table" else _PLACES[str(place)]
         block[5] = rng.uniform(*YAW)
     return scene
 

@@ -1,0 +1,152 @@
+"""CALVIN's simulator: exact starts, rewards, cameras, experts. Skipped without a clone of calvin_env."""
+
+import hashlib
+import subprocess
+import sys
+from contextlib import suppress
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pirl_core import assets
+from pirl_core.envs.benchmarks import Settings, open_simulator
+from pirl_core.envs.calvin.facts import FACTS
+from pirl_core.envs.calvin.sequences import ROBOT, SUBTASK_STEPS, scene_of, sequences
+from pirl_core.envs.calvin.subtasks import SUBTASKS
+from pirl_core.types import Episode
+
+LACKING = [name for name in ("pybullet", "gym", "hydra", "quaternion") if find_spec(name) is None]
+needs_clone = pytest.mark.skipif(
+    bool(LACKING or assets.missing("calvin")),
+    reason=f"needs {', '.join(LACKING) or 'calvin_env'}: make setup EXTRAS=calvin, pirl_core.assets fetch calvin",
+)
+SETTINGS = Settings("calvin", 120, ["static", "gripper"], 64, True, True)
+
+
+@pytest.fixture(scope="module")
+def simulator() -> Any:
+    return open_simulator(SETTINGS, Episode("D/open_drawer", 0))
+
+
+def played(simulator: Any, episode: Episode, steps: int = 40) -> str:
+    """Digest of all states under random actions that reach the table."""
+    rng = np.random.default_rng(episode.seed)
+    simulator.reset(episode)
+    states = [simulator.state()]
+    for step in range(steps):
+        action = rng.uniform(-1, 1, 7) * (1, 1, 1, 0.3, 0.3, 0.3, 1) - (0, 0, 0.6, 0, 0, 0, 0)
+        action[6] = (-1) ** (step // 15)
+        _, *over = simulator.step(action)
+        states.append(simulator.state())
+        if any(over):
+            break
+    return hashlib.sha256(np.stack(states).tobytes()).hexdigest()
+
+
+EPISODES = [
+    Episode("D/open_drawer", 1, "random"),
+    Episode("D/sequence", 2, "none", 7),
+    Episode("D/lift_red_block_table", 3, "random"),
+]
+
+
+@needs_clone
+def test_an_episode_is_the_same_whatever_was_played_before(simulator: Any) -> None:
+    alone = [played(simulator, episode) for episode in EPISODES]
+    for index in (2, 1, 0, 0, 2, 1):
+        assert played(simulator, EPISODES[index]) == alone[index]
+    code = "from tests.test_calvin import *; s = open_simulator(SETTINGS, EPISODES[0]); print(played(s, EPISODES[2]))"
+    root = Path(__file__).parents[1]
+    other = subprocess.run([sys.executable, "-c", code], cwd=root, check=True, capture_output=True, text=True)
+    assert other.stdout.split()[-1] == alone[2]
+
+
+@needs_clone
+def test_a_sequence_begins_as_published(simulator: Any) -> None:
+    simulator.reset(Episode("D/sequence", 0, "none", 3))
+    sequence = sequences()[3]
+    state = simulator.state()
+    assert state.shape == (FACTS.object_state,)
+    assert np.allclose(state[:15], ROBOT, atol=1e-3)
+    assert np.allclose(state[15:21], scene_of(sequence.condition)[:6], atol=1e-3)
+    assert np.allclose(
+        state[21:].reshape(3, 6)[:, :2], scene_of(sequence.condition)[6:].reshape(3, 6)[:, :2], atol=5e-3
+    )
+    assert simulator.instruction() == SUBTASKS[sequence.subtasks[0]].sentence
+
+
+@needs_clone
+def test_a_subtask_of_a_sequence_has_360_steps() -> None:
+    simulator = open_simulator(SETTINGS._replace(episode_steps=10_000), Episode("D/sequence", 0))
+    simulator.reset(Episode("D/sequence", 0))
+    ends = [simulator.step(np.zeros(7)) for _ in range(SUBTASK_STEPS)]
+    assert ends == [(0.0, False, False)] * (SUBTASK_STEPS - 1) + [(0.0, False, True)]
+    with pytest.raises(RuntimeError, match="reset first"):
+        simulator.step(np.zeros(7))
+
+
+@needs_clone
+def test_a_solved_subtask_pays_one_and_asks_for_the_next(simulator: Any) -> None:
+    """The expert solves the first two of a sequence, in one episode."""
+    from pirl_core.data.experts.calvin import scripted, show
+
+    shown = scripted()
+    number = next(i for i, one in enumerate(sequences()) if set(one.subtasks[:2]) <= set(shown))
+    simulator.reset(Episode("D/sequence", 0, "none", number))
+    rewards: list[float] = []
+
+    class Solved(Exception):  # noqa: N818
+        pass
+
+    def act(action: np.ndarray) -> None:
+        rewards.append(simulator.step(action)[0])
+        if rewards[-1]:
+            raise Solved
+
+    told = [simulator.instruction()]
+    for _ in range(2):
+        with suppress(Solved):
+            show(simulator, act)
+        told.append(simulator.instruction())
+    assert sum(rewards) == 2
+    assert told == [SUBTASKS[name].sentence for name in sequences()[number].subtasks[:3]]
+
+
+@needs_clone
+def test_pictures_are_upright_and_show_the_light(simulator: Any) -> None:
+    simulator.reset(Episode("D/sequence", 0, "none", 0))
+    images = simulator.images()
+    assert images.shape == (2, 64, 64, 3) and images.dtype == np.uint8
+    assert images[0].std() > 20
+    # The floor's light tiles fill the lower left corner, the brown table the middle.
+    assert images[0][-8:, :8].mean() > images[0][28:44, 28:44].mean() + 20
+    assert simulator.picture("static", 200, False).shape == (200, 200, 3)
+    assert simulator.picture("gripper", 64, False).shape == (64, 64, 3)
+
+
+@needs_clone
+@pytest.mark.slow
+@pytest.mark.parametrize("scene", ["A", "B", "C", "D"])
+def test_every_expert_shows_its_subtask(scene: str) -> None:
+    from pirl_core.data.experts import EpisodeOver
+    from pirl_core.data.experts.calvin import scripted, show
+
+    simulator: Any = open_simulator(SETTINGS, Episode(f"{scene}/open_drawer", 0))
+    failed = []
+    for name in scripted():
+        ends: list[bool] = []
+
+        def act(action: np.ndarray, ends: list[bool] = ends) -> None:
+            _, done, late = simulator.step(action)
+            ends.append(done)
+            if done or late:
+                raise EpisodeOver
+
+        simulator.reset(Episode(f"{scene}/{name}", 5, "random"))
+        with suppress(EpisodeOver):
+            show(simulator, act)
+        failed += [] if ends[-1] else [name]
+    assert not failed
