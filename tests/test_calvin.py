@@ -79,6 +79,21 @@ def test_a_sequence_begins_as_published(simulator: Any) -> None:
 
 
 @needs_clone
+@pytest.mark.parametrize("scene", ["A", "C"])
+def test_a_block_of_another_scene_lies_where_its_subtask_needs_it(scene: str) -> None:
+    """These scenes list their blocks in another order than scene D."""
+    simulator: Any = open_simulator(SETTINGS, Episode(f"{scene}/open_drawer", 0))
+    for index, colour in enumerate(("red", "blue", "pink")):
+        for number in range(4):
+            simulator.reset(Episode(f"{scene}/lift_{colour}_block_table", 0, "none", number))
+            places = {block.name: block.get_state()[:3] for block in simulator.env.scene.movable_objects}
+            x, y, z = places[f"block_{colour}"]
+            assert y < 0 and abs(z - 0.46) < 0.02
+            assert np.allclose(simulator.state()[21 + 6 * index :][:3], (x, y, z), atol=1e-6)
+    simulator.close()
+
+
+@needs_clone
 def test_a_subtask_of_a_sequence_has_360_steps() -> None:
     simulator = open_simulator(SETTINGS._replace(episode_steps=10_000), Episode("D/sequence", 0))
     simulator.reset(Episode("D/sequence", 0))

@@ -143,7 +143,7 @@ def _push(simulator: CalvinEnv, name: str) -> Iterator[Waypoint]:
     place, _ = _block(simulator, name)
     sign = -1 if name.endswith("left") else 1
     beside = np.subtract(place, (0.065 * sign, 0, 0))
-    yield from _via(np.add(beside, (0, 0, OVER)), beside, np.add(place, (0.12 * sign, 0, 0)))
+    yield from _via(np.add(beside, (0, 0, OVER)), beside, np.add(place, (0.16 * sign, 0, 0)))
 
 
 PLANS: dict[str, Callable[[Any, str], Iterator[Waypoint]]] = {

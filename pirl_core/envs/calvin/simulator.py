@@ -19,7 +19,7 @@ from pirl_core.envs.benchmarks import Settings
 from pirl_core.envs.calvin.facts import FACTS, SEQUENCE, STARTS
 from pirl_core.envs.calvin.oracle import solved
 from pirl_core.envs.calvin.sequences import ROBOT, SUBTASK_STEPS, Sequence, scene_of, sequences
-from pirl_core.envs.calvin.subtasks import SUBTASKS
+from pirl_core.envs.calvin.subtasks import COLOURS, SUBTASKS
 from pirl_core.errors import UserError
 from pirl_core.types import Episode
 
@@ -46,8 +46,8 @@ ARM = slice(7, 14)
 BLOCKS = slice(6, 24)
 ARM_NOISE = 0.03
 """Of shift random: greatest displacement of each joint, rad."""
-BLOCK_NOISE = (0.03, 0.02)
-"""Of shift random: greatest displacement of a block along x and y, m."""
+BLOCK_NOISE = 0.02
+"""Of shift random: greatest displacement of a block on the table along x and y, m."""
 
 
 class _Robot(calvin_robot.Robot):
@@ -98,6 +98,9 @@ def build(scene: str) -> Any:
     )
     config.env.merge_with({"_target_": f"{__name__}._World", "use_egl": False, "use_scene_info": True})
     config.robot._target_ = f"{__name__}._Robot"
+    # The scenes list their blocks in orders of their own; scene observations are read and written in this one.
+    objects = config.scene.objects
+    objects.movable_objects = {f"block_{colour}": objects.movable_objects[f"block_{colour}"] for colour in COLOURS}
     with _silent():
         return hydra.utils.instantiate(config.env)
 
@@ -133,7 +136,9 @@ class CalvinEnv:
         robot, scene = ROBOT.copy(), self._moved_to_scene(scene_of(condition))
         if episode.shift == "random":
             robot[ARM] += rng.uniform(-ARM_NOISE, ARM_NOISE, 7)
-            scene[BLOCKS].reshape(3, 6)[:, :2] += rng.uniform(-1, 1, (3, 2)) * BLOCK_NOISE
+            places = scene[BLOCKS].reshape(3, 6)[:, :2]
+            # In the cabinet there is no room: a displaced block would push the door.
+            places += rng.uniform(-BLOCK_NOISE, BLOCK_NOISE, (3, 2)) * (places[:, 1:] < 0)
         self._restore()
         self.env.reset(robot_obs=robot, scene_obs=scene)
         self._steps = self._subtask_steps = self._done = 0
