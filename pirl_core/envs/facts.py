@@ -8,10 +8,14 @@ from pirl_core.errors import UserError
 
 
 class Task(NamedTuple):
-    """sentences: every instruction that may come with it, at least one. group: what reports average over."""
+    """sentences: every instruction that may come with it, at least one. group: what reports average over.
+
+    length: subtasks of an episode, solved one after another, each for a reward of 1.
+    """
 
     sentences: tuple[str, ...]
     group: str
+    length: int = 1
 
 
 class Facts(NamedTuple):

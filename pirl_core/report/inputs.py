@@ -23,6 +23,7 @@ COLUMNS = {
     "env_seed": "int",
     "success": "bool",
     "steps": "int",
+    "reward": "float",
 }
 REMEDY = "delete its folder and run `dvc repro`"
 TRAINING = ("sft", "rl")
@@ -96,6 +97,7 @@ def read_table(path: Path) -> pd.DataFrame:
     for name, kind in COLUMNS.items():
         right = frame[name].dtype == bool if kind == "bool" else True
         right = right and (pd.api.types.is_integer_dtype(frame[name]) if kind == "int" else True)
+        right = right and (pd.api.types.is_numeric_dtype(frame[name]) if kind == "float" else True)
         if not right or frame[name].isna().any():
             raise UserError(f"{path}: column '{name}' must hold {kind} values without gaps: {REMEDY}")
     return frame

@@ -16,7 +16,7 @@ from pirl_core.errors import UserError
 from pirl_core.param_file import resolve
 from pirl_core.params import Params
 from pirl_core.report.inputs import listed_splits
-from pirl_core.report.paper import paper_rate
+from pirl_core.report.paper import paper_chain, paper_rate
 from pirl_core.stats import paired_difference, success_rate, wilson
 
 Row = dict[str, Any]
@@ -24,11 +24,13 @@ PAIR = ["seed", "task", "env_seed"]
 
 
 def build_metrics(params: Params, episodes: pd.DataFrame) -> dict[str, list[Row]]:
-    """rows: one per experiment, split and policy; differences: policy - sft; groups: of tasks; tasks: by task.
+    """rows: one per experiment, split and policy; differences: policy - sft; groups: of tasks; tasks: by task; chains:
+    of episodes that are sequences of subtasks, where there are such.
 
     episodes: the frame of `inputs.read_episodes`. Rates and the paper's figures are fractions in [0, 1].
     """
     metrics: dict[str, list[Row]] = {"rows": [], "differences": [], "groups": [], "tasks": []}
+    chains: list[Row] = []
     for experiment in params.experiments:
         benchmark = resolve(params, experiment).env.benchmark
         for split in listed_splits(params, experiment):
@@ -42,8 +44,11 @@ def build_metrics(params: Params, episodes: pd.DataFrame) -> dict[str, list[Row]
                 metrics["rows"].append(row)
                 metrics["groups"] += groups
                 metrics["tasks"] += tasks
+                chains += _chain_rows(row, part)
                 if method != "sft" and "sft" in params.policies:
                     metrics["differences"].append(_difference_row(params, experiment, method, split, here))
+    if chains:
+        metrics["chains"] = chains
     rounded: dict[str, list[Row]] = _rounded(metrics)
     return rounded
 
@@ -141,6 +146,28 @@ def _group_rows(row: Row, part: pd.DataFrame) -> list[Row]:
             }
         )
     return rows
+
+
+def _chain_rows(row: Row, part: pd.DataFrame) -> list[Row]:
+    """Of the episodes that are sequences: shares with at least 1, 2, ... subtasks solved (CALVIN's Len-1 to Len-5), and
+    the average number solved. One row, or none where no episode is a sequence."""
+    facts = facts_of(row["benchmark"])
+    lengths = part["task"].map(lambda task: facts.task(task).length)
+    solved = part["reward"][lengths > 1].round()
+    if solved.empty:
+        return []
+    figures = paper_chain(row["benchmark"], row["paper_model"], row["method"], row["split"])
+    return [
+        {
+            "experiment": row["experiment"],
+            "method": row["method"],
+            "split": row["split"],
+            "n": len(solved),
+            "reached": [float((solved >= count).mean()) for count in range(1, lengths.max() + 1)],
+            "average": float(solved.mean()),
+            "paper": None if figures is None else figures.average,
+        }
+    ]
 
 
 def _stream(params: Params, *name: str) -> np.random.Generator:

@@ -10,6 +10,7 @@ import jinja2
 import yaml
 from markupsafe import Markup
 
+from pirl_core.param_file import resolve
 from pirl_core.params import Params
 from pirl_core.report import tables
 from pirl_core.report.figures import Panel, color_index
@@ -68,6 +69,8 @@ def render_html(
         methods=params.policies,
         color={method: color_index(params.policies, method) for method in params.policies},
         groups=tables.groups_table(metrics),
+        chains=tables.chains_table(metrics),
+        chains_note=CHAINS,
         warned=warned,
         run_table=tables.runs_table(runs),
         parameters=parameters(runs["records"]),
@@ -92,7 +95,7 @@ def _inliner() -> Callable[[str], Markup]:
 
 def render_markdown(params: Params, metrics: dict[str, list[Row]], runs: dict[str, Any], warned: Table) -> str:
     """Tables only; results/learning.svg is its one figure."""
-    groups = tables.groups_table(metrics)
+    groups, chains = tables.groups_table(metrics), tables.chains_table(metrics)
     parts = [
         f"# {params.report.title}",
         f"Scale `{params.scale}`, training seeds {', '.join(map(str, params.seeds))}. {INTERVALS}",
@@ -100,6 +103,8 @@ def render_markdown(params: Params, metrics: dict[str, list[Row]], runs: dict[st
         tables.markdown(*tables.rates_table(metrics)),
         paper_note(params),
     ]
+    if chains[1]:
+        parts += ["## Sequences of subtasks", CHAINS, tables.markdown(*chains)]
     if metrics["differences"]:
         parts += ["## RL − SFT", PAIRS, tables.markdown(*tables.differences_table(metrics))]
     if groups[1]:
@@ -117,6 +122,10 @@ INTERVALS = (
     "Success is the share of episodes that reach the goal within the time limit. The interval is Wilson's at 95 % "
     "over the pooled episodes; the bootstrap draws training seeds, then episodes within each task."
 )
+CHAINS = (
+    "Len-k is the share of sequences of which at least the first k subtasks were solved, each in turn without a reset; "
+    "average is the number solved. An episode that is a sequence succeeds with its last subtask."
+)
 NO_WARNING = "No training run raised a warning."
 PAIRS = (
     "Every policy plays the same episodes, so each RL episode is paired with the SFT episode of the same task, "
@@ -124,16 +133,25 @@ PAIRS = (
 )
 
 
+PAPER_NOTES = {
+    "metaworld": "Paper: {} on all 50 tasks of MetaWorld-MT50 (Table 6), the unweighted mean of the four difficulty "
+    "groups. It prints no number for OOD.",
+    "calvin": "Paper: {} on CALVIN's 1,000 sequences in scene D (Table 5); success is Len-5.",
+}
+
+
 def paper_note(params: Params) -> str:
     """What the paper's column means, in one sentence; '' where no experiment names a paper model."""
-    models = dict.fromkeys(entry.paper_model for entry in params.experiments.values() if entry.paper_model)
-    if not models:
+    models: dict[str, dict[str, None]] = {}
+    for name, entry in params.experiments.items():
+        if entry.paper_model:
+            models.setdefault(resolve(params, name).env.benchmark, {})[NAMES[entry.paper_model]] = None
+    notes = [
+        text.format(", ".join(models[benchmark])) for benchmark, text in PAPER_NOTES.items() if benchmark in models
+    ]
+    if not notes:
         return ""
-    names = ", ".join(NAMES[model] for model in models)
-    note = (
-        f"Paper: {names} on all 50 tasks of MetaWorld-MT50 (Table 6), the unweighted mean of the four difficulty "
-        "groups. It prints no number for OOD."
-    )
+    note = " ".join(notes)
     if params.scale != "paper":
         note += " Our policy, tasks and demonstrations are far smaller at this scale: it is a reference, not a target."
     return note

@@ -5,6 +5,8 @@ Table 6: the paper's average is the unweighted mean of the four difficulty group
 (77.9 + 51.8 + 53.3 + 20.0) / 4 = 50.8. Our row has `group_mean` for that comparison. For ML45's held-out tasks the
 paper draws curves (Fig. 5) and prints no number, so an OOD row has no figure beside it. GR00T was run on LIBERO only
 (Appendix H).
+
+CALVIN (Table 5): in scene D, the policies fine-tuned by SFT on scenes A, B and C. An episode's success is Len-5.
 """
 
 from typing import NamedTuple
@@ -63,6 +65,27 @@ PUT_ON_PLATE: dict[tuple[str, str, str], float] = {
 """By model, method and split; an evaluation split named ``ood_<shift>`` is compared with the set of that shift."""
 
 
+class Chain(NamedTuple):
+    """Per cent of sequences with at least 1 to 5 subtasks solved, and the printed average number of them."""
+
+    reached: tuple[float, float, float, float, float]
+    average: float
+
+
+CALVIN: dict[str, dict[str, Chain]] = {
+    "pi0": {
+        "sft": Chain((94.7, 84.9, 74.3, 65.2, 57.5), 3.766),
+        "flow_sde": Chain((96.4, 88.0, 77.5, 70.8, 61.7), 3.944),
+        "flow_noise": Chain((96.9, 88.8, 78.0, 68.3, 59.9), 3.919),
+    },
+    "pi05": {
+        "sft": Chain((92.7, 84.3, 76.7, 68.8, 61.3), 3.838),
+        "flow_sde": Chain((99.7, 98.2, 95.8, 91.0, 87.0), 4.717),
+        "flow_noise": Chain((99.6, 97.6, 93.9, 89.6, 84.5), 4.652),
+    },
+}
+
+
 def paper_rate(
     benchmark: str, paper_model: str | None, method: str, split: str, group: str = "average"
 ) -> float | None:
@@ -70,7 +93,17 @@ def paper_rate(
     if benchmark == "put_on_plate" and group in ("average", "all"):
         figure = PUT_ON_PLATE.get((paper_model or "", method, split))
         return None if figure is None else round(figure / 100, 6)
+    chain = paper_chain(benchmark, paper_model, method, split)
+    if chain is not None:
+        return round(chain.reached[-1] / 100, 6) if group in ("average", "sequence") else None
     if benchmark != "metaworld" or paper_model is None or split != "id":
         return None
     figures = METAWORLD.get(paper_model, {}).get(method)
     return None if figures is None else round(getattr(figures, group) / 100, 6)
+
+
+def paper_chain(benchmark: str, paper_model: str | None, method: str, split: str) -> Chain | None:
+    """The paper's figures for sequences of subtasks, or None where it prints none."""
+    if benchmark != "calvin" or paper_model is None or split != "id":
+        return None
+    return CALVIN.get(paper_model, {}).get(method)

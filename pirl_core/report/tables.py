@@ -114,6 +114,28 @@ def groups_table(metrics: dict[str, list[Row]]) -> tuple[list[str], list[list[st
     return header, cells
 
 
+def chains_table(metrics: dict[str, list[Row]]) -> tuple[list[str], list[list[str]]]:
+    """Sequences of subtasks: how far episodes came; no rows unless some episodes are sequences."""
+    rows = metrics.get("chains", [])
+    longest = max((len(row["reached"]) for row in rows), default=0)
+    header = ["experiment", "split", "method", "n", *[f"Len-{count} %" for count in range(1, longest + 1)]]
+    header += ["average", "paper"]
+    cells = [
+        [
+            row["experiment"],
+            split_title(row["split"]),
+            method_label(row["method"]),
+            str(row["n"]),
+            *[percent(rate) for rate in row["reached"]],
+            *["–"] * (longest - len(row["reached"])),
+            f"{row['average']:.3f}",
+            "–" if row["paper"] is None else f"{row['paper']:.3f}",
+        ]
+        for row in rows
+    ]
+    return header, cells
+
+
 def tasks_table(metrics: dict[str, list[Row]], experiment: str, split: str) -> tuple[list[str], list[list[str]]]:
     """Tasks down, methods across: successes of episodes and the rate in per cent."""
     rows = [row for row in metrics["tasks"] if row["experiment"] == experiment and row["split"] == split]
@@ -156,6 +178,9 @@ def warnings_table(warned: Sequence[Any]) -> tuple[list[str], list[list[str]]]:
 def results_table(metrics: dict[str, list[Row]]) -> str:
     """The two tables for a terminal, columns aligned."""
     parts = [aligned(*rates_table(metrics))]
+    chains = chains_table(metrics)
+    if chains[1]:
+        parts.append(aligned(*chains))
     if metrics["differences"]:
         parts.append(aligned(*differences_table(metrics)))
     return "\n\n".join(parts)

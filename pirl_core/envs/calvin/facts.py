@@ -3,7 +3,7 @@
 ``D/open_drawer``: one subtask in scene D. ``D/sequence``: the long-horizon protocol, five subtasks in a row.
 """
 
-from pirl_core.envs.calvin.sequences import conditions
+from pirl_core.envs.calvin.sequences import LENGTH, conditions
 from pirl_core.envs.calvin.subtasks import SUBTASKS, follow
 from pirl_core.envs.facts import Facts, Task
 
@@ -37,7 +37,7 @@ def _tasks() -> dict[str, Task]:
     for scene in SCENES:
         for name in ALONE:
             tasks[f"{scene}/{name}"] = Task((SUBTASKS[name].sentence,), _group(name))
-        tasks[f"{scene}/{SEQUENCE}"] = Task(tuple(subtask.sentence for subtask in SUBTASKS.values()), SEQUENCE)
+        tasks[f"{scene}/{SEQUENCE}"] = Task(tuple(subtask.sentence for subtask in SUBTASKS.values()), SEQUENCE, LENGTH)
     return tasks
 
 
