@@ -46,6 +46,8 @@ ARM = slice(7, 14)
 BLOCKS = slice(6, 24)
 ARM_NOISE = 0.03
 """Of shift random: greatest displacement of each joint, rad."""
+TABLE_MIDDLE = 0.175
+"""Of scene D along x, m; in other scenes blocks lie as far from the middle of the table."""
 BLOCK_NOISE = 0.02
 """Of shift random: greatest displacement of a block on the table along x and y, m."""
 
@@ -236,8 +238,7 @@ class CalvinEnv:
         for block in scene[BLOCKS].reshape(3, 6):
             if block[1] < 0:
                 low, high = surfaces["table"]
-                # As far along the table as in scene D, where it reaches from 0 to 0.35 m.
-                block[0] = low[0] + (high[0] - low[0]) * block[0] / 0.35
+                block[0] += (low[0] + high[0]) / 2 - TABLE_MIDDLE
             else:
                 low, high = surfaces["slider_left" if block[0] < 0 else "slider_right"]
                 block[0] = (low[0] + high[0]) / 2
