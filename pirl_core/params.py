@@ -25,7 +25,7 @@ Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
 Whole = Annotated[int, Field(ge=0)]
-Scale = Literal["smoke", "laptop", "families", "paper", "maniskill", "put_on_plate", "simpler", "libero"]
+Scale = Literal["smoke", "laptop", "families", "paper", "maniskill", "put_on_plate", "simpler", "libero", "calvin"]
 Precision = Literal["fp32", "bf16", "pure_bf16"]
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 
