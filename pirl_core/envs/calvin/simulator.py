@@ -8,6 +8,7 @@ import contextlib
 import io
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -23,17 +24,35 @@ from pirl_core.envs.calvin.subtasks import COLOURS, SUBTASKS
 from pirl_core.errors import UserError
 from pirl_core.types import Episode
 
-try:
-    with contextlib.redirect_stderr(io.StringIO()):  # gym's notice that it is no longer maintained
-        import gym  # noqa: F401
-    import hydra
-    import pybullet
-    from omegaconf import OmegaConf
 
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """Without what pybullet's C++ prints to stdout, gym's notice of its age and hydra's of its next version."""
+    sys.stdout.flush()
+    kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    try:
+        with contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(kept, 1)
+        os.close(kept)
+        os.close(nowhere)
+
+
+try:
+    with _silent():
+        import gym  # noqa: F401
+        import hydra
+        import pybullet
+        from omegaconf import OmegaConf
     _CLONE = assets.find("calvin").resolve()
     sys.path.append(str(_CLONE))  # it is no package of the index
-    from calvin_env.envs import play_table_env
-    from calvin_env.robot import robot as calvin_robot
+    with _silent():
+        from calvin_env.envs import play_table_env
+        from calvin_env.robot import robot as calvin_robot
 except ImportError as error:
     raise UserError(
         f"env.benchmark = calvin: calvin_env cannot be imported ({error}); run make setup EXTRAS=calvin"
@@ -251,18 +270,3 @@ def _beginning(episode: Episode, rng: np.random.Generator) -> tuple[dict[str, in
     listed = sequences() if name == SEQUENCE else [Sequence(condition, (name,)) for condition in STARTS[name]]
     index = int(rng.integers(len(listed))) if episode.shift == "random" else episode.number % len(listed)
     return listed[index]
-
-
-@contextlib.contextmanager
-def _silent() -> Iterator[None]:
-    """Without what pybullet's C++ prints to stdout."""
-    sys.stdout.flush()
-    kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 1)
-    try:
-        yield
-    finally:
-        sys.stdout.flush()
-        os.dup2(kept, 1)
-        os.close(kept)
-        os.close(nowhere)
