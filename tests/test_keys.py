@@ -34,7 +34,6 @@ LEARNED = {"noise_rule": "learned", "mdp": "one_layer"}
 FULL = {"size": "full", "tokenizer": "published", "horizon": 4}
 CHANGES: dict[str, dict[str, Change]] = {
     "Env": {
-        "benchmark": Change(),
         "tasks": Change([["drawer-close-v3"], ["reach-v3", "drawer-close-v3"]]),
         "shift": Change(["visual", "position"]),
         "episode_steps": Change([5]),
