@@ -1,7 +1,7 @@
 """CALVIN's long-horizon protocol: 1,000 sequences of five subtasks, and the scene that each begins in.
 
 CALVIN draws the sequences anew in each evaluation, in minutes; they are the same each time, so the list is kept in
-``sequences.txt``. ``python -m pirl_core.envs.calvin.sequences`` draws it again.
+``sequences.txt``; a test draws it again.
 """
 
 import functools
@@ -14,7 +14,6 @@ import numpy as np
 from pirl_core.envs.calvin.subtasks import COLOURS, KEYS, SLOTS, SUBTASKS, Condition, follow
 
 FILE = Path(__file__).with_name("sequences.txt")
-NUMBER = 1000
 LENGTH = 5
 SUBTASK_STEPS = 360
 """Time limit of one subtask of a sequence, in actions."""
@@ -116,7 +115,3 @@ def scene_of(condition: Condition) -> np.ndarray:
         block[:3] = table[0 if first else 1] if place == "table" else _PLACES[str(place)]
         block[5] = rng.uniform(*YAW)
     return scene
-
-
-if __name__ == "__main__":
-    FILE.write_text("".join(" ".join(map(str, (start, *names))) + "\n" for start, names in draw(NUMBER)))
