@@ -198,9 +198,10 @@ def test_dvc_experiments_override_a_parameter(workspace: Path) -> None:
     config = workspace / ".dvc" / "config"
     config.write_text(config.read_text().replace("    no_scm = true\n", ""))
     (workspace / ".dvc" / ".gitignore").write_text("/tmp\n/cache\n")
-    git = ["git", "-c", "user.name=t", "-c", "user.email=t@example.org"]
-    for command in (["init", "-q"], ["add", "-A"], ["commit", "-q", "-m", "start"]):
-        subprocess.run([*git, *command], cwd=workspace, check=True)
+    subprocess.run(["git", "init", "-q"], cwd=workspace, check=True)
+    # dvc commits as well, and a fresh machine names no author.
+    for command in ("config user.name t", "config user.email t@example.org", "add -A", "commit -q -m start"):
+        subprocess.run(["git", *command.split()], cwd=workspace, check=True)
     _dvc(workspace, "exp", "run", "-S", "rl.actor_lr=1e-5", "-S", "+experiments.b.env.image_size=48", "curate@b")
     params = load_params(workspace / "params.yaml")
     assert params.rl.actor_lr == 1e-5
