@@ -134,7 +134,7 @@ format: setup ## put style and dvc.yaml's lists of sources right
 	ruff format .
 	python -m pirl_core.stages.deps --write
 
-bench: setup ## measure speed and memory; writes benchmarks/RESULTS.md (about 12 minutes on two free cores)
+bench: setup ## measure speed and memory; writes benchmarks/RESULTS.md (about 15 minutes on two free cores)
 	@python -m benchmarks --output benchmarks/RESULTS.md
 
 clean: ## remove outputs; DVC's cache keeps what was computed
