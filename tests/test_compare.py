@@ -20,14 +20,14 @@ def table(name: str, rate: float, seed: int = 0, splits: tuple[str, ...] = ("id"
     """An evaluation of N episodes per split and task, drawn with success ``rate``."""
     rng = np.random.default_rng([seed, round(100 * rate)])
     rows = [
-        ("metaworld", name, seed, split, task, 1000 + i, bool(rng.random() < rate), 50)
+        ("metaworld", name, seed, split, task, 1000 + i, bool(rng.random() < rate), 50, 0.0)
         for split in splits
         for task in TASKS
         for i in range(N)
     ]
     folder = Path("outputs/evaluate") / f"metaworld-{name}-{seed}"
     folder.mkdir(parents=True)
-    columns = ["experiment", "method", "seed", "split", "task", "env_seed", "success", "steps"]
+    columns = ["experiment", "method", "seed", "split", "task", "env_seed", "success", "steps", "reward"]
     pd.DataFrame(rows, columns=columns).to_parquet(folder / "episodes.parquet")
 
 
