@@ -152,13 +152,13 @@ def rows(options: argparse.Namespace) -> list[Row]:
             options.rounds,
         ),
     ]
-    medium = run.policy.model_copy(update={"size": options.medium})
-    for pixels, wanted in ((64, 3.5), (128, 8)):
+    size = options.minibatch or run.rl.minibatch_size
+    for name, pixels, wanted in ((options.medium, 64, 3.5), (options.medium, 128, 8), (options.size, 64, 3.5)):
         world = {"cameras": ["corner2", "corner3"], "image_size": pixels, "tasks": LONG}
         seen = run._replace(env=run.env.model_copy(update=world))
-        label = f"size {options.medium}, two images of {pixels}²"
-        size = options.minibatch or run.rl.minibatch_size
-        found.append(whole_update(seen, medium, label, wanted, options.decisions, size, options.updates))
+        sizes = run.policy.model_copy(update={"size": name})
+        label = f"size {name}, two images of {pixels}²"
+        found.append(whole_update(seen, sizes, label, wanted, options.decisions, size, options.updates))
     return found
 
 
