@@ -80,7 +80,8 @@ vulkan:
 	fi; \
 	export DEBIAN_FRONTEND=noninteractive; from=; \
 	if grep -qs '^VERSION_CODENAME=bookworm' /etc/os-release; then \
-	  echo 'deb http://deb.debian.org/debian bookworm-backports main' >/etc/apt/sources.list.d/pirl-backports.list; \
+	  mirror=$$(grep -rhoE 'https?://[^ ]*/debian\b' /etc/apt/sources.list /etc/apt/sources.list.d 2>/dev/null | head -1); \
+	  echo "deb $$mirror bookworm-backports main" >/etc/apt/sources.list.d/pirl-backports.list; \
 	  from='-t bookworm-backports'; \
 	fi; \
 	apt-get update -qq && apt-get install -y -qq --no-install-recommends $$from $(VULKAN); \
