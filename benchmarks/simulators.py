@@ -66,7 +66,7 @@ def measure(scale: str, slots: int, rounds: int, repeats: int) -> list[Row]:
     try:
         simulators = [open_simulator(settings_of(env), episode) for episode in episodes]
     except UserError as error:
-        return [Row(f"{facts.label}", "not run", how=str(error))]
+        return [Row(facts.label, "not run", how=str(error))]
     chunks = -(-env.episode_steps // run.policy.replan)
     actions = rng.uniform(-1, 1, (chunks, slots, run.policy.replan, len(facts.action))).astype(np.float32)
     bare(simulators, episodes, actions)  # the first picture compiles shaders

@@ -24,7 +24,8 @@ from torch import Tensor
 
 from pirl_core.params import Sft
 
-WRIST_CAMERAS = ("gripperPOV", "eye_in_hand")
+WRIST_CAMERAS = ("gripperPOV", "eye_in_hand", "gripper")
+"""MetaWorld's, LIBERO's, CALVIN's."""
 GREY = (0.299, 0.587, 0.114)
 
 

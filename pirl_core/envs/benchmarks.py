@@ -1,5 +1,6 @@
 """The benchmarks: facts for everyone, simulators for the worker processes. Adding one is a line in each function."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 import numpy as np
@@ -66,6 +67,11 @@ class Simulator(Protocol):
     def close(self) -> None:
         """Give up the simulator's memory."""
         ...
+
+
+def stack_frames(frames: Sequence[np.ndarray], size: int) -> np.ndarray:
+    """Pictures (size, size, 3) uint8 of C cameras, or of none → (C, size, size, 3)."""
+    return np.array(frames, np.uint8).reshape(len(frames), size, size, 3)
 
 
 def facts_of(name: Name) -> Facts:

@@ -44,6 +44,12 @@ class Facts(NamedTuple):
         hint = f"did you mean {', '.join(close)}?" if close else f"such are {', '.join(list(self.tasks)[:8])}"
         raise UserError(f"env.tasks: unknown {self.label} task '{name}'; {hint}")
 
+    def check_shift(self, name: str) -> None:
+        """Raises UserError when the benchmark starts no episode in that way."""
+        if name not in ("none", *self.shifts):
+            known = f"give none, {' or '.join(self.shifts)}" if self.shifts else f"{self.label} has none"
+            raise UserError(f"shift '{name}' is unknown; {known}")
+
     def sentences(self) -> list[str]:
         """Of all tasks, each once."""
         return list(dict.fromkeys(text for task in self.tasks.values() for text in task.sentences))

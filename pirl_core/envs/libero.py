@@ -19,8 +19,7 @@ from pirl_core.envs.benchmarks import Settings
 from pirl_core.envs.coarse import coarsen
 from pirl_core.envs.libero_files import problems, scene_file, stored_states
 from pirl_core.envs.libero_tasks import FACTS, FILES
-from pirl_core.envs.render import Look, Renderer
-from pirl_core.errors import UserError
+from pirl_core.envs.render import Look, renderer
 from pirl_core.types import Episode
 
 WAIT_STEPS = 15
@@ -28,12 +27,6 @@ WAIT_STEPS = 15
 
 CAMERAS = {"agentview": "agentview", "eye_in_hand": "robot0_eye_in_hand"}
 WAIT = np.array([0, 0, 0, 0, 0, 0, -1], np.float64)
-
-
-@functools.cache
-def _renderer() -> Renderer:
-    """One a process: simulators of equal tasks share what OpenGL holds of them."""
-    return Renderer()
 
 
 @functools.cache
@@ -133,8 +126,7 @@ class LiberoEnv:
         """
         if episode.task != self.task:
             raise ValueError(f"this slot simulates {self.task}, not {episode.task}")
-        if episode.shift not in ("none", *FACTS.shifts):
-            raise UserError(f"shift '{episode.shift}' is unknown; give none or {' or '.join(FACTS.shifts)}")
+        FACTS.check_shift(episode.shift)
         # LIBERO adds furniture's place to that of what stands on it, so the model has to be as compiled.
         for name in ("body_pos", "body_quat", "site_rgba"):
             getattr(self.model, name)[:] = getattr(self.env.compiled, name)
@@ -185,11 +177,11 @@ class LiberoEnv:
         """(C, image_size, image_size, 3) uint8, upright. Raises UserError when OpenGL is missing."""
         want = self._settings
         names = [CAMERAS[camera] for camera in want.cameras]
-        return _renderer().frames(self, names, want.image_size, want.fast_render)
+        return renderer().frames(self, names, want.image_size, want.fast_render)
 
     def picture(self, camera: str, size: int, fast: bool) -> np.ndarray:
         """(size, size, 3) uint8, upright."""
-        frame: np.ndarray = _renderer().frames(self, [CAMERAS[camera]], size, fast)[0]
+        frame: np.ndarray = renderer().frames(self, [CAMERAS[camera]], size, fast)[0]
         return frame
 
     def close(self) -> None:
@@ -223,17 +215,15 @@ class LiberoEnv:
         robot = env.robots[0]
         controller, arm = robot.controller, robot._ref_joint_actuator_indexes
         low, high = robot.torque_limits
-        first = True
-        for _ in range(int(env.control_timestep / env.model_timestep)):
+        for substep in range(int(env.control_timestep / env.model_timestep)):
             mujoco.mj_step1(self.model, self.data)
             self._solve()
             # Not so in an episode's first step: the controller then still knows the arm's pose before the stored state.
             if controller.new_update:
                 self._solve()
                 self._inform(controller)
-            if first:
+            if substep == 0:
                 controller.set_goal(action[: controller.control_dim])
-                first = False
             torques = controller.run_controller()
             robot.grip_action(robot.gripper, action[controller.control_dim :])
             self.data.ctrl[arm] = np.clip(torques, low, high)

@@ -12,9 +12,8 @@ import numpy as np
 from mani_skill.sensors.camera import Camera, CameraConfig
 
 from pirl_core.envs import vulkan
-from pirl_core.envs.benchmarks import Settings
+from pirl_core.envs.benchmarks import Settings, stack_frames
 from pirl_core.envs.maniskill_tasks import BODIES, FACTS
-from pirl_core.errors import UserError
 from pirl_core.types import Episode
 
 _GOAL = "goal_site"  # of PickCube; cameras of the policy do not see it
@@ -40,8 +39,7 @@ class ManiSkillEnv:
         """Start the episode. Raises UserError for an unknown shift."""
         if episode.task != self.task:
             raise ValueError(f"this slot simulates {self.task}, not {episode.task}")
-        if episode.shift not in ("none", *FACTS.shifts):
-            raise UserError(f"shift '{episode.shift}' is unknown; ManiSkill's tasks have none")
+        FACTS.check_shift(episode.shift)
         self.env.reset(seed=episode.seed)
         self._steps = 0
         self._over = False
@@ -84,7 +82,7 @@ class ManiSkillEnv:
         """(C, image_size, image_size, 3) uint8, upright. Raises UserError when Vulkan is missing."""
         want = self._settings
         frames = [self._picture(camera, want.image_size, want.fast_render, goal=False) for camera in want.cameras]
-        return np.stack(frames) if frames else np.zeros((0, want.image_size, want.image_size, 3), np.uint8)
+        return stack_frames(frames, want.image_size)
 
     def picture(self, camera: str, size: int, fast: bool) -> np.ndarray:
         """(size, size, 3) uint8, upright; the goal of PickCube shows, unless ``fast``."""

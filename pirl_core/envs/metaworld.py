@@ -17,9 +17,8 @@ from metaworld.env_dict import ALL_V3_ENVIRONMENTS
 
 from pirl_core.envs.benchmarks import Settings
 from pirl_core.envs.metaworld_tasks import FACTS
-from pirl_core.envs.render import EDITED, Look, Renderer
+from pirl_core.envs.render import EDITED, Look, renderer
 from pirl_core.envs.shifts import draw_outside, perturb_looks
-from pirl_core.errors import UserError
 from pirl_core.types import Episode
 
 CORNER2_POSITION = (0.75, 0.075, 0.7)
@@ -48,12 +47,6 @@ def _box_the_arm(model: mujoco.MjModel) -> None:
 def _upright(camera: str, pixels: np.ndarray) -> np.ndarray:
     """MetaWorld's corner cameras stand on their head."""
     return pixels[:, ::-1] if camera.startswith("corner") else pixels[::-1]
-
-
-@functools.cache
-def _renderer() -> Renderer:
-    """One a process: simulators of equal tasks share what OpenGL holds of them."""
-    return Renderer()
 
 
 @functools.cache
@@ -152,8 +145,7 @@ class MetaWorldEnv:
         """Start the episode; returns the state (S,) float32. Raises UserError for an unknown shift."""
         if episode.task != self.task:
             raise ValueError(f"this slot simulates {self.task}, not {episode.task}")
-        if episode.shift not in ("none", *FACTS.shifts):
-            raise UserError(f"shift '{episode.shift}' is unknown; give none, {' or '.join(FACTS.shifts)}")
+        FACTS.check_shift(episode.shift)
         self._restore()
         env = self._env
         env._reset_hand = self._load_settled
@@ -198,11 +190,11 @@ class MetaWorldEnv:
     def images(self) -> np.ndarray:
         """(C, image_size, image_size, 3) uint8, upright. Raises UserError when OpenGL is missing."""
         want = self._settings
-        return _renderer().frames(self, want.cameras, want.image_size, want.fast_render)
+        return renderer().frames(self, want.cameras, want.image_size, want.fast_render)
 
     def picture(self, camera: str, size: int, fast: bool) -> np.ndarray:
         """(size, size, 3) uint8, upright."""
-        frame: np.ndarray = _renderer().frames(self, [camera], size, fast)[0]
+        frame: np.ndarray = renderer().frames(self, [camera], size, fast)[0]
         return frame
 
     def full_observation(self) -> np.ndarray:

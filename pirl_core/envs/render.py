@@ -6,6 +6,7 @@ touched: a drawing has its own copy of model and data.
 
 import atexit
 import copy
+import functools
 import importlib
 import os
 from collections.abc import Callable, Sequence
@@ -151,3 +152,9 @@ class Renderer:
         for image, camera in zip(images, cameras, strict=True):
             image[:] = drawing.frame(camera)
         return images
+
+
+@functools.cache
+def renderer() -> Renderer:
+    """One a process: simulators of equal tasks share what OpenGL holds of them."""
+    return Renderer()

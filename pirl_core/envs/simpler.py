@@ -9,11 +9,10 @@ import torch
 from mani_skill.envs.tasks.digital_twins.bridge_dataset_eval import put_on_in_scene
 
 from pirl_core.envs import vulkan, widowx
-from pirl_core.envs.benchmarks import Settings
+from pirl_core.envs.benchmarks import Settings, stack_frames
 from pirl_core.envs.put_on_plate import overlay
 from pirl_core.envs.put_on_plate.assets import picture
 from pirl_core.envs.simpler_tasks import FACTS, PICKS
-from pirl_core.errors import UserError
 from pirl_core.types import Episode
 
 _CLASSES = {
@@ -48,8 +47,7 @@ class SimplerEnv:
         """
         if episode.task != self.task:
             raise ValueError(f"this slot simulates {self.task}, not {episode.task}")
-        if episode.shift != "none":
-            raise UserError(f"shift '{episode.shift}' is unknown; SIMPLER's tasks have none")
+        FACTS.check_shift(episode.shift)
         number = int(np.random.default_rng([episode.seed, 0]).integers(PICKS[self.task].starts))
         # A new scene: PhysX keeps an order of contacts from what was before.
         self.scene.reset(seed=0, options={"episode_id": torch.tensor([number]), "reconfigure": True})
@@ -81,7 +79,7 @@ class SimplerEnv:
         """(C, image_size, image_size, 3) uint8, upright. Raises UserError when Vulkan is missing."""
         want = self._settings
         frames = [self.picture(camera, want.image_size, want.fast_render) for camera in want.cameras]
-        return np.stack(frames) if frames else np.zeros((0, want.image_size, want.image_size, 3), np.uint8)
+        return stack_frames(frames, want.image_size)
 
     def picture(self, camera: str, size: int, fast: bool) -> np.ndarray:
         """(size, size, 3) uint8, upright: robot and objects over the photograph of the real table or sink."""

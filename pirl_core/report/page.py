@@ -136,6 +136,8 @@ PAIRS = (
 PAPER_NOTES = {
     "metaworld": "Paper: {} on all 50 tasks of MetaWorld-MT50 (Table 6), the unweighted mean of the four difficulty "
     "groups. It prints no number for OOD.",
+    "put_on_plate": "Paper: {} on put-on-plate with all its objects and tables (Table 7), each OOD set beside the "
+    "split of its name.",
     "calvin": "Paper: {} on CALVIN's 1,000 sequences in scene D (Table 5); success is Len-5.",
 }
 

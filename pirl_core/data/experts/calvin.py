@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pirl_core.data.experts import Act
+from pirl_core.envs.calvin.facts import ALONE
 from pirl_core.envs.calvin.simulator import CalvinEnv
 from pirl_core.errors import UserError
 
@@ -46,8 +47,6 @@ def show(simulator: CalvinEnv, act: Act) -> None:
 
 def scripted() -> list[str]:
     """The subtasks that have an expert."""
-    from pirl_core.envs.calvin.facts import ALONE
-
     return [name for name in ALONE if name.startswith(tuple(PLANS)) and _scripted(name)]
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from pirl_core import assets
-from pirl_core.envs.benchmarks import Settings
+from pirl_core.envs.benchmarks import Settings, stack_frames
 from pirl_core.envs.calvin.facts import FACTS, SEQUENCE, STARTS
 from pirl_core.envs.calvin.oracle import solved
 from pirl_core.envs.calvin.sequences import ROBOT, SUBTASK_STEPS, Sequence, scene_of, sequences
@@ -150,8 +150,7 @@ class CalvinEnv:
         """Start the episode; returns the state (S,) float32. Raises UserError for an unknown shift."""
         if not self.fits(episode):
             raise ValueError(f"this slot simulates scene {self.scene}, not {episode.task}")
-        if episode.shift not in ("none", *FACTS.shifts):
-            raise UserError(f"shift '{episode.shift}' is unknown; give none or {' or '.join(FACTS.shifts)}")
+        FACTS.check_shift(episode.shift)
         rng = np.random.default_rng([episode.seed, 0])
         condition, self._plan = _beginning(episode, rng)
         robot, scene = ROBOT.copy(), self._moved_to_scene(scene_of(condition))
@@ -207,9 +206,8 @@ class CalvinEnv:
     def images(self) -> np.ndarray:
         """(C, image_size, image_size, 3) uint8, upright."""
         want = self._settings
-        shape = (len(want.cameras), want.image_size, want.image_size, 3)
         frames = [self.picture(camera, want.image_size, want.fast_render) for camera in want.cameras]
-        return np.array(frames, np.uint8).reshape(shape)
+        return stack_frames(frames, want.image_size)
 
     def picture(self, camera: str, size: int, fast: bool) -> np.ndarray:
         """(size, size, 3) uint8, upright. Fast: rendered in that size; else in CALVIN's (200 or 84), then resized with

@@ -5,15 +5,14 @@ from functools import cache
 import numpy as np
 
 from pirl_core.envs import vulkan, widowx
-from pirl_core.envs.benchmarks import Settings
+from pirl_core.envs.benchmarks import Settings, stack_frames
 from pirl_core.envs.put_on_plate import assets, overlay
-from pirl_core.envs.put_on_plate.facts import CAMERA, FACTS
+from pirl_core.envs.put_on_plate.facts import FACTS
 from pirl_core.envs.put_on_plate.names import sentence
 from pirl_core.envs.put_on_plate.rules import Contact, Reward, on_plate, world_box
 from pirl_core.envs.put_on_plate.scene import START, Placed, TableScene, Thing, pose_of
 from pirl_core.envs.put_on_plate.variations import JUMP_STEP, Start, Variation, arm_offsets, decode, size, variation_of
 from pirl_core.envs.widowx import Eye, pose_numbers, rotation
-from pirl_core.errors import UserError
 from pirl_core.types import Episode
 
 
@@ -35,8 +34,7 @@ class PutOnPlateEnv:
 
         Raises UserError for an unknown shift, and where package or assets are missing.
         """
-        if episode.shift not in ("none", *FACTS.shifts):
-            raise UserError(f"shift '{episode.shift}' is unknown; give none, {' or '.join(FACTS.shifts)}")
+        FACTS.check_shift(episode.shift)
         self._variation = variation_of(episode.shift, episode.task)
         number = int(np.random.default_rng([episode.seed, 0]).integers(size(self._variation)))
         self._episode = start = decode(self._variation, number)
@@ -93,9 +91,8 @@ class PutOnPlateEnv:
     def images(self) -> np.ndarray:
         """(C, image_size, image_size, 3) uint8, upright."""
         want = self._settings
-        if not want.cameras:
-            return np.empty((0, want.image_size, want.image_size, 3), np.uint8)
-        return self.picture(CAMERA, want.image_size, want.fast_render)[None]
+        frames = [self.picture(camera, want.image_size, want.fast_render) for camera in want.cameras]
+        return stack_frames(frames, want.image_size)
 
     def picture(self, camera: str, size: int, fast: bool) -> np.ndarray:
         """(size, size, 3) uint8, upright."""

@@ -35,6 +35,13 @@ JUMP_STEP = 5
 """After so many steps the object of ``position_change_to`` is at its third place."""
 
 Places = Literal["pairs", "ring", "object_far", "plate_far"]
+HEIGHTS: dict[Places, tuple[float, ...]] = {
+    "pairs": (0.90, 0.90),
+    "ring": (0.95, 0.95),
+    "object_far": (0.95, 0.92, 1.0),
+    "plate_far": (1.0, 0.92, 0.96),
+}
+"""z of object, plate and third place before they fall on the table (its top is at 0.87)."""
 Extra = Literal["none", "template", "texture", "whole", "object", "plate", "arm", "jump"]
 
 
@@ -128,17 +135,6 @@ def places(kind: Places) -> np.ndarray:
 
 
 @functools.cache
-def heights(kind: Places) -> tuple[float, ...]:
-    """z of object, plate and third place before they fall on the table (its top is at 0.87)."""
-    return {
-        "pairs": (0.90, 0.90),
-        "ring": (0.95, 0.95),
-        "object_far": (0.95, 0.92, 1.0),
-        "plate_far": (1.0, 0.92, 0.96),
-    }[kind]
-
-
-@functools.cache
 def arm_offsets() -> np.ndarray:
     """The 14,375 offsets (14375, 8) of ``ee_pose`` from the arm's usual joint positions, six joints and two fingers."""
     small, wrist = (-0.15, -0.08, 0.0, 0.08, 0.15), (-0.6, -0.3, 0.0, 0.3, 0.6)
@@ -193,7 +189,7 @@ def decode(variation: Variation, number: int) -> Start:
         variation.plates[plate],
         _extra(variation, thing, plate, extra),
         variation.tables[table],
-        tuple((float(x), float(y), z) for (x, y), z in zip(chosen, heights(variation.places), strict=True)),
+        tuple((float(x), float(y), z) for (x, y), z in zip(chosen, HEIGHTS[variation.places], strict=True)),
         variation.yaws[yaw],
     )
 
