@@ -7,17 +7,23 @@ import pytest
 
 from pirl_core.envs.benchmarks import facts_of
 from pirl_core.report.page import paper_note
-from pirl_core.report.paper import CALVIN, METAWORLD, PUT_ON_PLATE, paper_rate
+from pirl_core.report.paper import BY_GROUP, CALVIN, PUT_ON_PLATE, paper_rate
 from pirl_core.report.tables import results_table
 from tests.test_report import build, change, fill, make_params, text_of
 
 
-def test_paper_figures_average_the_difficulty_groups() -> None:
-    for figures in (figures for model in METAWORLD.values() for figures in model.values()):
-        assert figures.average == pytest.approx(sum(figures[:4]) / 4, abs=0.051)
+def test_paper_figures_average_the_groups_of_the_benchmark() -> None:
+    for (benchmark, _, _), figures in BY_GROUP.items():
+        *groups, average = figures.values()
+        assert average == pytest.approx(sum(groups) / 4, abs=0.08)
+        assert set(figures) - {"average"} <= set(facts_of(benchmark).groups)  # type: ignore[arg-type]
     assert paper_rate("metaworld", "pi05", "flow_sde", "id") == 0.707
+    assert paper_rate("libero", "groot", "flow_sde", "id", "libero_10") == 0.866
+    assert paper_rate("simpler", "pi0", "flow_noise", "id", "carrot") == 0.957
     for model, method in (("pi0", "grpo"), ("groot", "sft"), (None, "sft")):
         assert paper_rate("metaworld", model, method, "id") is None
+    for benchmark, group in (("libero", "libero_90"), ("put_on_plate", "single"), ("calvin", "articulated")):
+        assert paper_rate(benchmark, "pi0", "sft", "id", group) is None
 
 
 def test_paper_figures_of_put_on_plate_name_shifts() -> None:
@@ -77,4 +83,6 @@ def test_a_benchmark_with_figures_has_a_note_that_names_their_table(tmp_path: Pa
     assert "Table 6" in benchmark("metaworld", "reach-v3")
     assert "Table 7" in benchmark("put_on_plate", "put_on_plate")
     assert "Table 5" in benchmark("calvin", "D/sequence")
+    assert "Table 3" in benchmark("libero", "libero_goal_0")
+    assert "Table 8" in benchmark("simpler", "PutEggplantInBasketScene-v1")
     assert benchmark("maniskill", "PushCube-v1") == ""

@@ -60,6 +60,8 @@ def to_json(data: Any) -> str:
 
 def _rate_row(params: Params, experiment: str, benchmark: Name, method: str, split: str, part: pd.DataFrame) -> Row:
     entry = params.experiments[experiment]
+    groups = {facts_of(benchmark).task(task).group for task in part["task"].unique()}
+    group = groups.pop() if len(groups) == 1 else "average"
     rng = _stream(params, "rate", experiment, method, split)
     rate = success_rate(
         part["seed"].to_numpy(),
@@ -76,7 +78,7 @@ def _rate_row(params: Params, experiment: str, benchmark: Name, method: str, spl
         "split": split,
         **rate._asdict(),
         "seeds": list(params.seeds),
-        "paper": paper_rate(benchmark, entry.paper_model, method, split),
+        "paper": paper_rate(benchmark, entry.paper_model, method, split, group),
         "paper_model": entry.paper_model,
     }
 

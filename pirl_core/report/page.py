@@ -134,10 +134,14 @@ PAIRS = (
 
 
 PAPER_NOTES = {
-    "metaworld": "Paper: {} on all 50 tasks of MetaWorld-MT50 (Table 6), the unweighted mean of the four difficulty "
-    "groups. It prints no number for OOD.",
+    "metaworld": "Paper: {} on all tasks of MetaWorld-MT50 that are of the same difficulty (Table 6); where there are "
+    "several, the unweighted mean of the four difficulties. It prints no number for OOD.",
     "put_on_plate": "Paper: {} on put-on-plate with all its objects and tables (Table 7), each OOD set beside the "
     "split of its name.",
+    "libero": "Paper: {} on the 500 stored states of the same suite (Table 3, GR00T Table 10); where there are "
+    "several, the mean of spatial, object, goal and Long.",
+    "simpler": "Paper: {} on the same task (Table 8, which names no method of RL); where there are several, the mean "
+    "of its four.",
     "calvin": "Paper: {} on CALVIN's 1,000 sequences in scene D (Table 5); success is Len-5.",
 }
 

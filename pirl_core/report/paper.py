@@ -1,10 +1,10 @@
-"""The paper's figures as data, in per cent as printed (arXiv:2510.25889): Table 6, MetaWorld-MT50, all 50 tasks, and
-Table 7, ManiSkill put-on-plate.
+"""The paper's figures as data, in per cent as printed (arXiv:2510.25889): Table 3 and 10, LIBERO; Table 5, CALVIN;
+Table 6, MetaWorld-MT50; Table 7, ManiSkill put-on-plate; Table 8, SIMPLER.
 
-Table 6: the paper's average is the unweighted mean of the four difficulty groups, not of the 50 tasks:
+The printed average is the unweighted mean of the groups: for MetaWorld of the four difficulties, not of the 50 tasks:
 (77.9 + 51.8 + 53.3 + 20.0) / 4 = 50.8. Our row has `group_mean` for that comparison. For ML45's held-out tasks the
 paper draws curves (Fig. 5) and prints no number, so an OOD row has no figure beside it. GR00T was run on LIBERO only
-(Appendix H).
+(Appendix H). Table 8 prints one figure for RL and no method's name: it stands for both.
 
 CALVIN (Table 5): in scene D, the policies fine-tuned by SFT on scenes A, B and C. An episode's success is Len-5.
 """
@@ -13,30 +13,39 @@ from typing import NamedTuple
 
 NAMES = {"pi0": "π0", "pi05": "π0.5", "smolvla": "SmolVLA", "groot": "GR00T N1.5"}
 
-
-class Figures(NamedTuple):
-    """Success in per cent by difficulty, and the printed average."""
-
-    easy: float
-    medium: float
-    hard: float
-    very_hard: float
-    average: float
-
-
-METAWORLD: dict[str, dict[str, Figures]] = {
-    "pi0": {
-        "sft": Figures(77.9, 51.8, 53.3, 20.0, 50.8),
-        "flow_sde": Figures(92.1, 74.6, 61.7, 84.0, 78.1),
-        "flow_noise": Figures(91.1, 81.8, 78.3, 92.0, 85.8),
-    },
-    "pi05": {
-        "sft": Figures(68.2, 37.3, 41.7, 28.0, 43.8),
-        "flow_sde": Figures(86.4, 55.5, 75.0, 66.0, 70.7),
-        "flow_noise": Figures(86.8, 58.1, 63.3, 56.0, 66.1),
-    },
-    "smolvla": {"sft": Figures(87.1, 51.8, 70.0, 64.0, 68.2)},
+_GROUPS = {
+    "metaworld": ("easy", "medium", "hard", "very_hard", "average"),
+    "libero": ("libero_spatial", "libero_object", "libero_goal", "libero_10", "average"),
+    "simpler": ("carrot", "eggplant", "spoon", "cube", "average"),
 }
+_BY_GROUP = """
+metaworld pi0     sft         77.9  51.8  53.3  20.0  50.8
+metaworld pi0     flow_sde    92.1  74.6  61.7  84.0  78.1
+metaworld pi0     flow_noise  91.1  81.8  78.3  92.0  85.8
+metaworld pi05    sft         68.2  37.3  41.7  28.0  43.8
+metaworld pi05    flow_sde    86.4  55.5  75.0  66.0  70.7
+metaworld pi05    flow_noise  86.8  58.1  63.3  56.0  66.1
+metaworld smolvla sft         87.1  51.8  70.0  64.0  68.2
+libero    pi0     sft         65.3  64.4  49.8  51.2  57.6
+libero    pi0     flow_sde    98.4  99.4  96.2  90.2  96.1
+libero    pi0     flow_noise  99.0  99.2  98.2  93.8  97.6
+libero    pi05    sft         84.6  95.4  84.6  43.9  77.1
+libero    pi05    flow_sde    99.6 100.0  98.8  93.0  97.9
+libero    pi05    flow_noise  99.6 100.0  99.6  94.0  98.3
+libero    groot   sft         41.4  58.6  48.2  61.9  52.5
+libero    groot   flow_sde    92.5  96.2  84.3  86.6  89.9
+simpler   pi0     sft         82.7  87.5  61.7  37.1  67.2
+simpler   pi0     flow_sde    95.7  96.7  91.6  63.0  86.7
+simpler   pi0     flow_noise  95.7  96.7  91.6  63.0  86.7
+simpler   pi05    sft         70.6  91.9  43.5  31.0  59.2
+simpler   pi05    flow_sde    82.0  98.2  82.8  53.3  79.1
+simpler   pi05    flow_noise  82.0  98.2  82.8  53.3  79.1
+"""
+BY_GROUP: dict[tuple[str, str, str], dict[str, float]] = {
+    (line[0], line[1], line[2]): dict(zip(_GROUPS[line[0]], map(float, line[3:]), strict=True))
+    for line in map(str.split, _BY_GROUP.strip().splitlines())
+}
+"""By benchmark, model and method: success in per cent by group of tasks, and the printed average."""
 
 _PUT_ON_PLATE = """
 id                    38.4 78.8 77.8  40.1 90.9 89.7
@@ -89,17 +98,16 @@ CALVIN: dict[str, dict[str, Chain]] = {
 def paper_rate(
     benchmark: str, paper_model: str | None, method: str, split: str, group: str = "average"
 ) -> float | None:
-    """The paper's success rate in [0, 1] for the same row, or None where it prints none."""
-    if benchmark == "put_on_plate" and group in ("average", "all"):
-        figure = PUT_ON_PLATE.get((paper_model or "", method, split))
-        return None if figure is None else round(figure / 100, 6)
+    """The paper's success rate in [0, 1] for the same row and group of tasks, or None where it prints none."""
+    model = paper_model or ""
     chain = paper_chain(benchmark, paper_model, method, split)
     if chain is not None:
-        return round(chain.reached[-1] / 100, 6) if group in ("average", "sequence") else None
-    if benchmark != "metaworld" or paper_model is None or split != "id":
-        return None
-    figures = METAWORLD.get(paper_model, {}).get(method)
-    return None if figures is None else round(getattr(figures, group) / 100, 6)
+        figure = chain.reached[-1] if group in ("average", "sequence") else None
+    elif benchmark == "put_on_plate":
+        figure = PUT_ON_PLATE.get((model, method, split)) if group in ("average", "all") else None
+    else:
+        figure = BY_GROUP.get((benchmark, model, method), {}).get(group) if split == "id" else None
+    return None if figure is None else round(figure / 100, 6)
 
 
 def paper_chain(benchmark: str, paper_model: str | None, method: str, split: str) -> Chain | None:

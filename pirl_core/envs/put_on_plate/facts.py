@@ -6,6 +6,8 @@ from pirl_core.envs.put_on_plate.variations import SINGLE, VARIATIONS
 
 JOINTS = ("waist", "shoulder", "elbow", "forearm_roll", "wrist_angle", "wrist_rotate", "left_finger", "right_finger")
 CAMERA = "third_view"
+LONG_HOLD = "put_on_plate_long_hold"
+"""The same with the official code's reward: a second 0.1 for holding five steps on end."""
 
 
 def _sentences(objects: int, plates: int) -> tuple[str, ...]:
@@ -21,6 +23,7 @@ FACTS = Facts(
     label="put-on-plate",
     tasks={
         "put_on_plate": Task(_sentences(len(OBJECTS), len(PLATES)), "all"),
+        LONG_HOLD: Task(_sentences(len(OBJECTS), len(PLATES)), "all"),
         SINGLE: Task(_sentences(1, 1), "single"),
     },
     groups=("all", "single"),

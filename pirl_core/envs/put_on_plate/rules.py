@@ -39,7 +39,7 @@ def on_plate(contact: Contact, thing_half: np.ndarray, plate_half: np.ndarray) -
 class Reward:
     """Of one episode: 0.1 when the object is first held, 1 when it is on the plate after it was held (Appendix C.2).
 
-    The public code has a second 0.1, for holding five steps on end: ``long_hold``.
+    long_hold: the official code's second 0.1, for holding five steps on end.
     """
 
     def __init__(self, long_hold: bool = False) -> None:

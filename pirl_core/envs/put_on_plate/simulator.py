@@ -7,7 +7,7 @@ import numpy as np
 from pirl_core.envs import vulkan, widowx
 from pirl_core.envs.benchmarks import Settings, stack_frames
 from pirl_core.envs.put_on_plate import assets, overlay
-from pirl_core.envs.put_on_plate.facts import FACTS
+from pirl_core.envs.put_on_plate.facts import FACTS, LONG_HOLD
 from pirl_core.envs.put_on_plate.names import sentence
 from pirl_core.envs.put_on_plate.rules import Contact, Reward, on_plate, world_box
 from pirl_core.envs.put_on_plate.scene import START, Placed, TableScene, Thing, pose_of
@@ -54,7 +54,7 @@ class PutOnPlateEnv:
             world_box(np.subtract(*_bounds(kind, number)[::-1]), rotation(pose_numbers(body.pose)[3:]))
             for (kind, number), body in zip((("carrot", start.thing), ("plate", start.plate)), self._scene.bodies)
         ]
-        self._reward = Reward()
+        self._reward = Reward(long_hold=episode.task == LONG_HOLD)
         self._steps = 0
         self._over = False
         return self.state()
