@@ -17,9 +17,11 @@ import urllib.request
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
+from pirl_core.damage import damaged
 from pirl_core.errors import UserError
 
 CHUNK = 2**20
@@ -120,6 +122,7 @@ def find(benchmark: str) -> Path:
                 f"{ASSETS[benchmark].variable}={own} lacks {', '.join(lacking)}; unset it to use a download of our own,"
                 f" or run python -m pirl_core.assets fetch {benchmark} to fill the folder"
             )
+        check_whole(benchmark, root(benchmark))
         return root(benchmark)
     return fetch(benchmark)
 
@@ -136,6 +139,21 @@ def missing(benchmark: str) -> list[str]:
     here = root(benchmark)
     paths = [Path(part.folder) / name for part in ASSETS[benchmark].parts for name in part.holds]
     return [str(path) for path in paths if not (here / path).exists()]
+
+
+@cache
+def check_whole(benchmark: str, folder: Path) -> None:
+    """Raises UserError where a file is damaged; downloads were compared with checksums, so this is for other folders.
+
+    A process looks once.
+    """
+    broken = damaged(folder)
+    if broken:
+        raise UserError(
+            f"{benchmark}: {len(broken)} file{'s' * (len(broken) > 1)} in {folder} damaged, first"
+            f" {broken[0].relative_to(folder)}; put upstream's there, or unset {ASSETS[benchmark].variable} and run"
+            f" python -m pirl_core.assets fetch {benchmark}"
+        )
 
 
 def fetch(benchmark: str) -> Path:
@@ -287,6 +305,7 @@ def main(argv: list[str] | None = None) -> int:
                 f"{args.benchmark}: {root(args.benchmark)} lacks {', '.join(lacking)}; run python -m pirl_core.assets"
                 f" fetch {args.benchmark}, or set {ASSETS[args.benchmark].variable}"
             )
+        check_whole(args.benchmark, root(args.benchmark))
         print(f"{args.benchmark}: complete in {root(args.benchmark)} ({ASSETS[args.benchmark].terms})")
     except UserError as error:
         print(f"pirl: assets: {error}", file=sys.stderr)

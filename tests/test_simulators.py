@@ -1,0 +1,96 @@
+"""What holds of every benchmark whose package and assets are here: a killed process is told in one line, and the
+episodes that were finished are the same as without it."""
+
+import multiprocessing
+import os
+from importlib.util import find_spec
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+
+from pirl_core import assets
+from pirl_core.data.demonstrate import Wish, demonstrations
+from pirl_core.data.lerobot import DemoEpisode
+from pirl_core.envs.benchmarks import Name, facts_of
+from pirl_core.envs.vector import VectorEnv
+from pirl_core.errors import WorkerDied
+from pirl_core.params import Curate, Env
+from pirl_core.types import Episode
+
+
+class World(NamedTuple):
+    """package, and assets by their name in ``assets.ASSETS``: what it needs."""
+
+    task: str
+    shift: str
+    package: str
+    assets: str | None
+
+
+WORLDS: dict[Name, World] = {
+    "metaworld": World("reach-v3", "none", "metaworld", None),
+    "maniskill": World("PushCube-v1", "none", "mani_skill", None),
+    "put_on_plate": World("put_carrot_on_plate", "none", "mani_skill", "maniskill"),
+    "simpler": World("PutCarrotOnPlateInScene-v1", "none", "mani_skill", "maniskill"),
+    "libero": World("libero_object_9", "none", "libero", "libero"),
+    "calvin": World("D/turn_on_led", "random", "pybullet", "calvin"),
+}
+BESIDE = {"libero": "shared/data/libero/assets", "maniskill": "shared/data/maniskill"}
+
+
+@pytest.fixture(params=WORLDS)
+def env(request: pytest.FixtureRequest, root: Path, monkeypatch: pytest.MonkeyPatch) -> Env:
+    """Blind and short. Assets of the variable or the cache, else those beside the checkout."""
+    name: Name = request.param
+    world = WORLDS[name]
+    if find_spec(world.package) is None:
+        pytest.skip(f"needs {world.package}")
+    if world.assets is not None:
+        variable, beside = assets.ASSETS[world.assets].variable, root.parent / BESIDE.get(world.assets, "nowhere")
+        if not os.environ.get(variable) and beside.is_dir():
+            monkeypatch.setenv(variable, str(beside))
+        if assets.missing(world.assets):
+            pytest.skip(f"needs assets: python -m pirl_core.assets fetch {world.assets}")
+    return Env(
+        benchmark=name, tasks=[world.task], shift=world.shift, episode_steps=200, cameras=[], image_size=64,
+        fast_render=True, object_state=True,
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_killed_process_loses_no_finished_demonstration(env: Env) -> None:
+    curate = Curate(
+        seed=0, episodes_per_task=8, action_noise=0.0, max_attempts_per_episode=5, keep_per_task=None,
+        keep_episodes=None,
+    )  # fmt: skip
+    wishes = [Wish(env.tasks[0], number) for number in range(8)]
+    [alone] = demonstrations(env, curate, wishes[:1], workers=1)
+    shown: list[DemoEpisode] = []
+
+    def show_and_kill() -> None:
+        for episode in demonstrations(env, curate, wishes, workers=1):
+            shown.append(episode)
+            for process in multiprocessing.active_children():
+                process.kill()
+
+    with pytest.raises(WorkerDied, match="made demonstrations ended on its own"):
+        show_and_kill()
+    assert 1 <= len(shown) < len(wishes)
+    for ours, theirs in zip(shown[0], alone, strict=True):
+        assert np.array_equal(np.asarray(ours), np.asarray(theirs))
+
+
+@pytest.mark.slow
+def test_a_killed_worker_is_named(env: Env) -> None:
+    task = env.tasks[0]
+    with VectorEnv(env, 2, 2) as envs:
+        envs.reset([0, 1], [Episode(task, 1, env.shift), Episode(task, 2, env.shift)])
+        still = np.zeros((2, 1, len(facts_of(env.benchmark).action)), np.float32)
+        envs.step([0, 1], still)
+        processes = [worker.process for worker in envs._workers]
+        processes[0].kill()
+        with pytest.raises(WorkerDied, match=f"worker 0 was killed by SIGKILL while it ran {task}"):
+            envs.step([0, 1], still)
+        assert all(process.poll() is not None for process in processes)
