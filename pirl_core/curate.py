@@ -1,4 +1,4 @@
-"""Makes the few-shot dataset of an experiment: expert demonstrations in LeRobot v3 files."""
+"""Makes the few-shot dataset of an experiment: the expert's or others' demonstrations in LeRobot v3 files."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import closing
@@ -10,7 +10,9 @@ import numpy as np
 from pirl_core.data.demonstrate import Wish, demonstrations
 from pirl_core.data.fewshot import select_episodes
 from pirl_core.data.lerobot import DemoEpisode, write_dataset
+from pirl_core.data.recorded import Recorded, open_recorded, read_episodes
 from pirl_core.envs.benchmarks import facts_of
+from pirl_core.errors import UserError
 from pirl_core.files import replace_folder, write_json
 from pirl_core.params import Curate, Env
 from pirl_core.resume import Checkpoints
@@ -25,20 +27,27 @@ def make_dataset(
     """Writes ``folder`` whole or not at all; ``meta/curation.json`` tells where the episodes come from.
 
     Demonstration i of a task is the same whichever others are kept, so only the kept ones are made: keeping 5 of 50
-    costs a tenth. Each is a checkpoint of its own, so an interrupted run makes only those that are missing.
+    costs a tenth. Each is a checkpoint of its own, so an interrupted run makes only those that are missing. Of a
+    dataset of others only the files of the kept episodes are downloaded.
     """
-    task_index, kept = _kept(env, curate)
-    wishes = [Wish(env.tasks[task_index[e]], int(e) % curate.episodes_per_task) for e in kept]
+    recorded = _recorded(env, curate)
+    task_index, kept = _kept(env, curate, recorded)
     origins: list[dict[str, str | int]] = []
     with replace_folder(folder) as temporary:
-        episodes = _made(env, curate, wishes, checkpoints, tracker, workers)
+        if recorded is None:
+            wishes = [Wish(env.tasks[task_index[e]], int(e) % curate.episodes_per_task) for e in kept]
+            episodes = _made(env, curate, wishes, checkpoints, tracker, workers)
+        else:
+            episodes = _reported(read_episodes(recorded, env, [int(e) for e in kept]), tracker)
         write_dataset(temporary, _noted(episodes, kept, origins), list(env.cameras), facts_of(env.benchmark))
         write_json(
             temporary / "meta/curation.json",
             {
+                "dataset": curate.dataset,
+                "dataset_commit": None if recorded is None else recorded.commit,
                 "seed": curate.seed,
                 "action_noise": curate.action_noise,
-                "episodes_available": len(task_index),
+                "episodes_available": int(np.count_nonzero(task_index >= 0)),
                 "episodes_kept": len(kept),
                 "failed_attempts": sum(int(origin["failed_attempts"]) for origin in origins),
                 "episodes": origins,
@@ -48,13 +57,37 @@ def make_dataset(
 
 def dataset_size(env: Env, curate: Curate) -> int:
     """Demonstrations that the dataset will hold."""
-    return len(_kept(env, curate)[1])
+    return len(_kept(env, curate, _recorded(env, curate))[1])
 
 
-def _kept(env: Env, curate: Curate) -> tuple[np.ndarray, np.ndarray]:
-    """Task of each available demonstration, and the numbers of those kept."""
-    task_index = np.repeat(np.arange(len(env.tasks)), curate.episodes_per_task)
-    return task_index, select_episodes(task_index, curate.keep_per_task, curate.keep_episodes)
+def _recorded(env: Env, curate: Curate) -> Recorded | None:
+    return None if curate.dataset is None else open_recorded(curate.dataset, curate.dataset_revision, env)
+
+
+def _kept(env: Env, curate: Curate, recorded: Recorded | None) -> tuple[np.ndarray, np.ndarray]:
+    """Task of each available demonstration (-1: none of ``env.tasks``), and the numbers of those kept.
+
+    Of a dataset of others, at most ``episodes_per_task`` of each task, unless they are listed.
+    """
+    if recorded is None:
+        task_index = np.repeat(np.arange(len(env.tasks)), curate.episodes_per_task)
+        return task_index, select_episodes(task_index, curate.keep_per_task, curate.keep_episodes)
+    numbers = {task: number for number, task in enumerate(env.tasks)}
+    task_index = np.array([-1 if task is None else numbers[task] for task in recorded.tasks])
+    kept = select_episodes(task_index, curate.keep_per_task or curate.episodes_per_task, curate.keep_episodes)
+    foreign = [int(episode) for episode in kept if task_index[episode] < 0]
+    if curate.keep_episodes is not None and foreign:
+        raise UserError(
+            f"curate.keep_episodes: episode {foreign[0]} shows '{recorded.sentences[foreign[0]]}', which is none of"
+            " env.tasks; drop it, or add its task"
+        )
+    return task_index, kept[task_index[kept] >= 0]
+
+
+def _reported(episodes: Iterable[DemoEpisode], tracker: Tracker) -> Iterator[DemoEpisode]:
+    for number, episode in enumerate(episodes):
+        tracker.progress(number + 1, episode.task)
+        yield episode
 
 
 def _made(

@@ -83,14 +83,25 @@ def check_names(benchmark: Benchmark, key: str, names: str | list[str]) -> None:
 
 
 class Curate(Section):
-    """Demonstrations of the scripted experts, and the few-shot subset that SFT sees."""
+    """Demonstrations of the scripted experts or of others, and the few-shot subset that SFT sees."""
 
+    dataset: Text | None
+    dataset_revision: Text | None
     seed: Whole
     episodes_per_task: Count
+    still_frames: Whole
     action_noise: Annotated[float, Field(ge=0, le=1)]
     max_attempts_per_episode: Count
     keep_per_task: Count | None
     keep_episodes: Annotated[list[Whole], Field(min_length=1), AfterValidator(_distinct)] | None
+
+    @model_validator(mode="after")
+    def _of_the_script_or_of_the_dataset(self) -> "Curate":
+        if self.dataset is None and self.dataset_revision is not None:
+            raise ValueError("dataset_revision is that of a dataset; set it to null, or give dataset")
+        if self.dataset is not None and self.still_frames:
+            raise ValueError("still_frames follow the script's demonstrations; set it to 0, or dataset to null")
+        return self
 
     @model_validator(mode="after")
     def _one_selector(self) -> "Curate":

@@ -35,6 +35,7 @@ from pirl_core.track import Tracker
 from pirl_core.types import ChunkResult, Episode, Observation
 from tests.test_data import make_episode
 from tests.test_pretrained import DATA, published_folder, tiny_shape, tokenizer
+from tests.test_recorded import write_recorded
 from tests.test_report import COUNTS, EASY, MEDIUM, N, fill
 from tests.worlds import SUPERVISION, random_observation, small_policy
 
@@ -51,8 +52,8 @@ BASE: dict[str, dict[str, Any]] = {
         "image_size": 32, "fast_render": True, "object_state": False,
     },
     "Curate": {
-        "seed": 0, "episodes_per_task": 2, "action_noise": 0.1, "max_attempts_per_episode": 2, "keep_per_task": None,
-        "keep_episodes": None,
+        "dataset": None, "dataset_revision": None, "seed": 0, "episodes_per_task": 2, "still_frames": 0,
+        "action_noise": 0.1, "max_attempts_per_episode": 2, "keep_per_task": None, "keep_episodes": None,
     },
     "Policy": {
         "backbone": "pi05", "size": "nano", "pretrained": None, "revision": None, "tokenizer": "words",
@@ -218,7 +219,11 @@ class Counting(Demonstrator):
 
 def see_curate(values: dict[str, Any]) -> Any:
     section = params.Curate.model_validate(values)
-    curate.run(job("curate", env=BLIND, curate=section))
+    write_recorded(Path("recorded"), BLIND, 2)
+    try:
+        curate.run(job("curate", env=BLIND, curate=section))
+    except UserError as error:
+        return str(error)
     hopeless = Counting(BLIND.model_copy(update={"episode_steps": 2}), section)
     assert hopeless.make(Wish("reach-v3", 0)) is None
     return everything(Path("outputs")), hopeless.attempts

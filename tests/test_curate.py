@@ -32,8 +32,9 @@ ENV = Env(
     object_state=True,
 )
 CURATE = Curate(
-    seed=3, episodes_per_task=3, action_noise=0.1, max_attempts_per_episode=5, keep_per_task=2, keep_episodes=None
-)
+    dataset=None, dataset_revision=None, seed=3, episodes_per_task=3, still_frames=0, action_noise=0.1,
+    max_attempts_per_episode=5, keep_per_task=2, keep_episodes=None,
+)  # fmt: skip
 
 
 pytestmark = pytest.mark.filterwarnings("ignore:Constant")
@@ -100,6 +101,20 @@ def test_noise_is_executed_but_not_recorded() -> None:
     assert noisy is not None
     assert np.array_equal(clean.actions[0], noisy.actions[0])
     assert not np.array_equal(clean.state[1], noisy.state[1])
+
+
+def test_still_frames_follow_the_success_they_show() -> None:
+    wish = Wish("reach-v3", 0)
+    plain, still = (Demonstrator(ENV, CURATE.model_copy(update={"still_frames": n})).make(wish) for n in (0, 4))
+    assert plain is not None and still is not None
+    steps = len(plain.actions)
+    assert len(still.actions) == steps + 4
+    assert np.array_equal(still.actions[:steps], plain.actions)
+    assert np.array_equal(still.actions[steps:], np.tile([0, 0, 0, plain.actions[-1, -1]], (4, 1)))
+    assert (still.state[steps:] == still.state[steps]).all() and (still.images[steps:] == still.images[steps]).all()
+    assert not np.array_equal(still.state[steps], still.state[steps - 1])  # it is the state after the last action
+    assert still.success.tolist() == [False] * (steps - 1) + [True] * 5
+    assert still.rewards.sum() == plain.rewards.sum()
 
 
 def test_a_failing_expert_is_told_and_leaves_nothing(tmp_path: Path) -> None:

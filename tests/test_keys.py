@@ -43,8 +43,11 @@ CHANGES: dict[str, dict[str, Change]] = {
         "object_state": Change([True]),
     },
     "Curate": {
+        "dataset": Change(["recorded"]),
+        "dataset_revision": Change(["main"], {"dataset": "recorded"}),
         "seed": Change([1]),
         "episodes_per_task": Change([3]),
+        "still_frames": Change([2]),
         "action_noise": Change([0.0]),
         "max_attempts_per_episode": Change([3]),
         "keep_per_task": Change([1]),

@@ -98,7 +98,10 @@ class Demonstrator:
         return None
 
     def attempt(self, simulator: Simulator, episode: Episode, failures: int) -> DemoEpisode | None:
-        """The expert's episode up to and including its first step of success, or None if it ends before."""
+        """The expert's episode up to and including its first step of success, or None if it ends before.
+
+        ``curate.still_frames`` follow, in which the world stands still as it is then and the arm is told to stay.
+        """
         rng = np.random.default_rng([episode.seed, _NOISE])
         simulator.reset(episode)
         instruction = simulator.instruction()
@@ -120,6 +123,13 @@ class Demonstrator:
             expert_of(self.env.benchmark)(simulator, act)
         if not solved:
             return None
+        steps = len(actions)
+        still = np.append(np.zeros(len(actions[-1]) - 1, np.float32), actions[-1][-1])  # the gripper stays as it is
+        for _ in range(self.curate.still_frames):
+            images.append(simulator.images())
+            states.append(simulator.state())
+            actions.append(still)
+            rewards.append(np.float32(0))
         return DemoEpisode(
             episode.task,
             instruction,
@@ -129,7 +139,7 @@ class Demonstrator:
             np.stack(states),
             np.stack(actions),
             np.stack(rewards),
-            np.arange(len(actions)) == len(actions) - 1,
+            np.arange(len(actions)) >= steps - 1,
         )
 
 
