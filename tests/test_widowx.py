@@ -120,6 +120,22 @@ def test_simpler_is_mani_skills() -> None:
 
 
 @pytest.mark.usefixtures("simulated")
+def test_simplers_starts_come_in_turn() -> None:
+    """All 24 once, whatever the seed; drawn ones are of the same list."""
+    simulator = open_simulator(BLIND["simpler"], Episode(CARROT, 0))
+
+    def start(seed: int, shift: str, number: int) -> bytes:
+        simulator.reset(Episode(CARROT, seed, shift, number))
+        return simulator.state().tobytes()
+
+    starts = [start(number, "listed", number) for number in range(24)]
+    assert len(set(starts)) == 24
+    assert start(7, "listed", 24) == starts[0]
+    assert {start(seed, "none", 3) for seed in range(4)} <= set(starts)
+    simulator.close()
+
+
+@pytest.mark.usefixtures("simulated")
 def test_the_assets_are_those_that_the_names_say() -> None:
     for kind, words in (("carrot", OBJECTS), ("plate", PLATES)):
         entries = pictures.models(kind)
