@@ -148,6 +148,9 @@ FAULTS: dict[str, tuple[Any, str]] = {
     "cut": (lambda: Path(LAST).write_bytes(Path(LAST).read_bytes()[:99]), "episode_000004.parquet cannot be used"),
     "missing": (lambda: Path(LAST).unlink(), "episode_000004.parquet cannot be used"),
     "description": (lambda: Path("recorded/meta/info.json").write_text("{"), "info.json cannot be used"),
+    "columns": (lambda: info(features=["state"]), "info.json cannot be used .'features' does not describe"),
+    "pattern": (lambda: info(data_path="data/{episode}.parquet"), "info.json cannot be used .data_path"),
+    "chunks": (lambda: info(chunks_size="many"), "info.json cannot be used .data_path"),
     "numbering": (
         lambda: Path("recorded/meta/episodes.jsonl").write_text('{"episode_index": 1, "tasks": ["x"]}'),
         "episodes.jsonl cannot be used",

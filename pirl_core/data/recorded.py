@@ -59,7 +59,9 @@ def open_recorded(source: str, revision: str | None, env: Env) -> Recorded:
             " episode_*.parquet for each episode"
         )
     facts = facts_of(env.benchmark)
-    features = info.get("features", {})
+    features = info.get("features")
+    if not isinstance(features, dict) or not all(isinstance(feature, dict) for feature in features.values()):
+        raise _damaged(folder / schema.INFO, "'features' does not describe columns")
     others = OTHER_NAMES.get(env.benchmark, {})
     usual = {camera: schema.IMAGE.format(camera=camera) for camera in env.cameras}
     usual |= {"state": schema.STATE, "action": schema.ACTION}
@@ -97,8 +99,11 @@ def read_episodes(data: Recorded, env: Env, numbers: Sequence[int]) -> Iterator[
     file that is missing or damaged.
     """
     pattern = str(data.info.get("data_path", "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet"))
-    per_chunk = int(data.info.get("chunks_size", 1000))
-    files = [pattern.format(episode_chunk=number // per_chunk, episode_index=number) for number in numbers]
+    per_chunk = data.info.get("chunks_size", 1000)
+    try:
+        files = [pattern.format(episode_chunk=number // per_chunk, episode_index=number) for number in numbers]
+    except (LookupError, TypeError, ValueError, ZeroDivisionError):
+        raise _damaged(data.folder / schema.INFO, f"data_path '{pattern}' with {per_chunk} episodes a chunk") from None
     folder = data.folder
     if data.repo is not None:
         folder = _download(data.repo, data.commit, files)
