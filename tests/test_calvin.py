@@ -1,5 +1,6 @@
 """CALVIN's simulator: exact starts, rewards, cameras, experts. Skipped without a clone of calvin_env."""
 
+import gc
 import hashlib
 import subprocess
 import sys
@@ -91,6 +92,19 @@ def test_a_block_of_another_scene_lies_where_its_subtask_needs_it(scene: str) ->
             assert y < 0 and abs(z - 0.46) < 0.02
             assert np.allclose(simulator.state()[21 + 6 * index :][:3], (x, y, z), atol=1e-6)
     simulator.close()
+
+
+@needs_clone
+def test_one_that_was_closed_takes_none_along_when_it_is_collected() -> None:
+    """pybullet gives a closed world's number to the next one."""
+    first = open_simulator(SETTINGS, Episode("A/open_drawer", 0))
+    first.close()
+    second = open_simulator(SETTINGS, Episode("B/open_drawer", 0))
+    expected = played(second, Episode("B/open_drawer", 1), 5)
+    del first
+    gc.collect()
+    assert played(second, Episode("B/open_drawer", 1), 5) == expected
+    second.close()
 
 
 @needs_clone

@@ -90,11 +90,12 @@ class _Robot(calvin_robot.Robot):
 
 
 class _World(play_table_env.PlayTableSimEnv):
-    """calvin_env's; closes without a word."""
+    """calvin_env's; closes without a word, and once: by the time it is collected its number may be another's."""
 
     def close(self) -> None:
-        with contextlib.suppress(pybullet.error):  # closed already
-            self.p.disconnect(physicsClientId=self.cid)
+        number, self.cid = self.cid, -1
+        if number >= 0:
+            self.p.disconnect(physicsClientId=number)
 
 
 def build(scene: str) -> Any:
