@@ -46,7 +46,6 @@ try:
     with _silent():
         import gym  # noqa: F401
         import hydra
-        import pybullet
         from omegaconf import OmegaConf
     _CLONE = assets.find("calvin").resolve()
     sys.path.append(str(_CLONE))  # it is no package of the index
@@ -91,6 +90,8 @@ class _Robot(calvin_robot.Robot):
 
 class _World(play_table_env.PlayTableSimEnv):
     """calvin_env's; closes without a word, and once: by the time it is collected its number may be another's."""
+
+    cid: int
 
     def close(self) -> None:
         number, self.cid = self.cid, -1
