@@ -18,7 +18,7 @@ from pirl_core.envs.libero_files import _no_prompt, problems, read_states, root,
 from pirl_core.envs.libero_tasks import FACTS, FILES, STORED_STATES
 from pirl_core.errors import UserError
 from pirl_core.evaluate import split_episodes
-from pirl_core.param_file import load_params
+from pirl_core.param_file import load_params, resolve
 from tests.libero_assets import needs_package
 
 SUITES = {"libero_spatial": 10, "libero_object": 10, "libero_goal": 10, "libero_10": 10, "libero_90": 90}
@@ -72,12 +72,16 @@ def test_stored_states_are_those_that_torch_reads() -> None:
             np.testing.assert_array_equal(stored_states(task), torch.load(path, weights_only=True))
 
 
-def test_the_preset_plays_every_stored_state_and_trains_on_none(root: Path) -> None:
-    params = load_params(root / "pirl_core/presets/libero.yaml")
-    played = split_episodes(params.env, params.evaluate, "id")
+@pytest.mark.parametrize(("scale", "experiment", "number"), [("paper", "libero_10_pi05", 50), ("libero", "libero", 30)])
+def test_stored_states_are_played_once_and_never_trained_on(
+    scale: str, experiment: str, number: int, root: Path
+) -> None:
+    """At paper scale all 50 of each task."""
+    run = resolve(load_params(root / f"pirl_core/presets/{scale}.yaml"), experiment)
+    played = split_episodes(run.env, run.evaluate, "id")
     starts = Counter((episode.task, episode.shift, episode.number) for episode in played)
-    assert starts == {(task, "stored", number): 1 for task in params.env.tasks for number in range(STORED_STATES)}
-    assert params.env.shift == "none"
+    assert starts == {(task, "stored", state): 1 for task in run.env.tasks for state in range(number)}
+    assert number <= STORED_STATES and run.env.shift == "none"
 
 
 class Attack:
