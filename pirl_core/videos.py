@@ -15,6 +15,7 @@ from pirl_core.params import Env
 SIZE = 160
 EVERY = 4
 FPS = 16
+COLOURS = 64
 
 
 class Filmed(NamedTuple):
@@ -39,6 +40,13 @@ def choose(label: str, outcomes: list[Outcome], per_outcome: int) -> list[Filmed
     return chosen
 
 
+def quantized(frames: np.ndarray) -> list[Image.Image]:
+    """Frames (F, H, W, 3) uint8 with one palette for all. The octree keeps colours of which there is little: a median
+    cut, which shares colours out by area, shows a red block blue, and each frame otherwise."""
+    palette = Image.fromarray(np.concatenate(frames)).quantize(COLOURS, method=Image.Quantize.FASTOCTREE)
+    return [Image.fromarray(frame).quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
+
+
 def write_videos(env: Env, filmed: list[Filmed], folder: Path) -> Iterator[tuple[str, np.ndarray]]:
     """GIFs, then ``videos.json``, which lists them with split, task, success and episode seed.
 
@@ -51,7 +59,7 @@ def write_videos(env: Env, filmed: list[Filmed], folder: Path) -> Iterator[tuple
         result = "success" if outcome.success else "failure"
         name = f"{number:02d}-{label}-{outcome.episode.task}-{result}.gif"
         name = name.replace(":", "-").replace("/", "-")
-        images = [Image.fromarray(frame).quantize(64) for frame in frames]
+        images = quantized(frames)
         images[0].save(folder / name, save_all=True, append_images=images[1:], duration=1000 // FPS, loop=0)
         yield name.removesuffix(".gif"), frames
         listed.append(
