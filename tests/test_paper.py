@@ -14,8 +14,9 @@ from tests.test_report import build, change, fill, make_params, text_of
 
 def test_paper_figures_average_the_groups_of_the_benchmark() -> None:
     for (benchmark, _, _), figures in BY_GROUP.items():
+        rounding = 0.08 if benchmark == "libero" else 0.051  # Table 3 has 57.6 where its suites give 57.675
         *groups, average = figures.values()
-        assert average == pytest.approx(sum(groups) / 4, abs=0.08)
+        assert average == pytest.approx(sum(groups) / 4, abs=rounding)
         assert set(figures) - {"average"} <= set(facts_of(benchmark).groups)  # type: ignore[arg-type]
     assert paper_rate("metaworld", "pi05", "flow_sde", "id") == 0.707
     assert paper_rate("libero", "groot", "flow_sde", "id", "libero_10") == 0.866

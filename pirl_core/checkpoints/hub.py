@@ -1,10 +1,36 @@
-"""What can go wrong with the hub, in one line each."""
+"""Downloads from the hub, and what can go wrong with it, in one line each."""
 
 import errno
+from collections.abc import Sequence
+from pathlib import Path
 
 from pirl_core.errors import UserError
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def snapshot(
+    repo: str,
+    revision: str | None,
+    wanted: Sequence[str],
+    unwanted: Sequence[str] = (),
+    repo_type: str = "model",
+) -> Path:
+    """The repository's files that match ``wanted`` and not ``unwanted``, downloaded where they are not in the cache.
+
+    The folder's name is the commit. Raises UserError for all that goes wrong on the way.
+    """
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(
+            snapshot_download(
+                repo, repo_type=repo_type, revision=revision, allow_patterns=list(wanted),
+                ignore_patterns=list(unwanted),
+            )
+        )  # fmt: skip
+    except Exception as error:  # of the library, of one of its HTTP stacks, of the system
+        raise hub_error(error, repo, revision, "the download") from error
 
 
 def hub_error(error: Exception, repo: str, revision: str | None, doing: str) -> UserError:

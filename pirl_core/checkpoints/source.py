@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from pirl_core.checkpoints.hub import hub_error
+from pirl_core.checkpoints.hub import snapshot
 from pirl_core.checkpoints.read import refuse_pickle
 from pirl_core.errors import UserError
 
@@ -38,17 +38,5 @@ def find_checkpoint(source: str, revision: str | None = None) -> Checkpoint:
         raise UserError(f"{source}: a file; give the folder that holds it")
     if not HUB_ID.fullmatch(source):
         raise UserError(f"{source}: no such folder, and no hub id of the form owner/name; check the path")
-    return _download(source, revision)
-
-
-def _download(repo: str, revision: str | None) -> Checkpoint:
-    from huggingface_hub import snapshot_download
-
-    try:
-        found = snapshot_download(
-            repo, revision=revision, allow_patterns=list(WANTED), ignore_patterns=list(UNWANTED),
-        )  # fmt: skip
-    except Exception as error:  # of the library, of one of its HTTP stacks, of the system
-        raise hub_error(error, repo, revision, "the download") from error
-    # The library names a snapshot's folder after its commit.
-    return Checkpoint(Path(found), repo, Path(found).name)
+    found = snapshot(source, revision, WANTED, UNWANTED)
+    return Checkpoint(found, source, found.name)

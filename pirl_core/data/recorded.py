@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from pirl_core.checkpoints.hub import hub_error
+from pirl_core.checkpoints.hub import snapshot
 from pirl_core.checkpoints.source import HUB_ID
 from pirl_core.data.lerobot import DemoEpisode, schema
 from pirl_core.envs.benchmarks import facts_of
@@ -106,7 +106,7 @@ def read_episodes(data: Recorded, env: Env, numbers: Sequence[int]) -> Iterator[
         raise _damaged(data.folder / schema.INFO, f"data_path '{pattern}' with {per_chunk} episodes a chunk") from None
     folder = data.folder
     if data.repo is not None:
-        folder = _download(data.repo, data.commit, files)
+        folder = snapshot(data.repo, data.commit, files, repo_type="dataset")
     for number, file in zip(numbers, files, strict=True):
         yield _episode(folder / file, data, env, number)
 
@@ -177,17 +177,8 @@ def _find(source: str, revision: str | None) -> tuple[Path, str | None, str | No
         return path, None, None
     if not HUB_ID.fullmatch(source):
         raise UserError(f"curate.dataset: {source} is no folder, and no hub id of the form owner/name; check the path")
-    folder = _download(source, revision, ["meta/*"])
-    return folder, source, folder.name  # the library names a snapshot's folder after its commit
-
-
-def _download(repo: str, revision: str | None, files: list[str]) -> Path:
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(repo, repo_type="dataset", revision=revision, allow_patterns=files))
-    except Exception as error:  # of the library, of one of its HTTP stacks, of the system
-        raise hub_error(error, repo, revision, "the download") from error
+    folder = snapshot(source, revision, ["meta/*"], repo_type="dataset")
+    return folder, source, folder.name
 
 
 def _sentences(path: Path) -> list[str]:
