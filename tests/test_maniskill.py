@@ -4,6 +4,7 @@ import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -134,3 +135,28 @@ def test_pictures_show_the_goal_to_people_alone() -> None:
     assert green(for_policy) == 0 < 20 < green(for_people)
     assert np.array_equal(simulator.images(), seen)
     simulator.close()
+
+
+@simulated
+def test_fast_pictures_are_of_coarse_bodies_and_nearly_the_same() -> None:
+    from mani_skill.sensors.camera import Camera
+
+    simulator: Any = open_simulator(STATES._replace(cameras=["base_camera"]), Episode("PushCube-v1", 5))
+    simulator.reset(Episode("PushCube-v1", 5))
+    true = simulator.picture("base_camera", 64, fast=False)
+    coarse = simulator.images()[0].astype(int)
+    assert 5 * sum(faces(rough) for _, rough in simulator._bodies) < sum(faces(fine) for fine, _ in simulator._bodies)
+    for fine, rough in simulator._bodies:
+        fine.visibility, rough.visibility = 1.0, 0.0
+    camera: Camera = simulator._camera("base_camera", 64, True)
+    simulator.env.scene.update_render(update_sensors=False, update_human_render_cameras=False)
+    camera.capture()
+    seen = camera.get_obs(rgb=True, depth=False, position=False, segmentation=False)["rgb"][0].numpy().astype(int)
+    apart = np.abs(seen - coarse).max(-1)
+    assert 0 < apart.mean() < 2 and (apart > 30).mean() < 0.01
+    assert np.array_equal(simulator.picture("base_camera", 64, fast=False), true)
+    simulator.close()
+
+
+def faces(body: Any) -> int:
+    return sum(len(part.triangles) for shape in body.render_shapes for part in shape.parts)

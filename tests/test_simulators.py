@@ -1,14 +1,20 @@
 """What holds of every benchmark whose package and assets are here: a killed process is told in one line, and the
 episodes that were finished are the same as without it."""
 
+import hashlib
 import multiprocessing
 import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pytest
+import yaml
 
 from pirl_core import assets
 from pirl_core.data.demonstrate import Wish, demonstrations
@@ -37,6 +43,8 @@ WORLDS: dict[Name, World] = {
     "libero": World("libero_object_9", "none", "libero", "libero"),
     "calvin": World("D/turn_on_led", "random", "pybullet", "calvin"),
 }
+ROOM = 100_000
+"""Bytes that a full disk has left: enough for a demonstration, not for four and the dataset."""
 BESIDE = {"libero": "shared/data/libero/assets", "maniskill": "shared/data/maniskill"}
 
 
@@ -94,3 +102,49 @@ def test_a_killed_worker_is_named(env: Env) -> None:
         with pytest.raises(WorkerDied, match=f"worker 0 was killed by SIGKILL while it ran {task}"):
             envs.step([0, 1], still)
         assert all(process.poll() is not None for process in processes)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(disk)], capture_output=True).returncode:
+        pytest.skip("mounting a file system needs root")
+    yield disk
+    subprocess.run(["umount", "--lazy", str(disk)], check=True)
+
+
+@pytest.mark.slow
+def test_a_full_disk_loses_no_finished_demonstration(env: Env, root: Path, tmp_path: Path, small_disk: Path) -> None:
+    scale = "laptop" if env.benchmark == "metaworld" else env.benchmark
+    params = yaml.safe_load((root / f"pirl_core/presets/{scale}.yaml").read_text())
+    experiment = next(iter(params["experiments"]))
+    params["env"] = env.model_dump()
+    params["curate"]["episodes_per_task"] = 4
+    params["run"]["checkpoint_minutes"] = 0
+    params["evaluate"]["splits"] = {"id": {"tasks": None, "shift": env.shift, "episodes_per_task": 1}}
+
+    def curate(folder: Path) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "pirl_core.stages.curate", "--experiment", experiment]
+        variables = {**os.environ, "PYTHONPATH": str(root), "PIRL_WORKERS": "1"}
+        return subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, timeout=300)
+
+    def files(folder: Path) -> dict[str, str]:
+        found = (path for path in (folder / "outputs/curate").rglob("*") if path.is_file())
+        return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in found}
+
+    for folder in (tmp_path, small_disk):
+        (folder / "params.yaml").write_text(yaml.safe_dump(params))
+    assert curate(tmp_path).returncode == 0
+    fill = small_disk / "fill"
+    fill.write_bytes(bytes(os.statvfs(small_disk).f_bavail * os.statvfs(small_disk).f_frsize - ROOM))
+    full = curate(small_disk)
+    assert full.returncode == 2, full.stderr
+    assert re.fullmatch(r"pirl: curate: no room(| for \S+) \(No space left on device\); .*\n", full.stderr), full.stderr
+    assert files(small_disk) == {}
+    finished = [path for path in (small_disk / ".pirl/resume/curate").rglob("*") if path.name.isdecimal()]
+    assert finished
+    fill.unlink()
+    again = curate(small_disk)
+    assert again.returncode == 0, again.stderr
+    assert files(small_disk) == files(tmp_path)

@@ -16,7 +16,7 @@ import mujoco
 import numpy as np
 
 from pirl_core.envs.benchmarks import Settings
-from pirl_core.envs.coarse import coarsen
+from pirl_core.envs.coarse import merged
 from pirl_core.envs.libero_files import problems, scene_file, stored_states
 from pirl_core.envs.libero_tasks import FACTS, FILES
 from pirl_core.envs.render import Look, renderer
@@ -94,11 +94,23 @@ def _upright(camera: str, pixels: np.ndarray) -> np.ndarray:
     return pixels[::-1, ::-1]
 
 
+def _coarsen(model: mujoco.MjModel) -> None:
+    """Give the model's meshes fewer faces, in place. It must not be simulated after."""
+    for mesh in range(model.nmesh):
+        start, count = model.mesh_vertadr[mesh], model.mesh_vertnum[mesh]
+        faces = slice(model.mesh_faceadr[mesh], model.mesh_faceadr[mesh] + model.mesh_facenum[mesh])
+        vertices, kept, corners = merged(model.mesh_vert[start : start + count], model.mesh_face[faces])
+        for part in (model.mesh_facenormal, model.mesh_facetexcoord):
+            part[faces][: len(kept)] = part[faces][kept]
+        model.mesh_face[faces][: len(kept)] = vertices[corners]
+        model.mesh_facenum[mesh] = len(kept)
+
+
 class LiberoEnv:
     """A simulator for one task that plays one episode after another."""
 
     # Group 0 holds the shapes of collisions.
-    look = Look(coarsen, _upright, hidden=(0,))
+    look = Look(_coarsen, _upright, hidden=(0,))
 
     def __init__(self, task: str, settings: Settings):
         self.task = task

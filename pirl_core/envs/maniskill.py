@@ -9,14 +9,18 @@ from typing import Any
 
 import gymnasium
 import numpy as np
+import sapien
 from mani_skill.sensors.camera import Camera, CameraConfig
 
 from pirl_core.envs import vulkan
 from pirl_core.envs.benchmarks import Settings, stack_frames
+from pirl_core.envs.coarse import merged
 from pirl_core.envs.maniskill_tasks import BODIES, FACTS
 from pirl_core.types import Episode
 
 _GOAL = "goal_site"  # of PickCube; cameras of the policy do not see it
+MANY_FACES = 1000
+"""A body with more is drawn with fewer in fast frames: the arm, the ground."""
 
 
 class ManiSkillEnv:
@@ -28,7 +32,8 @@ class ManiSkillEnv:
         self._numbers = FACTS.state_dim(settings.object_state)
         self.env = _construct(task)
         self._cameras: dict[tuple[str, int, bool], Any] = {}
-        self._scene: Any = None  # of the cameras
+        self._scene: Any = None  # of the cameras and bodies
+        self._bodies: list[tuple[Any, Any]] = []  # the true one, and the coarse one that stands for it in fast frames
         self._steps = 0
         self._over = True
 
@@ -98,6 +103,8 @@ class ManiSkillEnv:
         for hidden in self.env._hidden_objects:
             (hidden.show_visual if goal else hidden.hide_visual)()
         eye = self._camera(camera, size, fast)
+        for true, coarse in self._bodies:
+            true.visibility, coarse.visibility = (0.0, 1.0) if fast else (1.0, 0.0)
         self.env.scene.update_render(update_sensors=False, update_human_render_cameras=False)
         eye.capture()
         frame = eye.get_obs(rgb=True, depth=False, position=False, segmentation=False)["rgb"][0].numpy()
@@ -108,6 +115,7 @@ class ManiSkillEnv:
         if self._scene is not self.env.scene:
             self._scene = self.env.scene
             self._cameras.clear()
+            self._bodies = _coarse_bodies(self._scene)
         key = (name, size, fast)
         if key not in self._cameras:
             ours = {**self.env._sensor_configs, **self.env._human_render_camera_configs}[name]
@@ -124,6 +132,30 @@ def _construct(task: str) -> Any:
     fixed = {"num_envs": 1, "obs_mode": "none", "reward_mode": "none", "sim_backend": "physx_cpu"}
     options = {**fixed, "control_mode": "pd_ee_delta_pose"}
     return vulkan.opened(lambda render: gymnasium.make(task, render_backend=render, **options).unwrapped)
+
+
+def _coarse_bodies(scene: Any) -> list[tuple[Any, Any]]:
+    """Add a body with fewer faces to each entity of the scene that has many; pairs of the true and the coarse body."""
+    pairs = []
+    for entity in (entity for part in scene.sub_scenes for entity in part.entities):
+        true = entity.find_component_by_type(sapien.render.RenderBodyComponent)
+        shapes = true.render_shapes if true else []
+        meshes = all(isinstance(shape, sapien.render.RenderShapeTriangleMesh) for shape in shapes)
+        if not meshes or sum(len(part.triangles) for shape in shapes for part in shape.parts) <= MANY_FACES:
+            continue
+        coarse = sapien.render.RenderBodyComponent()
+        for shape in shapes:
+            for part in shape.parts:
+                vertices, _, corners = merged(part.vertices, part.triangles)
+                mesh = sapien.render.RenderShapeTriangleMesh(
+                    part.vertices[vertices], corners.astype(np.uint32), part.get_vertex_normal()[vertices],
+                    part.get_vertex_uv()[vertices], part.material,
+                )  # fmt: skip
+                mesh.local_pose, mesh.scale = shape.local_pose, shape.scale
+                coarse.attach(mesh)
+        entity.add_component(coarse)
+        pairs.append((true, coarse))
+    return pairs
 
 
 def _row(batch: Any) -> np.ndarray:

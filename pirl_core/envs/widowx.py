@@ -4,6 +4,7 @@ World frame in metres, quaternions (w, x, y, z). An action is the displacement o
 frame, in m, its rotation about x, y, z, in rad, and the gripper, -1 closed to 1 open: as published checkpoints have it.
 """
 
+import gc
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,9 @@ CONTROL = "arm_pd_ee_target_delta_pose_align2_gripper_pd_joint_pos"
 SENSOR = "3rd_view_camera"
 SHRINK = 4
 """The fast camera has so many times fewer pixels a side than the robot's 640 × 480."""
+
+# mani_skill collects garbage at every new scene: a quarter of a second where it must look through all that was imported.
+gc.freeze()
 
 
 def use_assets() -> None:
