@@ -91,7 +91,7 @@ def test_an_action_moves_the_hand_along_its_axis(axis: int, name: str) -> None:
 
 @simulated
 @pytest.mark.slow
-@pytest.mark.parametrize("task", [task for task in TASKS if task != "PegInsertionSide-v1"])  # mani_skill's own: 4 of 10
+@pytest.mark.parametrize("task", TASKS)
 def test_the_planner_solves_the_task(task: str) -> None:
     from pirl_core.data.experts.maniskill import show
     from pirl_core.envs.maniskill import ManiSkillEnv

@@ -16,7 +16,7 @@ import mujoco
 import numpy as np
 
 from pirl_core.envs import opengl
-from pirl_core.errors import UserError
+from pirl_core.errors import UserError, first_line
 
 MAX_GEOMS = 1000
 EDITED = (
@@ -56,9 +56,10 @@ def _gl_context(size: int) -> Any:
         context = importlib.import_module(f"mujoco.{backend}").GLContext(size, size)
         context.make_current()
     except Exception as error:  # the bindings raise many kinds: ImportError, AttributeError, GLError, RuntimeError
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         others = " or ".join(name for name in opengl.LIBRARIES if name != backend)
-        raise UserError(f"MUJOCO_GL={backend} fails ({reason}): {opengl.REMEDY}, or set it to {others}") from error
+        raise UserError(
+            f"MUJOCO_GL={backend} fails ({first_line(error)}): {opengl.REMEDY}, or set it to {others}"
+        ) from error
     return context
 
 

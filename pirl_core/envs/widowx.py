@@ -21,7 +21,7 @@ SENSOR = "3rd_view_camera"
 SHRINK = 4
 """The fast camera has so many times fewer pixels a side than the robot's 640 × 480."""
 
-# mani_skill collects garbage at every new scene: a quarter of a second where it must look through all that was imported.
+# mani_skill collects garbage at each new scene: a quarter of a second if it has to look through all that was imported.
 gc.freeze()
 
 

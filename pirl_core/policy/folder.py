@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from pirl_core.envs.benchmarks import facts_of
-from pirl_core.errors import UserError
+from pirl_core.errors import UserError, first_line
 from pirl_core.files import write_json, write_tensors, write_text
 from pirl_core.params import Env
 from pirl_core.policy.backbone import Backbone, Family, Shape, family_of, new_backbone, shape_class
@@ -107,7 +107,7 @@ def _backbone(config: _Config, path: Path) -> Backbone:
         with init_empty_weights():
             return new_backbone(kind(**checked.model_dump()))
     except (UserError, ValueError, RuntimeError, ZeroDivisionError) as error:
-        raise UserError(f"{path}: these sizes make no network ({str(error).splitlines()[0]:.100}); {RERUN}") from None
+        raise UserError(f"{path}: these sizes make no network ({first_line(error)}); {RERUN}") from None
 
 
 def _normalization(numbers: _Normalization, shape: Shape, path: Path) -> Normalization:

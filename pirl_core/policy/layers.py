@@ -14,7 +14,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from pirl_core import sharding
-from pirl_core.errors import UserError
+from pirl_core.errors import UserError, first_line
 
 Run = Callable[..., Any]
 """(layer, its arguments) → what the layer gives."""
@@ -71,10 +71,9 @@ def _require_compiler(device: torch.device) -> None:
     try:
         torch.compile(_probe)(torch.ones(3, device=device))
     except Exception as error:  # a compiler can be missing in many ways
-        reason = str(error).strip().splitlines()[0]
         raise UserError(
-            f"compile = true: torch.compile does not work here ({reason:.150}); install a C++ compiler (g++), on a GPU "
-            "Triton too, or set compile: false"
+            f"compile = true: torch.compile does not work here ({first_line(error)}); install a C++ compiler (g++), on "
+            "a GPU Triton too, or set compile: false"
         ) from None
 
 

@@ -29,9 +29,13 @@ PACE = {
 """Times faster than mani_skill's: short episodes, as long as the hand still arrives where the plan wants it."""
 SETTLING = 10
 """Steps to hold still after a plan's end: some tasks are solved only once the arm rests."""
-
-
+PATIENCE = 3
+"""Most actions for one step of a plan."""
 OPEN, CLOSED = 1.0, -1.0
+SPEED, TURN = 0.3, 0.6
+"""Of the hand with the peg: greatest action along an axis, and about one."""
+CLOSE, LEVEL = 0.002, 0.02
+"""How well a pose is reached, or the peg stands before the hole: m and rad."""
 
 
 def show(simulator: ManiSkillEnv, act: Act) -> None:
@@ -45,10 +49,6 @@ def show(simulator: ManiSkillEnv, act: Act) -> None:
         if driver.target is not None:
             for _ in range(SETTLING):
                 driver.step(driver.target)
-
-
-PATIENCE = 3
-"""Most actions for one step of a plan."""
 
 
 class _Driver:
@@ -98,12 +98,6 @@ def _toward(env: Any, wanted: sapien.Pose) -> np.ndarray:
     angles = matrix_to_euler_angles(quaternion_to_matrix(torch.as_tensor((wanted * now.inv()).q)), "XYZ").numpy()
     # mani_skill scales rotations by the lower limit, which turns their sign.
     return np.concatenate([(wanted.p - now.p) / limits.pos_upper, angles / limits.rot_lower])
-
-
-SPEED, TURN = 0.3, 0.6
-"""Of the hand with the peg: greatest action along an axis, and about one."""
-CLOSE, LEVEL = 0.002, 0.02
-"""How well a pose is reached, or the peg stands before the hole: m and rad."""
 
 
 def _insert_peg(env: Any, act: Act) -> None:

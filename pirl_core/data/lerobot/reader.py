@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from pirl_core.data.lerobot import schema
-from pirl_core.errors import UserError
+from pirl_core.errors import UserError, first_line
 
 REMAKE = "make the dataset again (dvc repro --force on its curate stage) or fetch an intact copy"
 
@@ -213,7 +213,7 @@ def _read_parquet(path: Path, columns: list[str] | None) -> pa.Table:
         with pq.ParquetFile(path) as content:
             return content.read(columns)
     except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{path}: damaged parquet ({_first_line(error)}); {REMAKE}") from None
+        raise UserError(f"{path}: damaged parquet ({first_line(error)}); {REMAKE}") from None
 
 
 def _read_json(folder: Path, name: str) -> dict[str, Any]:
@@ -223,11 +223,7 @@ def _read_json(folder: Path, name: str) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
-        raise UserError(f"{path}: not readable as JSON ({_first_line(error)}); {REMAKE}") from None
+        raise UserError(f"{path}: not readable as JSON ({first_line(error)}); {REMAKE}") from None
     if not isinstance(content, dict):
         raise UserError(f"{path}: holds no JSON object; {REMAKE}")
     return content
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0][:120] if str(error) else type(error).__name__

@@ -5,6 +5,7 @@ buttons reaches into the next episode. So every reset here starts from a snapsho
 """
 
 import contextlib
+import ctypes
 import io
 import os
 import sys
@@ -28,7 +29,9 @@ from pirl_core.types import Episode
 @contextlib.contextmanager
 def _silent() -> Iterator[None]:
     """Without what pybullet's C++ prints to stdout, gym's notice of its age and hydra's of its next version."""
+    flush = ctypes.CDLL(None).fflush  # C keeps what it prints to a pipe, and would let it out after the block
     sys.stdout.flush()
+    flush(None)
     kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
     try:
@@ -37,6 +40,7 @@ def _silent() -> Iterator[None]:
             yield
     finally:
         sys.stdout.flush()
+        flush(None)
         os.dup2(kept, 1)
         os.close(kept)
         os.close(nowhere)

@@ -17,7 +17,7 @@ from mani_skill.utils.structs.types import SimConfig
 from sapien.physx import PhysxMaterial
 
 from pirl_core.envs import widowx
-from pirl_core.errors import UserError
+from pirl_core.errors import UserError, first_line
 
 ROBOT_POSE = sapien.Pose([0.147, 0.028, 0.870], [0, 0, 0, 1])
 START = np.array([-0.01840777, 0.0398835, 0.22242722, -0.00460194, 1.36524296, 0.00153398, 0.037, 0.037])
@@ -86,7 +86,7 @@ class TableScene(BaseEnv):
             builder.initial_pose = sapien.Pose([1.0, 0.3 * number, 1.0])
             return builder.build(name=f"thing {number}")
         except (RuntimeError, ValueError, OSError) as error:
-            raise UserError(f"{thing.folder} holds no readable mesh ({str(error).splitlines()[0]}); "
+            raise UserError(f"{thing.folder} holds no readable mesh ({first_line(error)}); "
                             "download it again") from error  # fmt: skip
 
     def _load_lighting(self, options: dict[str, Any]) -> None:
