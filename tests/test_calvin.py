@@ -157,6 +157,17 @@ def test_pictures_are_upright_and_show_the_light(simulator: Any) -> None:
 
 
 @needs_clone
+def test_a_coarse_arm_changes_little_of_the_picture_and_nothing_else(simulator: Any) -> None:
+    true: Any = open_simulator(SETTINGS._replace(fast_render=False), Episode("D/open_drawer", 0))
+    episode = Episode("D/open_drawer", 1, "random", 0)
+    assert played(simulator, episode) == played(true, episode)
+    coarse, fine = (each.picture("static", 64, True).astype(int) for each in (simulator, true))
+    apart = np.abs(coarse - fine).max(-1)
+    assert 0 < (apart > 30).mean() < 0.1
+    true.close()
+
+
+@needs_clone
 @pytest.mark.slow
 @pytest.mark.parametrize("scene", ["A", "B", "C", "D"])
 def test_every_expert_shows_its_subtask(scene: str) -> None:

@@ -9,12 +9,13 @@ from pirl_core.params import Env
 from pirl_core.types import Episode
 
 
-def replay(env: Env, episode: Episode, actions: np.ndarray) -> Iterator[tuple[Simulator, bool]]:
+def replay(env: Env, episode: Episode, actions: np.ndarray, fast: bool = True) -> Iterator[tuple[Simulator, bool]]:
     """The simulator at the start and after each of the actions (T, A), with whether the task has been solved.
 
-    Simulation is deterministic, so this retraces the episode bit for bit. Stops at the episode's end.
+    Simulation is deterministic, so this retraces the episode bit for bit. Stops at the episode's end. fast: made for
+    the pictures of ``env.fast_render`` true.
     """
-    simulator = open_simulator(settings_of(env), episode)
+    simulator = open_simulator(settings_of(env)._replace(fast_render=fast), episode)
     simulator.reset(episode)
     yield simulator, False
     for action in actions:
@@ -33,7 +34,7 @@ def render_episode(env: Env, episode: Episode, actions: np.ndarray, size: int, e
     frames = []
     step = 0
     last: Simulator | None = None
-    for step, (simulator, _) in enumerate(replay(env, episode, actions)):
+    for step, (simulator, _) in enumerate(replay(env, episode, actions, fast)):
         last = simulator
         if step % every == 0:
             frames.append(simulator.picture(camera, size, fast))

@@ -6,11 +6,12 @@ buttons reaches into the next episode. So every reset here starts from a snapsho
 
 import contextlib
 import ctypes
-import io
 import os
 import sys
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -28,22 +29,26 @@ from pirl_core.types import Episode
 
 @contextlib.contextmanager
 def _silent() -> Iterator[None]:
-    """Without what pybullet's C++ prints to stdout, gym's notice of its age and hydra's of its next version."""
-    flush = ctypes.CDLL(None).fflush  # C keeps what it prints to a pipe, and would let it out after the block
-    sys.stdout.flush()
-    flush(None)
-    kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 1)
+    """Without what pybullet's C++ prints, gym's notice of its age and hydra's of its next version."""
+    kept, nowhere = (os.dup(1), os.dup(2)), os.open(os.devnull, os.O_WRONLY)
+    _turn(nowhere, nowhere)
     try:
-        with contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        sys.stdout.flush()
-        flush(None)
-        os.dup2(kept, 1)
-        os.close(kept)
-        os.close(nowhere)
+        _turn(*kept)
+        for descriptor in (*kept, nowhere):
+            os.close(descriptor)
+
+
+def _turn(*targets: int) -> None:
+    """Standard output and standard error to these descriptors, once what Python and C hold back has been written."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    ctypes.CDLL(None).fflush(None)
+    for descriptor, target in enumerate(targets, start=1):
+        os.dup2(target, descriptor)
 
 
 try:
@@ -103,8 +108,14 @@ class _World(play_table_env.PlayTableSimEnv):
             self.p.disconnect(physicsClientId=number)
 
 
-def build(scene: str) -> Any:
-    """calvin_env's environment of a scene, as its configuration has it, drawn by pybullet's software renderer."""
+ROBOT_FILE = "franka_panda/panda_longer_finger.urdf"
+
+
+def build(scene: str, coarse: bool = False) -> Any:
+    """calvin_env's environment of a scene, as its configuration has it, drawn by pybullet's software renderer.
+
+    coarse: arm and hand are drawn as the shapes that collide, a fourth of the time. Physics is the same.
+    """
     conf = _CLONE / "conf"
 
     def read(name: str) -> Any:
@@ -128,8 +139,21 @@ def build(scene: str) -> Any:
     # The scenes list their blocks in orders of their own; scene observations are read and written in this one.
     objects = config.scene.objects
     objects.movable_objects = {f"block_{colour}": objects.movable_objects[f"block_{colour}"] for colour in COLOURS}
-    with _silent():
+    with _silent(), TemporaryDirectory() as folder:
+        if coarse:
+            config.robot.filename = str(_coarse_robot(Path(folder)))
         return hydra.utils.instantiate(config.env)
+
+
+def _coarse_robot(folder: Path) -> Path:
+    """The robot's file, written into the folder, with the meshes of its links that collide for those that are drawn."""
+    own = _CLONE / "data" / ROBOT_FILE
+    text = own.read_text()
+    for part in ("link", "hand"):
+        text = text.replace(f"package://meshes/visual/{part}", f"package://meshes/collision/{part}")
+    written = folder / own.name
+    written.write_text(text.replace("package://", f"{own.parent}/"))
+    return written
 
 
 class CalvinEnv:
@@ -139,7 +163,7 @@ class CalvinEnv:
         self.scene = scene
         self._settings = settings
         self._state_dim = FACTS.state_dim(settings.object_state)
-        self.env = build(scene)
+        self.env = build(scene, coarse=settings.fast_render)
         self._cameras = {camera.name: camera for camera in self.env.cameras}
         self.env.cameras = []  # else each step of calvin_env's renders
         # calvin_env asks for it too, then makes a new world, which forgets it.
@@ -217,7 +241,7 @@ class CalvinEnv:
 
     def picture(self, camera: str, size: int, fast: bool) -> np.ndarray:
         """(size, size, 3) uint8, upright. Fast: rendered in that size; else in CALVIN's (200 or 84), then resized with
-        Pillow's bilinear filter, as openpi resizes."""
+        Pillow's bilinear filter, as openpi resizes. The arm is drawn as ``fast_render`` of the settings has it."""
         eye = self._cameras[camera]
         full = eye.width, eye.height
         if fast:
