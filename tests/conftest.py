@@ -10,6 +10,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 ROOT = Path(__file__).resolve().parents[1]
 
+# Assets that lie beside the checkout serve where no variable names others.
+for variable, folder in {"PIRL_LIBERO_ASSETS": "libero/assets", "PIRL_MANISKILL_ASSETS": "maniskill"}.items():
+    if (beside := ROOT.parent / "shared" / "data" / folder).is_dir():
+        os.environ.setdefault(variable, str(beside))
+
 
 @pytest.fixture
 def root() -> Path:

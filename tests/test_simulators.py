@@ -45,22 +45,17 @@ WORLDS: dict[Name, World] = {
 }
 ROOM = 100_000
 """Bytes that a full disk has left: enough for a demonstration, not for four and the dataset."""
-BESIDE = {"libero": "shared/data/libero/assets", "maniskill": "shared/data/maniskill"}
 
 
 @pytest.fixture(params=WORLDS)
-def env(request: pytest.FixtureRequest, root: Path, monkeypatch: pytest.MonkeyPatch) -> Env:
-    """Blind and short. Assets of the variable or the cache, else those beside the checkout."""
+def env(request: pytest.FixtureRequest) -> Env:
+    """Blind and short."""
     name: Name = request.param
     world = WORLDS[name]
     if find_spec(world.package) is None:
         pytest.skip(f"needs {world.package}")
-    if world.assets is not None:
-        variable, beside = assets.ASSETS[world.assets].variable, root.parent / BESIDE.get(world.assets, "nowhere")
-        if not os.environ.get(variable) and beside.is_dir():
-            monkeypatch.setenv(variable, str(beside))
-        if assets.missing(world.assets):
-            pytest.skip(f"needs assets: python -m pirl_core.assets fetch {world.assets}")
+    if world.assets is not None and assets.missing(world.assets):
+        pytest.skip(f"needs assets: python -m pirl_core.assets fetch {world.assets}")
     return Env(
         benchmark=name, tasks=[world.task], shift=world.shift, episode_steps=200, cameras=[], image_size=64,
         fast_render=True, object_state=True,

@@ -1,6 +1,5 @@
 """Put-on-plate and SIMPLER in mani_skill: exact starts, limits, pictures, experts."""
 
-import os
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -26,13 +25,9 @@ CARROT, EGGPLANT = "PutCarrotOnPlateInScene-v1", "PutEggplantInBasketScene-v1"
 
 
 @pytest.fixture
-def simulated(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Assets of the variable or the cache, else those beside the checkout."""
+def simulated() -> None:
     if find_spec("mani_skill") is None:
         pytest.skip("needs mani_skill: make setup EXTRAS=maniskill")
-    beside = root.parent / "shared/data/maniskill"
-    if not os.environ.get(VARIABLE) and beside.is_dir():
-        monkeypatch.setenv(VARIABLE, str(beside))
     if assets.missing("maniskill"):
         pytest.skip("needs assets: python -m pirl_core.assets fetch maniskill")
     pictures.models.cache_clear()
