@@ -5,6 +5,7 @@ benchmark's preset.
 """
 
 import argparse
+import math
 import os
 import statistics
 from collections.abc import Callable, Sequence
@@ -25,6 +26,8 @@ from pirl_core.types import Episode
 
 SCALES = ("laptop", "maniskill", "put_on_plate", "simpler", "libero", "calvin")
 OVERHEAD = 0.15
+ENOUGH = 6.0
+"""Seconds that each side plays at least, in more rounds where a simulator is fast."""
 
 
 def bare(simulators: Sequence[Simulator], episodes: Sequence[Episode], actions: np.ndarray) -> None:
@@ -83,7 +86,7 @@ def measure(scale: str, slots: int, rounds: int, repeats: int) -> list[Row]:
         for name, envs in (("one", one), ("two", two)):
             through(envs, episodes, actions)
             sides[name] = partial(seconds, partial(through, envs, episodes, actions))
-        spent = alternate(sides, rounds)
+        spent = alternate(sides, max(rounds, math.ceil(ENOUGH / sides["bare"]())))
     lost = 1 - ratio(spent["bare"], spent["one"])
     rates = {name: 60 * slots / statistics.median(times) for name, times in spent.items()}
     return [
@@ -119,7 +122,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add = parser.add_argument
     add("--scales", nargs="+", choices=SCALES, default=SCALES, help="whose presets are measured")
     add("--slots", type=int, default=2, help="episodes at once")
-    add("--rounds", type=int, default=3, help="measurements of each side")
+    add("--rounds", type=int, default=3, help="measurements of each side at least")
     add("--repeats", type=int, default=10, help="repeats of single operations")
     run_part(parser, rows, arguments)
 
