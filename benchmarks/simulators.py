@@ -121,7 +121,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = part_parser("simulators", __doc__)
     add = parser.add_argument
     add("--scales", nargs="+", choices=SCALES, default=SCALES, help="whose presets are measured")
-    add("--slots", type=int, default=2, help="episodes at once")
+    add("--slots", type=int, default=4, help="episodes at once")
     add("--rounds", type=int, default=3, help="measurements of each side at least")
     add("--repeats", type=int, default=10, help="repeats of single operations")
     run_part(parser, rows, arguments)
