@@ -117,7 +117,7 @@ def stage_main(stage: str, run: Callable[[Job], None], argv: Sequence[str] | Non
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
         where = f" for {error.filename}" if error.filename else ""
-        return _say(stage, f"no room{where} ({error.strerror}); free some, a rerun goes on from there", 2)
+        return _say(stage, f"no room{where} ({os.strerror(error.errno)}); free some, a rerun goes on from there", 2)
     except WorkerDied as error:
         return _say(stage, f"{error}; a rerun goes on from the last checkpoint", 1)
     except RuntimeError as error:
