@@ -6,8 +6,6 @@ import multiprocessing
 import os
 import re
 import subprocess
-import sys
-from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
@@ -24,6 +22,7 @@ from pirl_core.envs.vector import VectorEnv
 from pirl_core.errors import WorkerDied
 from pirl_core.params import Curate, Env
 from pirl_core.types import Episode
+from tests.test_end_to_end import command
 
 
 class World(NamedTuple):
@@ -99,16 +98,6 @@ def test_a_killed_worker_is_named(env: Env) -> None:
         assert all(process.poll() is not None for process in processes)
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(disk)], capture_output=True).returncode:
-        pytest.skip("mounting a file system needs root")
-    yield disk
-    subprocess.run(["umount", "--lazy", str(disk)], check=True)
-
-
 @pytest.mark.slow
 def test_a_full_disk_loses_no_finished_demonstration(env: Env, root: Path, tmp_path: Path, small_disk: Path) -> None:
     scale = "laptop" if env.benchmark == "metaworld" else env.benchmark
@@ -120,9 +109,9 @@ def test_a_full_disk_loses_no_finished_demonstration(env: Env, root: Path, tmp_p
     params["evaluate"]["splits"] = {"id": {"tasks": None, "shift": env.shift, "episodes_per_task": 1}}
 
     def curate(folder: Path) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "pirl_core.stages.curate", "--experiment", experiment]
+        words = command("curate", experiment=experiment)
         variables = {**os.environ, "PYTHONPATH": str(root), "PIRL_WORKERS": "1"}
-        return subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, timeout=300)
+        return subprocess.run(words, cwd=folder, env=variables, capture_output=True, text=True, timeout=300)
 
     def files(folder: Path) -> dict[str, str]:
         found = (path for path in (folder / "outputs/curate").rglob("*") if path.is_file())
