@@ -80,9 +80,9 @@ vulkan:
 	fi; \
 	export DEBIAN_FRONTEND=noninteractive; from=; \
 	if grep -qs '^VERSION_CODENAME=bookworm' /etc/os-release; then \
-	  mirror=$$(grep -rhoE 'https?://[^ ]*/debian\b' /etc/apt/sources.list /etc/apt/sources.list.d 2>/dev/null | head -1); \
-	  echo "deb $$mirror bookworm-backports main" >/etc/apt/sources.list.d/pirl-backports.list; \
-	  from='-t bookworm-backports'; \
+	  mirror=$$(apt-get indextargets --format '$$(REPO_URI)' 'Created-By: Packages' 'Codename: bookworm' 'Origin: Debian' | head -1); \
+	  list=/etc/apt/sources.list.d/pirl-backports.list; echo "deb $$mirror bookworm-backports main" >$$list; \
+	  if apt-get update -qq -o APT::Update::Error-Mode=any; then from='-t bookworm-backports'; else rm $$list; fi; \
 	fi; \
 	apt-get update -qq && apt-get install -y -qq --no-install-recommends $$from $(VULKAN); \
 	$(RENDERS); \
