@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from pirl_core.errors import UserError
 from pirl_core.param_errors import Layer, describe, unknown, unknown_keys_first
-from pirl_core.params import Curate, Env, Evaluate, Params, Policy, Rl, Section, Sft, check_names
+from pirl_core.params import Curate, Env, Evaluate, Params, Policy, Rl, Section, Sft, check_backend, check_names
 from pirl_core.strict_yaml import read_yaml
 
 
@@ -100,5 +100,7 @@ def _split_problems(params: Params, experiment: str) -> Iterator[str]:
         for key, value in (("tasks", split.tasks or []), ("shift", split.shift)):
             try:
                 check_names(run.env.benchmark, key, value)
+                if key == "tasks":
+                    check_backend(run.env.benchmark, run.env.sim_backend, list(value))
             except ValueError as error:
                 yield f"{place}.splits.{name}.{key}: {error}"

@@ -57,11 +57,17 @@ class Env(Section):
     image_size: Annotated[int, Field(ge=32, le=512, multiple_of=16)]
     fast_render: bool
     object_state: bool
+    sim_backend: Literal["cpu", "gpu"]
 
     @model_validator(mode="after")
     def _sees_something(self) -> "Env":
         if not self.cameras and not self.object_state:
             raise ValueError("the policy would be blind: give a camera or set object_state: true")
+        return self
+
+    @model_validator(mode="after")
+    def _simulates(self) -> "Env":
+        check_backend(self.benchmark, self.sim_backend, self.tasks)
         return self
 
     @field_validator("tasks", "shift", "cameras")
@@ -80,6 +86,14 @@ def check_names(benchmark: Benchmark, key: str, names: str | list[str]) -> None:
     for name in [names] if isinstance(names, str) else names:
         if name not in known:
             raise ValueError(unknown(name, known, f"unknown {facts.label} {key.removesuffix('s')} '{name}'"))
+
+
+def check_backend(benchmark: Benchmark, sim_backend: str, tasks: list[str]) -> None:
+    """Raises ValueError where a task cannot be simulated there."""
+    facts = facts_of(benchmark)
+    for task in tasks:
+        if sim_backend == "gpu" and task not in facts.on_gpu:
+            raise ValueError(f"sim_backend: {facts.label} simulates '{task}' on the CPU alone; set it to cpu")
 
 
 class Curate(Section):

@@ -50,13 +50,17 @@ def quantized(frames: np.ndarray) -> list[Image.Image]:
 def write_videos(env: Env, filmed: list[Filmed], folder: Path) -> Iterator[tuple[str, np.ndarray]]:
     """GIFs, then ``videos.json``, which lists them with split, task, success and episode seed.
 
-    Passes on the title and the frames (F, SIZE, SIZE, 3) uint8 of each.
+    Passes on the title and the frames (F, SIZE, SIZE, 3) uint8 of each. An episode that ends otherwise when it is
+    simulated again, as on a GPU it may, is left out with a word.
     """
     folder.mkdir()
     listed = []
     for number, (label, outcome) in enumerate(filmed):
-        frames = render_episode(env, outcome.episode, outcome.actions, SIZE, EVERY, fast=False)
+        frames, success = render_episode(env, outcome.episode, outcome.actions, SIZE, EVERY, fast=False)
         result = "success" if outcome.success else "failure"
+        if success != outcome.success:
+            print(f"no video of a {result} at {outcome.episode.task}: simulated again it ended otherwise", flush=True)
+            continue
         name = f"{number:02d}-{label}-{outcome.episode.task}-{result}.gif"
         name = name.replace(":", "-").replace("/", "-")
         images = quantized(frames)

@@ -24,7 +24,7 @@ needs_clone = pytest.mark.skipif(
     bool(LACKING or assets.missing("calvin")),
     reason=f"needs {', '.join(LACKING) or 'calvin_env'}: make setup EXTRAS=calvin, pirl_core.assets fetch calvin",
 )
-SETTINGS = Settings("calvin", 120, ["static", "gripper"], 64, True, True)
+SETTINGS = Settings("calvin", 120, ["static", "gripper"], 64, True, True, "cpu")
 
 
 @pytest.fixture(scope="module")

@@ -30,6 +30,7 @@ ENV = Env(
     image_size=32,
     fast_render=True,
     object_state=True,
+    sim_backend="cpu",
 )
 CURATE = Curate(
     dataset=None, dataset_revision=None, seed=3, episodes_per_task=3, still_frames=0, action_noise=0.1,

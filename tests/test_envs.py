@@ -9,7 +9,7 @@ import pytest
 from metaworld.env_dict import ALL_V3_ENVIRONMENTS
 from metaworld.policies import ENV_POLICY_MAP
 
-from pirl_core.envs.benchmarks import Settings
+from pirl_core.envs.benchmarks import Settings, settings_of
 from pirl_core.envs.metaworld import MetaWorldEnv, settled_state, simulate_settling
 from pirl_core.envs.metaworld_tasks import FACTS, ML45_TEST, TASKS
 from pirl_core.envs.render import EDITED, Renderer
@@ -20,7 +20,7 @@ from pirl_core.params import Env
 from pirl_core.types import Episode
 
 STEPS = 100
-STATES = Settings("metaworld", STEPS, [], 64, True, True)
+STATES = Settings("metaworld", STEPS, [], 64, True, True, "cpu")
 MIXED = ("drawer-open-v3", "dial-turn-v3", "basketball-v3", "door-lock-v3", "push-v3", "stick-pull-v3")
 
 
@@ -65,6 +65,7 @@ def settings(**changes: Any) -> Env:
         "image_size": 64,
         "fast_render": True,
         "object_state": False,
+        "sim_backend": "cpu",
     }
     return Env(**(values | changes))
 
@@ -208,12 +209,14 @@ def test_replay_retraces_the_episode() -> None:
     env, episode = settings(cameras=[], object_state=True), Episode("reach-v3", 3)
     simulator = MetaWorldEnv(episode.task, STATES)
     success, actions = run_expert(simulator, episode)
-    last, solved = list(replay(env, episode, np.array(actions)))[-1]
+    last, solved = list(replay(settings_of(env), episode, np.array(actions)))[-1]
     assert success
     assert solved
     assert isinstance(last, MetaWorldEnv)
     assert np.array_equal(physics(last), physics(simulator))
-    frames = render_episode(env, episode, np.array(actions[:7]), size=96, every=3, fast=False)
+    assert render_episode(env, episode, np.array(actions), size=32, every=50, fast=True).success
+    frames, success = render_episode(env, episode, np.array(actions[:7]), size=96, every=3, fast=False)
+    assert not success
     assert frames.shape == (4, 96, 96, 3)
     assert frames.dtype == np.uint8
     assert frames.std() > 10

@@ -1,5 +1,6 @@
 """The frozen protocol: an outcome belongs to policy and episode, whatever runs beside it."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from pirl_core import seeds
 from pirl_core.data.demonstrate import Wish
+from pirl_core.envs.benchmarks import settings_of
 from pirl_core.envs.replay import replay
 from pirl_core.envs.vector import VectorEnv
 from pirl_core.evaluate import Outcome, run_episodes, split_episodes, success_rate, validation_episodes
@@ -20,7 +22,7 @@ from pirl_core.policy.flow_policy import FlowPolicy
 from pirl_core.rl.rollout import play
 from pirl_core.rl.train import iteration_episodes
 from pirl_core.types import ChunkResult, Episode, Observation
-from pirl_core.videos import quantized
+from pirl_core.videos import Filmed, quantized, write_videos
 from tests.worlds import small_policy
 
 ENV = Env(
@@ -32,6 +34,7 @@ ENV = Env(
     image_size=32,
     fast_render=True,
     object_state=True,
+    sim_backend="cpu",
 )
 EPISODES = [
     Episode(task, seeds.evaluation_seed(0, task, index), shift)
@@ -74,7 +77,7 @@ def test_outcomes_say_what_happened(outcomes: list[Outcome]) -> None:
         assert outcome.actions.shape == (outcome.steps, 4)
         assert outcome.steps <= ENV.episode_steps and (outcome.success or outcome.steps == ENV.episode_steps)
         assert outcome.reward == outcome.success
-        solved = [success for _, success in replay(ENV, outcome.episode, outcome.actions)]
+        solved = [success for _, success in replay(settings_of(ENV), outcome.episode, outcome.actions)]
         assert len(solved) == 1 + outcome.steps
         assert solved == [False] * outcome.steps + [outcome.success]
 
@@ -184,6 +187,19 @@ def test_no_seed_serves_two_purposes(root: Path) -> None:
         for name in run.evaluate.splits:
             episodes = split_episodes(run.env, run.evaluate, name)
             assert len(set(episodes)) == len(episodes)
+
+
+def test_no_video_is_shown_that_ends_otherwise(
+    outcomes: list[Outcome], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As an episode may that a GPU simulates again, among others than before."""
+    told = outcomes[0]._replace(success=not outcomes[0].success)
+    filmed = [Filmed("id", told), Filmed("id", outcomes[1])]
+    assert len(list(write_videos(ENV, filmed, tmp_path / "videos"))) == 1
+    (listed,) = json.loads((tmp_path / "videos/videos.json").read_text())
+    assert [listed["file"]] == [path.name for path in (tmp_path / "videos").glob("*.gif")]
+    assert listed["success"] == outcomes[1].success
+    assert "simulated again it ended otherwise" in capsys.readouterr().out
 
 
 def test_videos_keep_the_colour_of_a_small_thing() -> None:

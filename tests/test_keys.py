@@ -10,7 +10,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, get_args, get_origin
 
-import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState
@@ -18,7 +17,7 @@ from pydantic import ValidationError
 
 from pirl_core import curate, params
 from pirl_core.envs import vector
-from tests.probes import BASE, SEE, Walk, demonstrate_here
+from tests.probes import BASE, SEE, Walk, demonstrate_here, film
 
 pytestmark = pytest.mark.filterwarnings("ignore:Constant")
 
@@ -203,13 +202,13 @@ def choices(model: type[params.Section], key: str) -> list[Any]:
 
 
 SINGLE = [(name, key) for name, model in MODELS.items() for key in model.model_fields if len(choices(model, key)) == 1]
-SIMULATOR = ("Env", "benchmark")
-"""Other simulators than MetaWorld may not be installed: each has tests of its own."""
+ELSEWHERE = [("Env", "benchmark"), ("Env", "sim_backend")]
+"""Other simulators than MetaWorld, and a GPU, may not be there: they have tests of their own."""
 KEYS = [
     (name, key)
     for name, model in MODELS.items()
     for key, field in model.model_fields.items()
-    if (name, key) not in [*SINGLE, SIMULATOR] and field.annotation not in MODELS.values()
+    if (name, key) not in [*SINGLE, *ELSEWHERE] and field.annotation not in MODELS.values()
 ]
 memory: dict[str, Any] = {}
 
@@ -218,7 +217,7 @@ memory: dict[str, Any] = {}
 def see(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     """(section, values, how often seen before) → what the section's stage does with these values."""
     monkeypatch.setattr(curate, "demonstrations", demonstrate_here)
-    monkeypatch.setattr("pirl_core.videos.render_episode", lambda *_, **__: np.zeros((2, 8, 8, 3), np.uint8))
+    monkeypatch.setattr("pirl_core.videos.render_episode", film)
     torch.set_num_threads(1)
 
     def look(section: str, values: dict[str, Any], repeat: int = 0) -> Any:

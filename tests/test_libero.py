@@ -19,7 +19,7 @@ from tests.libero_assets import needs_assets
 pytestmark = needs_assets
 TASK = "libero_object_4"
 DRAWER = "libero_spatial_4"
-STATES = Settings("libero", 200, [], 64, True, True)
+STATES = Settings("libero", 200, [], 64, True, True, "cpu")
 _opened: dict[str, Any] = {}
 
 

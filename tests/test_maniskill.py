@@ -16,7 +16,7 @@ from pirl_core.errors import UserError
 from pirl_core.types import Episode
 
 simulated = pytest.mark.skipif(find_spec("mani_skill") is None, reason="needs mani_skill: make setup EXTRAS=maniskill")
-STATES = Settings("maniskill", 200, [], 64, True, True)
+STATES = Settings("maniskill", 200, [], 64, True, True, "cpu")
 SEED = 3_000_000_007  # above 2^31, as evaluation's
 
 

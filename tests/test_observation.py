@@ -11,7 +11,7 @@ from pirl_core.types import Episode
 
 def both(task: str, steps: int) -> list[tuple[np.ndarray, np.ndarray]]:
     """Ours and MetaWorld's after each of some random steps."""
-    simulator = MetaWorldEnv(task, Settings("metaworld", 10**9, [], 64, True, True))
+    simulator = MetaWorldEnv(task, Settings("metaworld", 10**9, [], 64, True, True, "cpu"))
     simulator.reset(Episode(task, 3))
     rng = np.random.default_rng(0)
     original = type(simulator._env).__mro__[1]._get_curr_obs_combined_no_goal  # type: ignore[attr-defined]

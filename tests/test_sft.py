@@ -28,6 +28,7 @@ ENV = Env(
     image_size=32,
     fast_render=True,
     object_state=False,
+    sim_backend="cpu",
 )
 POLICY = Policy(
     backbone="pi0", size="nano", pretrained=None, revision=None, tokenizer="words", state_in_prompt=False,

@@ -57,7 +57,7 @@ def env(request: pytest.FixtureRequest) -> Env:
         pytest.skip(f"needs assets: python -m pirl_core.assets fetch {world.assets}")
     return Env(
         benchmark=name, tasks=[world.task], shift=world.shift, episode_steps=200, cameras=[], image_size=64,
-        fast_render=True, object_state=True,
+        fast_render=True, object_state=True, sim_backend="cpu",
     )  # fmt: skip
 
 

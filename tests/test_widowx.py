@@ -20,7 +20,7 @@ from pirl_core.errors import UserError
 from pirl_core.types import Episode
 
 VARIABLE = assets.ASSETS["maniskill"].variable
-BLIND = {name: Settings(name, 120, [], 64, True, True) for name in ("put_on_plate", "simpler")}
+BLIND = {name: Settings(name, 120, [], 64, True, True, "cpu") for name in ("put_on_plate", "simpler")}
 CARROT, EGGPLANT = "PutCarrotOnPlateInScene-v1", "PutEggplantInBasketScene-v1"
 
 

@@ -91,7 +91,8 @@ class Demonstrator:
             if self.simulator is None or not self.simulator.fits(episode):
                 if self.simulator is not None:
                     self.simulator.close()
-                self.simulator = open_simulator(settings_of(self.env)._replace(object_state=True), episode)
+                wanted = settings_of(self.env)._replace(object_state=True, sim_backend="cpu")
+                self.simulator = open_simulator(wanted, episode)
             shown = self.attempt(self.simulator, episode, failures)
             if shown is not None:
                 return shown

@@ -24,12 +24,31 @@ class Settings(NamedTuple):
     image_size: int
     fast_render: bool
     object_state: bool
+    sim_backend: Literal["cpu", "gpu"]
 
 
 def settings_of(env: "Env") -> Settings:
     return Settings(
-        env.benchmark, env.episode_steps, list(env.cameras), env.image_size, env.fast_render, env.object_state
+        env.benchmark,
+        env.episode_steps,
+        list(env.cameras),
+        env.image_size,
+        env.fast_render,
+        env.object_state,
+        env.sim_backend,
     )
+
+
+class Outcome(NamedTuple):
+    """Of a chunk in n slots; fields as in ``types.ChunkResult``."""
+
+    images: np.ndarray
+    state: np.ndarray
+    instruction: np.ndarray
+    reward: np.ndarray
+    terminated: np.ndarray
+    truncated: np.ndarray
+    steps: np.ndarray
 
 
 class Simulator(Protocol):
@@ -69,6 +88,40 @@ class Simulator(Protocol):
         ...
 
 
+class Batch(Protocol):
+    """Many episodes at once, one in each row; a call is about n rows. Axes: C cameras, S state numbers, A action
+    numbers.
+    """
+
+    def fits(self, episode: Episode) -> bool:
+        """Whether a row can play it; else another batch has to be opened."""
+        ...
+
+    def reset(self, rows: np.ndarray, episodes: list[Episode]) -> None:
+        """Start the episodes; other rows stay as they are. Raises UserError for an unknown shift."""
+        ...
+
+    def step(self, rows: np.ndarray, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Apply actions (n, A); returns reward, terminated and truncated (n,). What other rows do is undefined."""
+        ...
+
+    def state(self, rows: np.ndarray) -> np.ndarray:
+        """(n, S) float32."""
+        ...
+
+    def instructions(self, rows: np.ndarray) -> list[str]:
+        """n sentences."""
+        ...
+
+    def images(self, rows: np.ndarray) -> np.ndarray:
+        """What the settings' cameras see, (n, C, image_size, image_size, 3) uint8, upright."""
+        ...
+
+    def close(self) -> None:
+        """Give up the memory."""
+        ...
+
+
 def stack_frames(frames: Sequence[np.ndarray], size: int) -> np.ndarray:
     """Pictures (size, size, 3) uint8 of C cameras, or of none → (C, size, size, 3)."""
     return np.array(frames, np.uint8).reshape(len(frames), size, size, 3)
@@ -95,6 +148,10 @@ def open_simulator(settings: Settings, episode: Episode) -> Simulator:
     Raises UserError when the task is unknown, or package or assets are missing.
     """
     facts_of(settings.benchmark).task(episode.task)
+    if settings.sim_backend == "gpu":
+        from pirl_core.envs.batch import Alone
+
+        return Alone(open_batch(settings, episode, 1))
     if settings.benchmark in ("maniskill", "put_on_plate", "simpler"):
         from pirl_core.envs import vulkan  # noqa: F401  (raises where mani_skill is missing)
     if settings.benchmark == "maniskill":
@@ -122,3 +179,20 @@ def open_simulator(settings: Settings, episode: Episode) -> Simulator:
     from pirl_core.envs.metaworld import MetaWorldEnv
 
     return MetaWorldEnv(episode.task, settings)
+
+
+def open_batch(settings: Settings, episode: Episode, num_envs: int) -> Batch:
+    """A batch with ``num_envs`` rows that ``fits`` the episode, on the GPU of this rank.
+
+    Raises UserError where there is no such GPU, or package or assets are missing.
+    """
+    from pirl_core.envs import vulkan
+
+    device = vulkan.gpu()
+    if settings.benchmark == "put_on_plate":
+        from pirl_core.envs.put_on_plate.batch import PutOnPlateBatch
+
+        return PutOnPlateBatch(settings, num_envs, device)
+    from pirl_core.envs.maniskill_batch import ManiSkillBatch
+
+    return ManiSkillBatch(episode.task, settings, num_envs, device)

@@ -23,7 +23,7 @@ class Facts(NamedTuple):
 
     shifts: ways to start an episode other than ``none``. state: names of the proprioceptive numbers. object_state: how
     many numbers the simulator's whole state has; it begins with the proprioceptive ones. action: names of the action
-    numbers. rate: actions a second.
+    numbers. rate: actions a second. on_gpu: tasks that a GPU can simulate many episodes of at once.
     """
 
     label: str
@@ -35,6 +35,7 @@ class Facts(NamedTuple):
     object_state: int
     action: tuple[str, ...]
     rate: int
+    on_gpu: tuple[str, ...] = ()
 
     def task(self, name: str) -> Task:
         """Raises UserError, with close matches, when the benchmark has no task of that name."""

@@ -29,8 +29,7 @@ class ManiSkillEnv:
     def __init__(self, task: str, settings: Settings):
         self.task = task
         self._settings = settings
-        self._numbers = FACTS.state_dim(settings.object_state)
-        self.env = _construct(task)
+        self.env = vulkan.opened(lambda render: construct(task, render, num_envs=1, sim_backend="physx_cpu"))
         self._cameras: dict[tuple[str, int, bool], Any] = {}
         self._scene: Any = None  # of the cameras and bodies
         self._bodies: list[tuple[Any, Any]] = []  # the true one, and the coarse one that stands for it in fast frames
@@ -67,18 +66,8 @@ class ManiSkillEnv:
 
     def state(self) -> np.ndarray:
         """What the policy reads now, (S,) float32."""
-        agent = self.env.agent
-        goal = getattr(self.env, _GOAL, None)
-        parts = [agent.robot.get_qpos(), agent.tcp.pose.raw_pose]
-        numbers = np.zeros(self._numbers, np.float32)
-        known = np.concatenate([_row(part) for part in parts])
-        numbers[: len(known)] = known
-        if goal is not None:
-            numbers[len(known) : len(known) + 3] = _row(goal.pose.p)
-        if self._settings.object_state:
-            bodies = np.concatenate([_row(getattr(self.env, name).pose.raw_pose) for name in BODIES[self.task]])
-            numbers[len(FACTS.state) : len(FACTS.state) + len(bodies)] = bodies
-        return numbers
+        row: np.ndarray = numbers_of(self.env, self.task, self._settings.object_state)[0]
+        return row
 
     def instruction(self) -> str:
         return FACTS.tasks[self.task].sentences[0]
@@ -127,11 +116,24 @@ class ManiSkillEnv:
         return self._cameras[key]
 
 
-def _construct(task: str) -> Any:
-    """mani_skill's environment without its time limit and its own observations; blind where there is no Vulkan."""
-    fixed = {"num_envs": 1, "obs_mode": "none", "reward_mode": "none", "sim_backend": "physx_cpu"}
-    options = {**fixed, "control_mode": "pd_ee_delta_pose"}
-    return vulkan.opened(lambda render: gymnasium.make(task, render_backend=render, **options).unwrapped)
+def construct(task: str, render: str, **options: Any) -> Any:
+    """mani_skill's environment without its time limit and its own observations."""
+    fixed = {"obs_mode": "none", "reward_mode": "none", "control_mode": "pd_ee_delta_pose"}
+    return gymnasium.make(task, render_backend=render, **fixed, **options).unwrapped
+
+
+def numbers_of(env: Any, task: str, object_state: bool) -> np.ndarray:
+    """What a policy reads in each of mani_skill's N environments (N, S) float32."""
+    goal = getattr(env, _GOAL, None)
+    parts = [env.agent.robot.get_qpos(), env.agent.tcp.pose.raw_pose, *([] if goal is None else [goal.pose.p])]
+    bodies = [getattr(env, name).pose.raw_pose for name in BODIES[task]] if object_state else []
+    numbers = np.zeros((env.num_envs, FACTS.state_dim(object_state)), np.float32)
+    for first, columns in ((0, parts), (len(FACTS.state), bodies)):
+        known = [column.cpu().numpy() for column in columns]
+        width = sum(column.shape[1] for column in known)
+        if known:
+            numbers[:, first : first + width] = np.concatenate(known, 1)
+    return numbers
 
 
 def _coarse_bodies(scene: Any) -> list[tuple[Any, Any]]:
@@ -156,9 +158,3 @@ def _coarse_bodies(scene: Any) -> list[tuple[Any, Any]]:
         entity.add_component(coarse)
         pairs.append((true, coarse))
     return pairs
-
-
-def _row(batch: Any) -> np.ndarray:
-    """The only row of a tensor (1, n)."""
-    row: np.ndarray = batch[0].numpy()
-    return row

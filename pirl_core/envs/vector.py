@@ -18,8 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pirl_core.envs.benchmarks import facts_of, settings_of
-from pirl_core.envs.worker import Outcome
+from pirl_core.envs.benchmarks import Outcome, facts_of, settings_of
 from pirl_core.errors import UserError, WorkerDied
 from pirl_core.params import Env
 from pirl_core.types import ChunkResult, Episode, Observation
@@ -63,11 +62,13 @@ class VectorEnv:
         self._home: dict[int, int] = {}
         self._running: set[int] = set()
         count = worker_count(num_envs) if workers is None else min(workers, num_envs)
+        if self._settings.sim_backend == "gpu":
+            count = 1  # the slots are rows of one simulation
         self._workers: list[_Worker] = []
         try:
             for _ in range(count):
                 self._workers.append(_start_worker())
-            self._call(dict.fromkeys(range(count), ("start", self._settings)))
+            self._call(dict.fromkeys(range(count), ("start", (self._settings, num_envs))))
         except BaseException:
             self.close()
             raise

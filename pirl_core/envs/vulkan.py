@@ -23,10 +23,10 @@ NO_VULKAN = (
 )
 
 
-def opened(make: Callable[[str], Any]) -> Any:
+def opened(make: Callable[[str], Any], device: str = "cpu") -> Any:
     """What ``make`` builds with the render backend that it is given: a blind one where there is no Vulkan."""
     try:
-        return make("sapien_cpu")
+        return make(f"sapien_{device}")
     except RuntimeError as error:
         if "physical device" not in str(error):
             raise
@@ -37,3 +37,16 @@ def check(scene: Any) -> None:
     """Raises UserError where the mani_skill scene is blind."""
     if not scene.can_render():
         raise UserError(NO_VULKAN)
+
+
+def gpu() -> str:
+    """The CUDA device of this rank, by torch's name. Raises UserError where there is none."""
+    import torch
+
+    number = int(os.environ.get("LOCAL_RANK", "0"))
+    if number >= torch.cuda.device_count():
+        raise UserError(
+            f"env.sim_backend = gpu: no CUDA device {number} was found; set it to cpu, or install the torch build for"
+            " your GPU"
+        )
+    return f"cuda:{number}"

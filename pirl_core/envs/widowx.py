@@ -55,23 +55,30 @@ class Eye:
 
 def _fast(agent: WidowX250S) -> CameraConfig:
     own = agent._sensor_configs[0]
+    mount = agent.robot.links_map[own.entity_uid]
+    return CameraConfig(uid="fast", pose=own.pose, mount=mount, near=own.near, far=own.far, **fast_settings(agent))
+
+
+def fast_settings(agent: WidowX250S) -> dict[str, Any]:
+    """What the fast camera has otherwise than the robot's, by the names of mani_skill's CameraConfig."""
+    own = agent._sensor_configs[0]
     intrinsic = np.array(own.intrinsic, dtype=np.float64)
     intrinsic[:2] /= SHRINK
-    return CameraConfig(
-        uid="fast",
-        pose=own.pose,
-        width=own.width // SHRINK,
-        height=own.height // SHRINK,
-        mount=agent.robot.links_map[own.entity_uid],
-        intrinsic=intrinsic,
-        near=own.near,
-        far=own.far,
-        shader_pack="minimal",
-    )
+    size = {"width": own.width // SHRINK, "height": own.height // SHRINK}
+    return {**size, "intrinsic": intrinsic, "shader_pack": "minimal"}
+
+
+def drawn(env: Any) -> tuple[np.ndarray, np.ndarray]:
+    """What the robot's camera sees in each of N rows (N, H, W, 3) uint8, and the body's number at each pixel."""
+    env.scene.update_render(update_sensors=True, update_human_render_cameras=False)
+    camera = env.scene.sensors[SENSOR]
+    camera.capture()
+    seen = camera.get_obs(rgb=True, depth=False, position=False, segmentation=True)
+    return seen["rgb"].cpu().numpy().astype(np.uint8), seen["segmentation"][..., 0].cpu().numpy()
 
 
 def advance(env: Any, action: np.ndarray) -> None:
-    """One control step (7,), 0.2 s, without the observation that mani_skill's own step draws each time."""
+    """One control step (7,), or (N, 7) of N rows, 0.2 s, without the observation that mani_skill's own step draws."""
     env._step_action(action.astype(np.float32))
 
 
@@ -82,6 +89,13 @@ def state(env: Any, bodies: list[Any], count: int) -> np.ndarray:
     numbers = [joints[0].numpy(), *(pose_numbers(pose) for pose in poses)]
     row: np.ndarray = np.concatenate(numbers)[:count].astype(np.float32)
     return row
+
+
+def robot_numbers(env: Any) -> np.ndarray:
+    """Joints and the gripper's pose of N rows (N, 8 + 7)."""
+    hand = env.agent.robot.links_map["ee_gripper_link"].pose.raw_pose
+    numbers: np.ndarray = torch.cat([env.agent.robot.get_qpos(), hand], 1).cpu().numpy()
+    return numbers
 
 
 def pose_numbers(pose: Any) -> np.ndarray:

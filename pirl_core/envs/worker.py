@@ -9,28 +9,17 @@ import signal
 import sys
 import traceback
 from multiprocessing.connection import Connection
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from pirl_core.envs.benchmarks import Settings, Simulator, open_simulator
+from pirl_core.envs.batch import BatchSlots
+from pirl_core.envs.benchmarks import Outcome, Settings, Simulator, open_simulator
 from pirl_core.errors import UserError
 from pirl_core.types import Episode
 
 IDLE_SIMULATORS = 8
 """Simulators kept for later slots beyond those in use; each of MetaWorld's holds about 25 MB."""
-
-
-class Outcome(NamedTuple):
-    """Rows follow the slots of the request; fields as in ``types.ChunkResult``."""
-
-    images: np.ndarray
-    state: np.ndarray
-    instruction: np.ndarray
-    reward: np.ndarray
-    terminated: np.ndarray
-    truncated: np.ndarray
-    steps: np.ndarray
 
 
 class Slots:
@@ -103,7 +92,7 @@ class Slots:
 
 def serve(pipe: Connection) -> None:
     """Answer requests until the pipe closes."""
-    slots: Slots | None = None
+    slots: Slots | BatchSlots | None = None
     while True:
         try:
             command, payload = pipe.recv()
@@ -111,7 +100,8 @@ def serve(pipe: Connection) -> None:
             return
         try:
             if command == "start":
-                slots = Slots(payload)
+                settings, num_envs = payload
+                slots = BatchSlots(settings, num_envs) if settings.sim_backend == "gpu" else Slots(settings)
                 answer: Any = None
             else:
                 assert slots is not None

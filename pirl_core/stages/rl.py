@@ -39,8 +39,8 @@ def run(job: Job) -> None:
             outcomes = run_episodes(policy, envs, held_out)
             if here.main:
                 for number, outcome in enumerate(outcomes[: job.supervision.validation_videos]):
-                    frames = render_episode(env, outcome.episode, outcome.actions, SIZE, EVERY, fast=True)
-                    session.tracker.video(iteration, f"validation/{number}", frames, FPS)
+                    film = render_episode(env, outcome.episode, outcome.actions, SIZE, EVERY, fast=True)
+                    session.tracker.video(iteration, f"validation/{number}", film.frames, FPS)
             return success_rate(outcomes)
 
         def keep() -> None:

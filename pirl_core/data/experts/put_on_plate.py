@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from pirl_core.data.experts import Act
-from pirl_core.envs.put_on_plate.simulator import PutOnPlateEnv, bounds
+from pirl_core.envs.put_on_plate.play import bounds
+from pirl_core.envs.put_on_plate.simulator import PutOnPlateEnv
 from pirl_core.envs.widowx import pose_numbers, rotation
 
 FASTEST = 0.04
@@ -73,7 +74,7 @@ class Hand:
 def show(simulator: PutOnPlateEnv, act: Act) -> None:
     """Until the episode's end, or three grasps have failed."""
     thing, plate = simulator.scene.bodies[:2]
-    pick_and_place(simulator.scene, thing, plate, bounds(simulator), act)
+    pick_and_place(simulator.scene, thing, plate, bounds(*simulator.play.bodies[0]), act)
 
 
 def pick_and_place(

@@ -1,6 +1,7 @@
-"""Put-on-plate's table, on mani_skill's base environment: PhysX on a CPU, drawn through Vulkan.
+"""Put-on-plate's table, on mani_skill's base environment: PhysX and Vulkan on a CPU, or on a GPU many at once.
 
-World frame in metres, quaternions (w, x, y, z). The table's top is at z = 0.87.
+World frame in metres, quaternions (w, x, y, z). The table's top is at z = 0.87. Axes: N rows, tables simulated
+together; n rows of a call; T things.
 """
 
 from collections.abc import Sequence
@@ -13,15 +14,16 @@ import torch
 from mani_skill.envs.sapien_env import BaseEnv
 from mani_skill.envs.tasks.digital_twins.bridge_dataset_eval import base_env
 from mani_skill.utils import sapien_utils
+from mani_skill.utils.structs import Pose
 from mani_skill.utils.structs.types import SimConfig
 from sapien.physx import PhysxMaterial
 
 from pirl_core.envs import widowx
+from pirl_core.envs.put_on_plate import assets
+from pirl_core.envs.put_on_plate.play import START
 from pirl_core.errors import UserError, first_line
 
 ROBOT_POSE = sapien.Pose([0.147, 0.028, 0.870], [0, 0, 0, 1])
-START = np.array([-0.01840777, 0.0398835, 0.22242722, -0.00460194, 1.36524296, 0.00153398, 0.037, 0.037])
-"""Joint positions at the start, measured on BridgeData's robot."""
 
 
 class Thing(NamedTuple):
@@ -31,28 +33,37 @@ class Thing(NamedTuple):
     density: float
 
 
-class Placed(NamedTuple):
-    """xyz in m, yaw in rad about z."""
-
-    xyz: tuple[float, float, float]
-    yaw: float
+def thing(kind: assets.Kind, number: int) -> Thing:
+    """An object or a plate of the assets. Raises UserError where they are missing."""
+    key = assets.key(kind, number)
+    return Thing(assets.folder(kind) / key, float(assets.models(kind)[key].get("density", 1000)))
 
 
 class TableScene(BaseEnv):
-    """One robot and the given things, nothing else: a body that is not in the episode costs no time."""
+    """A robot and the given things in each row, nothing else: a body that is not in the episode costs time."""
 
     SUPPORTED_OBS_MODES = ["none"]  # noqa: RUF012  (mani_skill's)
     SUPPORTED_REWARD_MODES = ["none"]  # noqa: RUF012
 
-    def __init__(self, things: Sequence[Thing], render_backend: str) -> None:
+    def __init__(
+        self,
+        things: Sequence[Thing],
+        render_backend: str,
+        sim_backend: str = "physx_cpu",
+        num_envs: int = 1,
+        fast: bool = False,
+    ) -> None:
+        """fast: the robot's own camera is the fast one; for rows, to which no second one can be added."""
         self.things = list(things)
         self.bodies: list[Any] = []
+        self._fast = fast
         super().__init__(
             robot_uids=base_env.WidowX250SBridgeDatasetFlatTable,
             obs_mode="none",
             control_mode=widowx.CONTROL,
-            sim_backend="physx_cpu",
+            sim_backend=sim_backend,
             render_backend=render_backend,
+            num_envs=num_envs,
         )
 
     @property
@@ -63,7 +74,8 @@ class TableScene(BaseEnv):
         super()._load_agent(options, sapien.Pose([0.127, 0.060, 0.85], [0, 0, 0, 1]))
 
     def _load_scene(self, options: dict[str, Any]) -> None:
-        sapien_utils.set_articulation_render_material(self.agent.robot._objs[0], specular=0.9, roughness=0.3)
+        for robot in self.agent.robot._objs:
+            sapien_utils.set_articulation_render_material(robot, specular=0.9, roughness=0.3)
         stage = str(base_env.BRIDGE_DATASET_ASSET_PATH / "stages/bridge_table_1_v1.glb")
         builder = self.scene.create_actor_builder()
         turned = sapien.Pose(q=[0.707, 0.707, 0, 0])
@@ -95,21 +107,50 @@ class TableScene(BaseEnv):
         self.scene.add_directional_light([-1, -0.5, -1], [0.7, 0.7, 0.7])
         self.scene.add_directional_light([1, 1, -1], [0.7, 0.7, 0.7])
 
+    def _setup_sensors(self, options: dict[str, Any]) -> None:
+        if self._fast:
+            self._custom_sensor_configs = widowx.fast_settings(self.agent)
+        super()._setup_sensors(options)
+
     def _initialize_episode(self, env_idx: torch.Tensor, options: dict[str, Any]) -> None:
         self.agent.robot.set_pose(ROBOT_POSE)
-        self.agent.reset(init_qpos=options.get("qpos", START))
-        for body, placed in zip(self.bodies, options.get("places", []), strict=False):
-            body.set_pose(pose_of(placed))
+        self.agent.reset(init_qpos=options.get("joints", START))
+        for body, poses in zip(self.bodies, options.get("poses", []), strict=False):
+            body.set_pose(Pose.create(poses))
 
     def evaluate(self) -> dict[str, Any]:
         return {}
 
-    def start(self, things: Sequence[Thing], places: Sequence[Placed], qpos: np.ndarray) -> None:
-        """Begin an episode in a new scene: PhysX keeps an order of contacts from what was before, which objects that
-        fall and roll would show."""
+    def start(self, things: Sequence[Thing], poses: np.ndarray, joints: np.ndarray) -> None:
+        """Begin an episode in a new scene of these things: PhysX keeps an order of contacts from what was before, which
+        objects that fall and roll would show. poses (T, N, 7), joints (N, 8) at the start."""
         self.things = list(things)
-        self.reset(seed=0, options={"places": places, "qpos": qpos, "reconfigure": True})
+        self.reset(seed=0, options={**self._tensors(poses, joints), "reconfigure": True})
 
+    def restart(self, rows: Sequence[int], poses: np.ndarray, joints: np.ndarray) -> None:
+        """Begin episodes in n rows of the scene that is there. poses (T, n, 7), joints (n, 8) at the start."""
+        arm = self.agent.controller.controllers["arm"]
+        # mani_skill would have the arms of all rows forget where they are going.
+        target = arm.get_state()["target_pose"].clone()
+        chosen = torch.as_tensor(np.asarray(rows), device=self.device)
+        self.reset(seed=0, options={**self._tensors(poses, joints), "env_idx": chosen})
+        target[chosen] = arm.get_state()["target_pose"][chosen]
+        arm.set_state({"target_pose": target})
 
-def pose_of(placed: Placed) -> sapien.Pose:
-    return sapien.Pose(placed.xyz, [np.cos(placed.yaw / 2), 0, 0, np.sin(placed.yaw / 2)])
+    def move(self, body: Any, rows: Sequence[int], poses: np.ndarray) -> None:
+        """Put a body of n rows elsewhere; it keeps its velocity. poses (n, 7)."""
+        mask = self.scene._reset_mask
+        mask[:] = False
+        mask[torch.as_tensor(np.asarray(rows), device=self.device)] = True
+        body.set_pose(Pose.create(torch.as_tensor(poses, dtype=torch.float32, device=self.device)))
+        mask[:] = True
+        if self.gpu_sim_enabled:
+            self.scene._gpu_apply_all()
+            self.scene.px.gpu_update_articulation_kinematics()
+            self.scene._gpu_fetch_all()
+
+    def _tensors(self, poses: np.ndarray, joints: np.ndarray) -> dict[str, torch.Tensor]:
+        numbers = {"poses": poses, "joints": joints}
+        return {
+            name: torch.as_tensor(value, dtype=torch.float32, device=self.device) for name, value in numbers.items()
+        }
