@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pirl_core import assets
+from pirl_core.envs.calvin.annotations import TRAINING
 from pirl_core.envs.calvin.facts import ALONE, FACTS, STARTS
 from pirl_core.envs.calvin.oracle import RULES, Info, solved
 from pirl_core.envs.calvin.sequences import ROBOT, conditions, draw, fnv0, scene_of, sequences
@@ -25,6 +26,8 @@ LINKS = {"base_link": -1, "plank_link": 2, "drawer_link": 3}
 UID = {"block_red": 2, "block_blue": 3, "block_pink": 4}
 PUBLISHED = "840cb992c69ce9b6d59f6020966b6300c15233f8e0b9667b6486c1962424d308"
 """sha256 of json.dumps of calvin_models' get_sequences(1000)."""
+ANNOTATIONS = "31454d9a8a09bb1b808ec2c4958597964b184e5fdaebfd48c39fbeb9cc67c9ff"
+"""sha256 of calvin_models' new_playtable.yaml as json.dumps, keys and each subtask's sentences sorted."""
 SCENES = "1d30ce59ee2efe0966dadadda17ae4ae724de827041aaebcdc26d6dc22d12401"
 """sha256 of calvin_models' get_env_state_for_initial_condition over the 192, rounded to 9 decimals."""
 
@@ -237,3 +240,14 @@ def test_tasks_begin_where_they_can() -> None:
     assert all(follow(condition, name) for name in ALONE for condition in STARTS[name])
     assert len({subtask.sentence for subtask in SUBTASKS.values()}) == 34
     assert {task.group for task in FACTS.tasks.values()} == set(FACTS.groups)
+
+
+def test_training_sentences_are_the_published_ones() -> None:
+    """Those of all subtasks, each of one alone, and none of them one that policies are evaluated with."""
+    published = json.dumps({name: sorted(texts) for name, texts in TRAINING.items()}, sort_keys=True)
+    assert hashlib.sha256(published.encode()).hexdigest() == ANNOTATIONS
+    assert set(TRAINING) == set(SUBTASKS)
+    texts = [text for texts in TRAINING.values() for text in texts]
+    assert len(texts) == len(set(texts)) == 389
+    assert all(text == text.strip().lower() for text in texts)
+    assert set(texts).isdisjoint(sentence.lower() for sentence in FACTS.sentences())

@@ -2,7 +2,8 @@
 
 import io
 import json
-from contextlib import chdir
+from collections.abc import Iterator
+from contextlib import chdir, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,8 @@ CURATE = Curate(
     dataset="recorded", dataset_revision=None, seed=0, episodes_per_task=9, still_frames=0, action_noise=0.0,
     max_attempts_per_episode=1, keep_per_task=None, keep_episodes=None,
 )  # fmt: skip
+
+NAMES = {what: name for what, (name,) in OTHER_NAMES["libero"].items()}
 
 
 def write_recorded(folder: Path, env: Env, episodes: int, version: str = "v2.1", **names: str) -> list[Any]:
@@ -84,7 +87,7 @@ def png(picture: Image.Image) -> bytes:
 def tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Of five episodes with the names of ``physical-intelligence/libero``, of two tasks in turn."""
     monkeypatch.chdir(tmp_path)
-    return write_recorded(Path("recorded"), LIBERO, 5, "v2.0", **OTHER_NAMES["libero"])
+    return write_recorded(Path("recorded"), LIBERO, 5, "v2.0", **NAMES)
 
 
 def make(curate: Curate = CURATE, env: Env = LIBERO) -> Path:
@@ -102,7 +105,7 @@ def test_frames_are_as_recorded(tables: list[Any]) -> None:
         assert np.array_equal(frames.state[mine], np.array(table["state"].to_pylist(), np.float32))
         assert np.array_equal(frames.actions[mine], np.array(table["actions"].to_pylist(), np.float32))
         for column, camera in enumerate(LIBERO.cameras):
-            rows = table[OTHER_NAMES["libero"][camera]].to_pylist()
+            rows = table[NAMES[camera]].to_pylist()
             for row, picture in zip(rows, frames.images[mine, column], strict=True):
                 assert np.array_equal(np.asarray(Image.open(io.BytesIO(row["bytes"]))), picture)
         assert {frames.tasks[index] for index in frames.task_index[mine]} == {sentences[number % 2]}
@@ -142,7 +145,10 @@ LAST = "recorded/data/chunk-002/episode_000004.parquet"
 FAULTS: dict[str, tuple[Any, str]] = {
     "version": (lambda: info(codebase_version="v3.0"), "LeRobot v3.0; give one of v2.0 or v2.1"),
     "column": (lambda: info(features={}), "has no column 'observation.images.eye_in_hand'|no column 'wrist_image'"),
-    "video": (lambda: feature("image", dtype="video"), "'image' of recorded is video; images are needed"),
+    "picture": (
+        lambda: feature("image", dtype="float32"),
+        "'image' of recorded is float32; images or videos are needed",
+    ),
     "numbers": (lambda: feature("actions", shape=[8]), r"'actions' of recorded is of shape \[8\]; LIBERO has 7"),
     "lengths": (lambda: pq.write_table(pq.read_table(LAST).slice(0, 0), LAST), "episode_000004.parquet cannot be used"),
     "cut": (lambda: Path(LAST).write_bytes(Path(LAST).read_bytes()[:99]), "episode_000004.parquet cannot be used"),
@@ -186,9 +192,9 @@ def test_simulators_states_come_along_where_they_are_recorded(tmp_path: Path) ->
         assert np.array_equal(frames.state[:, own:], whole[:, own:])
 
 
-def test_of_the_hub_only_what_is_kept_is_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    write_recorded(Path("recorded"), LIBERO, 5, "v2.0", **OTHER_NAMES["libero"])
+@contextmanager
+def published(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """``recorded`` on a hub, as REPO; gives the commit."""
     files = [path for path in Path("recorded").rglob("*") if path.is_file()]
     hub = Hub()
     commit = hub.commit({path.relative_to("recorded").as_posix(): path.read_bytes() for path in files})
@@ -199,14 +205,28 @@ def test_of_the_hub_only_what_is_kept_is_downloaded(tmp_path: Path, monkeypatch:
             constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.url + "/{repo_id}/resolve/{revision}/{filename}"
         )
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
+        yield commit
+
+
+def fetched(cache: Path) -> list[str]:
+    """Files of the dataset that are in the cache, but for its description."""
+    [snapshot] = cache.rglob("snapshots/*")
+    paths = [path.relative_to(snapshot).as_posix() for path in snapshot.rglob("*") if path.is_file()]
+    return sorted(path for path in paths if not path.startswith("meta/"))
+
+
+def test_of_the_hub_only_what_is_kept_is_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_recorded(Path("recorded"), LIBERO, 5, "v2.0", **NAMES)
+    cache = tmp_path / "cache"
+    with published(cache, monkeypatch) as commit:
         folder = make(CURATE.model_copy(update={"dataset": REPO, "keep_episodes": [1, 4]}))
     frames = read_dataset(folder, LIBERO.cameras, object_state=False)
     make(CURATE.model_copy(update={"keep_episodes": [1, 4]}))
     assert np.array_equal(frames.images, read_dataset(folder, LIBERO.cameras, object_state=False).images)
-    fetched = sorted(path.name for path in (tmp_path / "cache").rglob("snapshots/*/data/*/*"))
-    assert fetched == ["episode_000001.parquet", "episode_000004.parquet"]
-    assert commit in {path.name for path in (tmp_path / "cache").rglob("snapshots/*")}
+    assert fetched(cache) == ["data/chunk-000/episode_000001.parquet", "data/chunk-002/episode_000004.parquet"]
+    assert commit in {path.name for path in cache.rglob("snapshots/*")}
 
 
 def test_the_hub_is_told_apart_from_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
