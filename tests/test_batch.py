@@ -222,13 +222,13 @@ def test_on_a_gpu_an_episode_starts_alike_in_every_row_and_disturbs_no_other(
     facts = facts_of(on_gpu(benchmark, [task], [camera]).benchmark)
     still = np.zeros((6, 2, len(facts.action)), np.float32)
     with VectorEnv(on_gpu(benchmark, [task], [camera]), 6) as envs:
-        begun = envs.reset(list(range(6)), [Episode(task, seed) for seed in (1, 2, 3, 4, 5, 1)])
-        assert np.allclose(begun.state[0], begun.state[5], atol=1e-5)
+        begun = envs.reset([4, 1, 5, 0, 3, 2], [Episode(task, seed) for seed in (1, 2, 1, 3, 4, 5)])
+        assert np.allclose(begun.state[0], begun.state[2], atol=1e-4)  # a row's place is part of its float32 numbers
         assert np.abs(begun.state[0] - begun.state[1]).max() > 1e-3
         assert begun.images.std() > 10
         before = envs.step(list(range(6)), still)
-        again = envs.reset([2], [Episode(task, 1)])
-        assert np.allclose(again.state[0], begun.state[0], atol=1e-5)
+        again = envs.reset([3, 2, 0], [Episode(task, seed) for seed in (2, 1, 5)])
+        assert np.allclose(again.state, begun.state[[1, 0, 5]], atol=1e-4)
         after = envs.step(list(range(6)), still)
-        others = [0, 1, 3, 4, 5]
-        assert np.abs(after.observation.state[others] - before.observation.state[others]).max() < 0.05
+        others, joints = [1, 4, 5], slice(0, 7)
+        assert np.abs(after.observation.state - before.observation.state)[others, joints].max() < 0.02

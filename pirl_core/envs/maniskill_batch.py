@@ -1,7 +1,8 @@
 """ManiSkill's table-top tasks on a GPU: many tables in one PhysX simulation, drawn by one call.
 
-mani_skill seeds the start of a row by the row; here each row is started by itself, so that an episode starts in the
-same state wherever it is played. Equal only to what a GPU plays: PhysX takes another course there than on a CPU.
+mani_skill draws the starts of all rows from one seed; here each row has its own, so that an episode starts in the same
+state wherever it is played. Otherwise ``reset`` is mani_skill's, in its order. PhysX takes another course on a GPU than
+on a CPU.
 Axes: N rows, n of them in a call, C cameras, H W pixels, S state numbers, A action numbers.
 """
 
@@ -33,11 +34,28 @@ class ManiSkillBatch:
         return episode.task == self.task
 
     def reset(self, rows: np.ndarray, episodes: list[Episode]) -> None:
-        for row, episode in zip(rows, episodes, strict=True):
+        for episode in episodes:
             FACTS.check_shift(episode.shift)
-            chosen = torch.as_tensor([int(row)], device=self.env.device)
-            self.env.reset(seed=episode.seed, options={"env_idx": chosen})
-            self._steps[row] = 0
+        env, scene, mask = self.env, self.env.scene, self.env.scene._reset_mask
+        mask[:] = False
+        mask[torch.as_tensor(rows, device=env.device)] = True
+        env._clear_sim_state()
+        env.agent.reset()
+        generators = [env.device] if env.device.type == "cuda" else []
+        with torch.random.fork_rng(generators):
+            for row, episode in zip(rows, episodes, strict=True):
+                mask[:] = False
+                mask[int(row)] = True
+                torch.manual_seed(episode.seed)
+                env._episode_rng = np.random.RandomState(episode.seed)
+                env._initialize_episode(torch.as_tensor([int(row)], device=env.device), {})
+        mask[:] = True
+        if env.gpu_sim_enabled:
+            scene._gpu_apply_all()
+            scene.px.gpu_update_articulation_kinematics()
+            scene._gpu_fetch_all()
+        env.agent.controller.reset()
+        self._steps[rows] = 0
 
     def step(self, rows: np.ndarray, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         everyone = np.zeros((self.env.num_envs, actions.shape[1]), np.float32)

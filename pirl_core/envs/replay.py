@@ -43,10 +43,14 @@ def render_episode(env: Env, episode: Episode, actions: np.ndarray, size: int, e
     frames = []
     step, success = 0, False
     last: Simulator | None = None
-    for step, (simulator, solved) in enumerate(replay(settings, episode, actions)):
-        last, success = simulator, solved
-        if step % every == 0:
-            frames.append(simulator.picture(camera, size, fast))
-    if last is not None and step % every:
-        frames.append(last.picture(camera, size, fast))
+    try:
+        for step, (simulator, solved) in enumerate(replay(settings, episode, actions)):
+            last, success = simulator, solved
+            if step % every == 0:
+                frames.append(simulator.picture(camera, size, fast))
+        if last is not None and step % every:
+            frames.append(last.picture(camera, size, fast))
+    finally:
+        if last is not None:
+            last.close()
     return Film(np.stack(frames), success)

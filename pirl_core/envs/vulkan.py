@@ -1,11 +1,14 @@
 """mani_skill for the benchmarks on it: imported without questions; its environments draw where there is a Vulkan."""
 
+import fcntl
 import logging
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
-from pirl_core.errors import UserError
+from pirl_core.errors import UserError, first_line
 
 # Else mani_skill asks on the terminal before it downloads.
 os.environ["MS_SKIP_ASSET_DOWNLOAD_PROMPT"] = "1"
@@ -23,12 +26,18 @@ NO_VULKAN = (
 )
 
 
+NO_GPU_VULKAN = (
+    "the GPU has no Vulkan to draw with; install its driver's graphics libraries (in a container set"
+    " NVIDIA_DRIVER_CAPABILITIES=all), or set env.sim_backend to cpu"
+)
+
+
 def opened(make: Callable[[str], Any], device: str = "cpu") -> Any:
     """What ``make`` builds with the render backend that it is given: a blind one where there is no Vulkan."""
     try:
         return make(f"sapien_{device}")
     except RuntimeError as error:
-        if "physical device" not in str(error):
+        if "physical device" not in str(error) and "vk::" not in str(error):
             raise
         return make("none")
 
@@ -36,11 +45,15 @@ def opened(make: Callable[[str], Any], device: str = "cpu") -> Any:
 def check(scene: Any) -> None:
     """Raises UserError where the mani_skill scene is blind."""
     if not scene.can_render():
-        raise UserError(NO_VULKAN)
+        raise UserError(NO_GPU_VULKAN if scene.gpu_sim_enabled else NO_VULKAN)
 
 
 def gpu() -> str:
-    """The CUDA device of this rank, by torch's name. Raises UserError where there is none."""
+    """The CUDA device of this rank, by torch's name, with PhysX ready for GPUs.
+
+    Raises UserError where there is no such device, or PhysX cannot be had.
+    """
+    import sapien
     import torch
 
     number = int(os.environ.get("LOCAL_RANK", "0"))
@@ -49,4 +62,16 @@ def gpu() -> str:
             f"env.sim_backend = gpu: no CUDA device {number} was found; set it to cpu, or install the torch build for"
             " your GPU"
         )
+    library = Path.home() / ".sapien"
+    library.mkdir(exist_ok=True)
+    # At first use sapien downloads PhysX's library for GPUs; ranks would read what another one is still writing.
+    with (library / ".pirl.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            sapien.physx.enable_gpu()
+        except (OSError, RuntimeError, BadZipFile) as error:
+            raise UserError(
+                f"env.sim_backend = gpu: PhysX does not start there ({first_line(error)}); it needs libcuda.so, and at"
+                f" first use a download: remove {library}/physx and try again where there is network, or set cpu"
+            ) from None
     return f"cuda:{number}"

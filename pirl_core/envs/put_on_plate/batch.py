@@ -65,6 +65,8 @@ class PutOnPlateBatch:
                 jumps.setdefault(self._body(play, 0), {})[row] = jump.numbers()
         for body, places in jumps.items():
             self._scene.move(body, list(places), np.stack(list(places.values())))
+        if not np.isfinite(self.state(rows)).all():
+            raise RuntimeError("put-on-plate: the simulation diverged")
         judged = [self._plays[row].judge(contact) for row, contact in zip(rows, self._contacts(rows), strict=True)]
         reward, placed, truncated = map(np.array, zip(*judged, strict=True))
         return reward, placed, truncated

@@ -6,20 +6,22 @@ Axes: H W pixels; colours uint8. ``shown`` (H, W) says which pixels are robot or
 import numpy as np
 from PIL import Image
 
+WHOLE = (slice(None), slice(None))
 
-def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Bilinear between pixel centres, without smoothing: (H, W, 3) → (height, width, 3) float64.
+
+def resize(image: np.ndarray, height: int, width: int, window: tuple[slice, slice] = WHOLE) -> np.ndarray:
+    """Bilinear between pixel centres, without smoothing: (H, W, 3) → (height, width, 3) float64, or a window of that.
 
     What the public code's cv2.resize and interpolate(align_corners=False) do, to rounding.
     """
 
-    def weights(old: int, new: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        at = np.clip((np.arange(new) + 0.5) * old / new - 0.5, 0, old - 1)
+    def weights(old: int, new: int, kept: slice) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        at = np.clip((np.arange(new)[kept] + 0.5) * old / new - 0.5, 0, old - 1)
         low = at.astype(int)
         return low, np.minimum(low + 1, old - 1), at - low
 
-    top, bottom, down = weights(image.shape[0], height)
-    left, right, across = weights(image.shape[1], width)
+    top, bottom, down = weights(image.shape[0], height, window[0])
+    left, right, across = weights(image.shape[1], width, window[1])
     rows = image[top] * (1 - down)[:, None, None] + image[bottom] * down[:, None, None]
     mixed: np.ndarray = rows[:, left] * (1 - across)[:, None] + rows[:, right] * across[:, None]
     return mixed
@@ -50,7 +52,7 @@ def with_texture(
     top, bottom, left, right = box_of(shown)
     painted = rendered.astype(np.float64)
     box = painted[top : bottom + 1, left : right + 1]
-    box[:] = box * (1 - mix) + resize(texture, *box.shape[:2]) * mix
+    box[:] = box * (1 - mix) + resize(texture, box.shape[0], box.shape[1]) * mix
     return on_table(painted, shown, table).astype(np.uint8)
 
 
@@ -63,6 +65,7 @@ def with_whole(
     top, bottom, left, right = box_of(shown)
     row = min(max((top + bottom) // 2, 1), height - 1)
     column = min(max((left + right) // 2, 1), width - 1)
-    window = resize(texture, 2 * height, 2 * width)[row : row + height, column : column + width]
-    mixed: np.ndarray = on_table(rendered, shown, table) * (1 - mix) + window * mix
+    window = (slice(row, row + height), slice(column, column + width))
+    paint = resize(texture, 2 * height, 2 * width, window)
+    mixed: np.ndarray = on_table(rendered, shown, table) * (1 - mix) + paint * mix
     return mixed.astype(np.uint8)

@@ -132,17 +132,18 @@ class TableScene(BaseEnv):
         arm = self.agent.controller.controllers["arm"]
         # mani_skill would have the arms of all rows forget where they are going.
         target = arm.get_state()["target_pose"].clone()
-        chosen = torch.as_tensor(np.asarray(rows), device=self.device)
-        self.reset(seed=0, options={**self._tensors(poses, joints), "env_idx": chosen})
+        order = np.argsort(rows)  # mani_skill knows them by a mask
+        chosen = torch.as_tensor(np.asarray(rows)[order], device=self.device)
+        self.reset(seed=0, options={**self._tensors(poses[:, order], joints[order]), "env_idx": chosen})
         target[chosen] = arm.get_state()["target_pose"][chosen]
         arm.set_state({"target_pose": target})
 
     def move(self, body: Any, rows: Sequence[int], poses: np.ndarray) -> None:
         """Put a body of n rows elsewhere; it keeps its velocity. poses (n, 7)."""
-        mask = self.scene._reset_mask
+        mask, order = self.scene._reset_mask, np.argsort(rows)
         mask[:] = False
         mask[torch.as_tensor(np.asarray(rows), device=self.device)] = True
-        body.set_pose(Pose.create(torch.as_tensor(poses, dtype=torch.float32, device=self.device)))
+        body.set_pose(Pose.create(torch.as_tensor(poses[order], dtype=torch.float32, device=self.device)))
         mask[:] = True
         if self.gpu_sim_enabled:
             self.scene._gpu_apply_all()
