@@ -25,13 +25,13 @@ METAWORLD = Settings("metaworld", 7, ["corner2"], 32, True, False, "cpu")
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def maniskill() -> None:
     if find_spec("mani_skill") is None:
         pytest.skip("needs mani_skill: make setup EXTRAS=maniskill")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def models(maniskill: None) -> None:
     if assets.missing("maniskill"):
         pytest.skip("needs assets: python -m pirl_core.assets fetch maniskill")
@@ -178,7 +178,7 @@ def test_in_a_row_of_put_on_plate_the_object_jumps_as_in_a_slot(plates: tuple[An
 
 
 @pytest.fixture(scope="module")
-def plates() -> tuple[Any, Any]:
+def plates(models: None) -> tuple[Any, Any]:
     from pirl_core.envs.put_on_plate.batch import PutOnPlateBatch
 
     settings = Settings("put_on_plate", 80, ["third_view"], 64, True, True, "cpu")
