@@ -10,9 +10,11 @@ from functools import partial
 from statistics import mean, median
 
 from benchmarks.measure import Row, alternate, cores, part_parser, ratio, run_part, seconds
+from pirl_core.stages.cli import WAITING
 
-POLICIES = {"sleep": {"OMP_WAIT_POLICY": "PASSIVE"}, "spin": {}}
-"""Unset, a thread spins for some milliseconds, then sleeps: the other pairs' idle threads are not in the way."""
+POLICIES = {"stages": WAITING, "sleep": {"OMP_WAIT_POLICY": "PASSIVE"}, "spin": {}}
+"""As stages do, not a moment, and unset: then a thread spins for some milliseconds before it sleeps, so the other
+pairs' idle threads are not in the way."""
 
 
 def serve(samples: int) -> None:
@@ -43,7 +45,7 @@ def serve(samples: int) -> None:
 
 
 def start(policy: dict[str, str], samples: int) -> subprocess.Popen[str]:
-    others = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    others = {name: value for name, value in os.environ.items() if name not in WAITING}
     return subprocess.Popen(
         [sys.executable, "-c", f"from benchmarks.waiting import serve; serve({samples})"],
         env={**others, "OMP_NUM_THREADS": str(cores()), **policy},
@@ -83,10 +85,11 @@ def rows(options: argparse.Namespace) -> list[Row]:
             spent = alternate({name: partial(at_once, pair[:many]) for name, pair in pairs.items()}, options.rounds)
             found.append(
                 Row(
-                    f"PPO minibatch, waiting threads spin / sleep, {label}",
-                    f"{ratio(spent['spin'], spent['sleep']):.2f} × "
-                    f"({median(spent['spin']):.3f} / {median(spent['sleep']):.3f} s)",
-                    how=f"OMP_WAIT_POLICY unset / passive, {cores()} threads each",
+                    f"PPO minibatch, threads sleep at once, or spin for milliseconds / as stages wait, {label}",
+                    f"{ratio(spent['sleep'], spent['stages']):.2f} ×, {ratio(spent['spin'], spent['stages']):.2f} × "
+                    f"({median(spent['sleep']):.3f}, {median(spent['spin']):.3f} / {median(spent['stages']):.3f} s)",
+                    how=f"stages: {' '.join(f'{name}={value}' for name, value in WAITING.items())}; {cores()} threads"
+                    " each",
                 )
             )
         for pair in pairs.values():

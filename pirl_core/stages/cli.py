@@ -224,6 +224,11 @@ def _record(job: Job, threads: int, processes: int, sharding: str, seconds: floa
     )
 
 
+WAITING = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "2000"}
+"""How torch's threads wait for one another: they spin for some microseconds, since small operations follow one another
+faster than a thread wakes up, then sleep, so as not to take the cores from simulators and other stages."""
+
+
 def _set_threads() -> int:
     """PIRL_THREADS, else every core this process may use; libraries read these variables when they load.
 
@@ -236,8 +241,8 @@ def _set_threads() -> int:
     ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ[name] = str(max(1, int(wish) // ranks))
-    # Threads that spin while they wait take the cores from simulators, other ranks and other stages.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    for name, value in WAITING.items():
+        os.environ.setdefault(name, value)
     workers = os.environ.get("PIRL_WORKERS", str(cores))
     if ranks > 1 and workers.isdigit():
         os.environ["PIRL_WORKERS"] = str(max(1, int(workers) // ranks))
