@@ -84,7 +84,7 @@ vulkan:
 	  list=/etc/apt/sources.list.d/pirl-backports.list; echo "deb $$mirror bookworm-backports main" >$$list; \
 	  if apt-get update -qq -o APT::Update::Error-Mode=any; then from='-t bookworm-backports'; else rm $$list; fi; \
 	fi; \
-	apt-get update -qq && apt-get install -y -qq --no-install-recommends $$from $(VULKAN); \
+	{ [ -n "$$from" ] || apt-get update -qq; } && apt-get install -y -qq --no-install-recommends $$from $(VULKAN); \
 	$(RENDERS); \
 	echo "make: no Vulkan although $(VULKAN) are installed; see Troubleshooting in README.md" >&2; exit 1
 

@@ -162,7 +162,7 @@ def fetch(benchmark: str) -> Path:
     if not missing(benchmark):
         return here
     try:
-        with _alone(here):
+        with alone(here):
             for part in ASSETS[benchmark].parts:
                 if not all((here / part.folder / name).exists() for name in part.holds):
                     _download(part, here / part.folder, _beside(here, part))
@@ -270,7 +270,8 @@ def _beside(here: Path, part: Part) -> Path:
 
 
 @contextmanager
-def _alone(here: Path) -> Iterator[None]:
+def alone(here: Path) -> Iterator[None]:
+    """For one process of this machine at a time: what writes the file or folder ``here``."""
     here.parent.mkdir(parents=True, exist_ok=True)
     with here.with_name(f".{here.name}.lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)

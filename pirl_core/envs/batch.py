@@ -38,16 +38,13 @@ class BatchSlots:
         """Run each slot through its chunk of actions (n, R, A), at most to its episode's end."""
         left_out = sorted(self._running.keys() - set(slots))
         over = sorted(set(slots) - self._running.keys())
-        if left_out or over:
-            raise RuntimeError(
-                f"slots {over}: step after the episode's end; reset first"
-                if over
-                else f"slots {left_out} run and are left out; a batch moves as one"
-            )
+        if over:
+            raise RuntimeError(f"slots {over}: step after the episode's end; reset first")
+        if left_out:
+            raise RuntimeError(f"slots {left_out} run and are left out; a batch moves as one")
         rows = np.array(slots)
-        shares = self._shares(rows)
         parts: list[tuple[np.ndarray, ...]] = [
-            (where, *self._run_chunk(batch, rows[where], actions[where])) for batch, where in shares
+            (where, *self._run_chunk(batch, rows[where], actions[where])) for batch, where in self._shares(rows)
         ]
         outcome = Outcome(*_in_order(parts))
         for slot in rows[outcome.terminated | outcome.truncated]:

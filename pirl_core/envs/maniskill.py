@@ -128,11 +128,9 @@ def numbers_of(env: Any, task: str, object_state: bool) -> np.ndarray:
     parts = [env.agent.robot.get_qpos(), env.agent.tcp.pose.raw_pose, *([] if goal is None else [goal.pose.p])]
     bodies = [getattr(env, name).pose.raw_pose for name in BODIES[task]] if object_state else []
     numbers = np.zeros((env.num_envs, FACTS.state_dim(object_state)), np.float32)
-    for first, columns in ((0, parts), (len(FACTS.state), bodies)):
-        known = [column.cpu().numpy() for column in columns]
-        width = sum(column.shape[1] for column in known)
-        if known:
-            numbers[:, first : first + width] = np.concatenate(known, 1)
+    for place, columns in ((0, parts), (len(FACTS.state), bodies)):
+        known = np.concatenate([np.empty((env.num_envs, 0)), *(column.cpu().numpy() for column in columns)], 1)
+        numbers[:, place : place + known.shape[1]] = known
     return numbers
 
 

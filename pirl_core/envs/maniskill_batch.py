@@ -36,7 +36,7 @@ class ManiSkillBatch:
     def reset(self, rows: np.ndarray, episodes: list[Episode]) -> None:
         for episode in episodes:
             FACTS.check_shift(episode.shift)
-        env, scene, mask = self.env, self.env.scene, self.env.scene._reset_mask
+        env, mask = self.env, self.env.scene._reset_mask
         mask[:] = False
         mask[torch.as_tensor(rows, device=env.device)] = True
         env._clear_sim_state()
@@ -50,10 +50,7 @@ class ManiSkillBatch:
                 env._episode_rng = np.random.RandomState(episode.seed)
                 env._initialize_episode(torch.as_tensor([int(row)], device=env.device), {})
         mask[:] = True
-        if env.gpu_sim_enabled:
-            scene._gpu_apply_all()
-            scene.px.gpu_update_articulation_kinematics()
-            scene._gpu_fetch_all()
+        vulkan.apply_state(env)
         env.agent.controller.reset()
         self._steps[rows] = 0
 

@@ -1,6 +1,5 @@
 """mani_skill for the benchmarks on it: imported without questions; its environments draw where there is a Vulkan."""
 
-import fcntl
 import logging
 import os
 from collections.abc import Callable
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
 
+from pirl_core import assets
 from pirl_core.errors import UserError, first_line
 
 # Else mani_skill asks on the terminal before it downloads.
@@ -48,6 +48,14 @@ def check(scene: Any) -> None:
         raise UserError(NO_GPU_VULKAN if scene.gpu_sim_enabled else NO_VULKAN)
 
 
+def apply_state(env: Any) -> None:
+    """Hand what was set in mani_skill's tensors to the simulation on the GPU; on a CPU it is there already."""
+    if env.gpu_sim_enabled:
+        env.scene._gpu_apply_all()
+        env.scene.px.gpu_update_articulation_kinematics()
+        env.scene._gpu_fetch_all()
+
+
 def gpu() -> str:
     """The CUDA device of this rank, by torch's name, with PhysX ready for GPUs.
 
@@ -62,16 +70,14 @@ def gpu() -> str:
             f"env.sim_backend = gpu: no CUDA device {number} was found; set it to cpu, or install the torch build for"
             " your GPU"
         )
-    library = Path.home() / ".sapien"
-    library.mkdir(exist_ok=True)
+    library = Path.home() / ".sapien/physx"
     # At first use sapien downloads PhysX's library for GPUs; ranks would read what another one is still writing.
-    with (library / ".pirl.lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with assets.alone(library):
         try:
             sapien.physx.enable_gpu()
         except (OSError, RuntimeError, BadZipFile) as error:
             raise UserError(
                 f"env.sim_backend = gpu: PhysX does not start there ({first_line(error)}); it needs libcuda.so, and at"
-                f" first use a download: remove {library}/physx and try again where there is network, or set cpu"
+                f" first use a download: remove {library} and try again where there is network, or set cpu"
             ) from None
     return f"cuda:{number}"

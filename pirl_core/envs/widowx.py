@@ -48,9 +48,8 @@ class Eye:
             self._scene, self._fast = scene, Camera(_fast(self._env.agent), scene)
         camera = self._fast if fast else scene.sensors[SENSOR]
         scene.update_render(update_sensors=False, update_human_render_cameras=False)
-        camera.capture()
-        seen = camera.get_obs(rgb=True, depth=False, position=False, segmentation=True)
-        return seen["rgb"][0].numpy().astype(np.uint8), seen["segmentation"][0, ..., 0].numpy()
+        pictures, bodies = _seen(camera)
+        return pictures[0], bodies[0]
 
 
 def _fast(agent: WidowX250S) -> CameraConfig:
@@ -71,7 +70,10 @@ def fast_settings(agent: WidowX250S) -> dict[str, Any]:
 def drawn(env: Any) -> tuple[np.ndarray, np.ndarray]:
     """What the robot's camera sees in each of N rows (N, H, W, 3) uint8, and the body's number at each pixel."""
     env.scene.update_render(update_sensors=True, update_human_render_cameras=False)
-    camera = env.scene.sensors[SENSOR]
+    return _seen(env.scene.sensors[SENSOR])
+
+
+def _seen(camera: Camera) -> tuple[np.ndarray, np.ndarray]:
     camera.capture()
     seen = camera.get_obs(rgb=True, depth=False, position=False, segmentation=True)
     return seen["rgb"].cpu().numpy().astype(np.uint8), seen["segmentation"][..., 0].cpu().numpy()
@@ -84,9 +86,7 @@ def advance(env: Any, action: np.ndarray) -> None:
 
 def state(env: Any, bodies: list[Any], count: int) -> np.ndarray:
     """The first ``count`` of joints (8,), poses (7,) of gripper and bodies; float32."""
-    poses = [env.agent.robot.links_map["ee_gripper_link"].pose, *(body.pose for body in bodies)]
-    joints: torch.Tensor = env.agent.robot.get_qpos()
-    numbers = [joints[0].numpy(), *(pose_numbers(pose) for pose in poses)]
+    numbers = [robot_numbers(env)[0], *(pose_numbers(body.pose) for body in bodies)]
     row: np.ndarray = np.concatenate(numbers)[:count].astype(np.float32)
     return row
 

@@ -18,7 +18,7 @@ from mani_skill.utils.structs import Pose
 from mani_skill.utils.structs.types import SimConfig
 from sapien.physx import PhysxMaterial
 
-from pirl_core.envs import widowx
+from pirl_core.envs import vulkan, widowx
 from pirl_core.envs.put_on_plate import assets
 from pirl_core.envs.put_on_plate.play import START
 from pirl_core.errors import UserError, first_line
@@ -145,10 +145,7 @@ class TableScene(BaseEnv):
         mask[torch.as_tensor(np.asarray(rows), device=self.device)] = True
         body.set_pose(Pose.create(torch.as_tensor(poses[order], dtype=torch.float32, device=self.device)))
         mask[:] = True
-        if self.gpu_sim_enabled:
-            self.scene._gpu_apply_all()
-            self.scene.px.gpu_update_articulation_kinematics()
-            self.scene._gpu_fetch_all()
+        vulkan.apply_state(self)
 
     def _tensors(self, poses: np.ndarray, joints: np.ndarray) -> dict[str, torch.Tensor]:
         numbers = {"poses": poses, "joints": joints}
