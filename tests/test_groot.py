@@ -6,6 +6,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pirl_core.errors import UserError
+from pirl_core.flow import chain
+from pirl_core.flow.chain import Noise
 from pirl_core.policy.context import Context, DataSizes, Inputs
 from pirl_core.policy.groot import Groot, GrootShape, groot_shape, place_images
 from pirl_core.policy.groot_head import time_bucket
@@ -230,10 +232,21 @@ def test_gradients_reach_the_head_alone_once_the_vlm_is_frozen():
 
 
 def test_time_buckets_are_those_of_the_sampler():
-    """int(1000·k/K) for every step of every number of steps up to 100, float32 notwithstanding."""
+    """The release's int(k/K · 1000), at the times that our chain asks for, whatever float32 makes of them."""
+    asked = []
+
+    def velocity(x, tau):
+        asked.append(tau)
+        return x, x
+
+    rule = Noise("constant_sde", 0.0, 0.0, 0.0)
     for steps in range(1, 101):
-        tau = torch.arange(steps) / steps
-        assert time_bucket(tau).tolist() == [int(k / steps * 1000) for k in range(steps)]
+        asked.clear()
+        chain.sample(velocity, torch.zeros(1, steps + 1, 1, 1), torch.zeros(1, steps, dtype=torch.bool), rule, None)
+        assert time_bucket(torch.cat(asked)).tolist() == [int(k / steps * 1000) for k in range(steps)], steps
+        exact = torch.arange(steps, dtype=torch.float64) / steps
+        near = torch.stack([exact.float(), exact.float().nextafter(torch.tensor(0.0)), (1 - (1 - exact)).float()])
+        assert (time_bucket(near) == (exact * 1000).round(decimals=6).floor()).all(), steps
 
 
 def test_sizes():

@@ -21,8 +21,12 @@ MAX_PERIOD = 10_000
 
 
 def time_bucket(tau: Tensor) -> Tensor:
-    """τ (B,) in [0, 1] → the bucket (B,), an integer as float32, that the network was trained on."""
-    return (tau.float() * BUCKETS).long().float()
+    """τ (B,) in [0, 1] → the bucket (B,), an integer as float32, that the network was trained on: ⌊1000 τ⌋.
+
+    A τ = k/K that float32 has rounded down stays in its own bucket: 1000 τ is right to 6e-5, and on a grid of K ≤ 1000
+    steps it is an integer or 1/K away from one.
+    """
+    return (tau.double() * BUCKETS + 1e-4).floor().float()
 
 
 def sinusoid(bucket: Tensor, half: int, last: int) -> tuple[Tensor, Tensor]:
