@@ -34,8 +34,8 @@ def compute_device() -> torch.device:
 class Learner:
     """Owns the prepared module and the optimiser; ``step`` turns a loss into an update.
 
-    groups: AdamW parameter groups with their base ``lr``. precision: all but fp32 compute in bf16 (autocast), on
-    weights as ``policy.precision`` has stored them.
+    groups: AdamW parameter groups with their base ``lr``, and a ``name`` where ``step`` is to choose one.
+    precision: all but fp32 compute in bf16 (autocast), on weights as ``policy.precision`` has stored them.
     max_skipped: so many updates in a row may be skipped because their loss or gradient was not finite.
     unused: whether parameters exist that never reach the loss; DDP looks for them only if told, and else complains.
     ema_decay: keep an exponential moving average of the parameters, which ``use_average`` puts in their place.
@@ -107,18 +107,29 @@ class Learner:
         """Forget what was accumulated."""
         self.optimizer.zero_grad()
 
-    def step(self, loss: Tensor, total: float, lr_factor: float) -> float | None:
+    def _forget_all_but(self, name: str) -> None:
+        """The others get no gradient. Of one that is 0 AdamW would count the step, decay the weight, use its memory."""
+        for group in self.optimizer.param_groups:
+            if group["name"] != name:
+                for parameter in group["params"]:
+                    parameter.grad = None
+
+    def step(self, loss: Tensor, total: float, lr_factor: float, only: str | None = None) -> float | None:
         """One update; returns the gradient norm before clipping.
 
         loss: this rank's part, or the last of its parts; DDP averages the gradients over the ranks. total: the loss of
-        the whole minibatch, the same on every rank. Where loss or gradient is not finite the update is skipped and None
-        comes back; raises UserError after ``max_skipped`` of them in a row. Every rank sees the same numbers, so all
-        skip or none.
+        the whole minibatch, the same on every rank. only: the one group that learns, by its name; the norm is its
+        gradient's, and what the others are, moments and step counts included, stays as it is.
+        Where loss or gradient is not finite the update is skipped and None comes back; raises UserError after
+        ``max_skipped`` of them in a row. A gradient of exactly 0 says nothing (GRPO's, where every group fares alike):
+        AdamW's memory and decay do not move the weights then. Every rank sees the same numbers, so all skip or none.
         """
         norm = math.nan
         # A rank must not leave the others alone in the gradients' exchange: the finite test looks at the total.
         if math.isfinite(total):
             self.accelerator.backward(loss)
+            if only is not None:
+                self._forget_all_but(only)
             norm = float(sharding.whole(self.accelerator.clip_grad_norm_(self.module.parameters(), self.max_grad_norm)))
         if not math.isfinite(norm):
             self.discard()
@@ -130,6 +141,9 @@ class Learner:
                 )
             return None
         self.skipped = 0
+        if norm == 0:
+            self.discard()
+            return norm
         for group, base in zip(self.optimizer.param_groups, self.base_lrs, strict=True):
             group["lr"] = base * lr_factor
         self.optimizer.step()

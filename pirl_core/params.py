@@ -225,7 +225,7 @@ class Rl(Section):
     clip_ratio: Positive
     value_clip: Positive | None
     huber_delta: Positive
-    value_coef: NonNegative
+    value_coef: Positive
     entropy_coef: NonNegative
     max_grad_norm: Positive
     target_kl: Positive | None
@@ -250,12 +250,26 @@ class Rl(Section):
             raise ValueError(f"noise_min_std {self.noise_min_std} must be below noise_max_std {self.noise_max_std}")
         if self.algorithm == "grpo" and self.group_size < 2:
             raise ValueError("grpo compares episodes of one initial state: set group_size to 2 or more")
+        if self.algorithm == "grpo" and self.normalize_advantages:
+            raise ValueError(
+                "normalize_advantages is ppo's: grpo's advantages are normalised within their group, and would no"
+                " longer be 0 where a group says nothing; set it to false"
+            )
         if self.episodes_per_iteration % self.group_size:
             raise ValueError(
                 f"episodes_per_iteration {self.episodes_per_iteration} is no multiple of group_size {self.group_size}"
             )
-        if self.noise_rule == "flow_cps" and self.mdp == "hybrid" and self.noise_level > 1:
-            raise ValueError("flow_cps turns noise_level into an angle: give at most 1")
+        return self
+
+    @model_validator(mode="after")
+    def _turns_by_a_right_angle_at_most(self) -> "Rl":
+        scheduled = {} if self.noise_schedule == "constant" else {"noise_level_final": self.noise_level_final}
+        for key, level in {"noise_level": self.noise_level, **scheduled}.items():
+            if self.noise_rule == "flow_cps" and level > 1:
+                raise ValueError(
+                    f"{key} {level:g}: flow_cps turns the noise by πa/2 = {90 * level:g}°; beyond 90° cos(πa/2) < 0"
+                    f" reverses it, and sin(πa/2) adds no more than at {2 - level:g}; give at most 1"
+                )
         return self
 
 

@@ -21,7 +21,7 @@ from pirl_core.session import Session
 from pirl_core.sft import train_sft
 from pirl_core.stages.launch import choose_sharding
 from tests.test_resume import Bomb, Stop
-from tests.test_rl import rl_params
+from tests.test_rl import GRPO, rl_params
 from tests.test_sft import BASE, ENV, POLICY, learnable
 from tests.worlds import INSTRUCTIONS, Bandit, session, small_policy
 
@@ -30,12 +30,17 @@ RL: dict[str, dict[str, Any]] = {
     "ppo": {"critic": "expert", "minibatch_size": 5, "critic_warmup_iterations": 1},
     "ppo_vlm": {"value_clip": 0.2, "mdp": "two_layer"},
     "flow_noise": {"noise_rule": "learned", "mdp": "one_layer", "entropy_coef": 0.005},
-    "grpo": {"algorithm": "grpo", "group_size": 4},
+    "grpo": {**GRPO, "group_size": 4},
     # Parts of two rows, so that ranks have unequal numbers of them.
     "micro": {"micro_batch_size": 2, "minibatch_size": 7},
     "lora": {"lora_rank": 2, "critic": "expert", "micro_batch_size": 5},
     "lora_recomputed": {"lora_rank": 2, "activation_checkpointing": True},
     "kl_stop": {"target_kl": 0.02, "update_epochs": 20},
+}
+
+WARM: dict[str, dict[str, Any]] = {
+    kind: {"iterations": 1, "critic_warmup_iterations": 1, "weight_decay": 0.1, **changes}
+    for kind, changes in {"warm_up": {"critic": "expert"}, "warm_up_lora": {"lora_rank": 2}}.items()
 }
 
 OTHERS = ("pi05", "smolvla", "groot")
@@ -55,7 +60,7 @@ def family_of(kind: str) -> str:
 
 
 def rl_job(kind: str, folder: Path) -> tuple[FlowPolicy, dict[str, torch.Tensor]]:
-    rl: Rl = rl_params(**{"iterations": 3, "episodes_per_iteration": 24, **RL[kind]})
+    rl: Rl = rl_params(**{"iterations": 3, "episodes_per_iteration": 24, **(RL | WARM)[kind]})
     family = family_of(kind)
     policy = small_policy(cameras=0, horizon=2, replan=2)
     if family != "pi0":

@@ -91,7 +91,7 @@ CHANGES: dict[str, dict[str, Change]] = {
         "log_every": Change([2]),
     },
     "Rl": {
-        "algorithm": Change(given={"group_size": 2}),
+        "algorithm": Change(given={"group_size": 2, "normalize_advantages": False}),
         "noise_rule": Change(),
         "noise_level": Change([0.6]),
         "noise_schedule": Change(given={"iterations": 3}),

@@ -96,6 +96,15 @@ BROKEN: dict[str, tuple[Edit, str]] = {
         _set(3, "experiments", "metaworld", "rl"),
         r"metaworld\.rl = 3: must be a mapping of keys",
     ),
+    "group advantages normalised again": (
+        _set({"algorithm": "grpo", "group_size": 8}, "methods", "flow_sde"),
+        r"methods\.flow_sde: normalize_advantages is ppo's.*set it to false$",
+    ),
+    "noise turned too far": (
+        _set({"noise_rule": "flow_cps", "mdp": "two_layer", "noise_level": 1.2}, "methods", "flow_sde"),
+        r"methods\.flow_sde: noise_level 1\.2: flow_cps .* = 108°.*; give at most 1$",
+    ),
+    "critic that learns nothing": (_set(0.0, "rl", "value_coef"), r"rl\.value_coef = 0\.0: must be greater than 0$"),
     "experiment without label": (_drop("experiments", "metaworld", "model"), r"experiments\.metaworld\.model: missing"),
     "two problems": (lambda c: (_drop("rl", "gamma")(c), _set(-1, "sft", "lr")(c)), r" \(and 1 more\)$"),
 }

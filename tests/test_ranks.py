@@ -18,7 +18,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from tests.rank_jobs import OTHERS, RL, SFT
+from tests.rank_jobs import OTHERS, RL, SFT, WARM
 from tests.test_end_to_end import command, variables, workspace
 
 ROOT = Path(__file__).parents[1]
@@ -51,7 +51,7 @@ def trainings(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]
     def folder(speed: str) -> Path:
         top = tmp_path_factory.mktemp(speed)
         for name, (ranks, sharding) in CASES.items():
-            train(top / name, KINDS[speed], ranks, sharding)
+            train(top / name, [*KINDS[speed], *(WARM if speed == "fast" else ())], ranks, sharding)
         return top
 
     return folder
@@ -87,6 +87,15 @@ def test_two_ranks_move_the_parameters_as_one_does(speed: str, kind: str, traini
             assert rows[0].keys() == rows[1].keys()
             for key in rows[0]:
                 assert rows[0][key] == pytest.approx(rows[1][key], rel=1e-2, abs=2e-4), (case, key)
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("kind", WARM)
+def test_warm_up_leaves_the_actor_as_it_was(kind: str, case: str, trainings: Callable[[str], Path]) -> None:
+    """Though DDP and FSDP hand it gradients of 0, and the critic's loss reaches the adapters."""
+    folder = trainings("fast") / case / kind
+    assert not any(step.any() for step in moves(folder).values())
+    assert curve(folder)[-1]["charts/updates"] > 1
 
 
 def curve(folder: Path) -> list[dict[str, float]]:

@@ -35,7 +35,9 @@ def gae(
 def group_advantage(returns: np.ndarray, group_size: int) -> np.ndarray:
     """GRPO: (R − mean) / std within each group of ``group_size`` consecutive episodes from one initial state.
 
-    returns: (E,) → (E,). A group in which all episodes fare alike says nothing: 0.
+    returns: (E,) → (E,), with mean 0 and std 1 over the episodes of a group (std is that of these numbers, divided by
+    the group's size). A group in which all episodes fare alike says nothing: 0. Each decision of an episode gets the
+    episode's number as it is: centred again over decisions, of which failures have more, silent groups would speak.
     """
     groups = returns.reshape(-1, group_size)
     spread = groups.std(1, keepdims=True)

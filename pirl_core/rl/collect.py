@@ -147,12 +147,11 @@ def advantages(
     if rl.algorithm == "grpo":
         returns = np.bincount(episode, reward, episodes)
         advantage = group_advantage(returns, rl.group_size)[episode]
-        target = np.zeros_like(advantage)
-    else:
-        terminated = np.array([step.terminated for step in steps])
-        last = terminated | np.array([step.truncated for step in steps])
-        advantage = gae(reward, value, last, np.where(terminated, 0.0, final_value), rl.gamma, rl.gae_lambda)
-        target = advantage + value
+        return advantage, np.zeros_like(advantage)
+    terminated = np.array([step.terminated for step in steps])
+    last = terminated | np.array([step.truncated for step in steps])
+    advantage = gae(reward, value, last, np.where(terminated, 0.0, final_value), rl.gamma, rl.gae_lambda)
+    target = advantage + value
     if rl.normalize_advantages:
         advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
     return advantage, target

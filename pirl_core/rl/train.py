@@ -66,8 +66,8 @@ def parameter_groups(policy: FlowPolicy, rl: Rl) -> list[dict[str, Any]]:
     critic = list(policy.critic.parameters()) if policy.critic is not None else []
     of_critic = set(map(id, critic))
     actor = [p for p in policy.parameters() if p.requires_grad and id(p) not in of_critic]
-    groups = [{"params": actor, "lr": rl.actor_lr}]
-    return [*groups, {"params": critic, "lr": rl.critic_lr}] if critic else groups
+    groups = [{"name": "actor", "params": actor, "lr": rl.actor_lr}]
+    return [*groups, {"name": "critic", "params": critic, "lr": rl.critic_lr}] if critic else groups
 
 
 def train_rl(

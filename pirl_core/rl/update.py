@@ -82,7 +82,8 @@ def update(
 ) -> dict[str, float]:
     """``update_epochs`` passes over the rollout in fresh permutations; stops early once a minibatch exceeds target_kl.
 
-    ``warming``: only the critic learns. Returns the means of the losses over the minibatches.
+    ``warming``: only the critic learns; the actor's terms weigh 0, since DDP wants every parameter in the loss.
+    Returns the means of the losses over the minibatches.
     """
     factor = 1.0
     if rl.lr_schedule == "cosine":
@@ -119,7 +120,8 @@ def update(
         if rl.target_kl is not None and means["losses/approx_kl"] > rl.target_kl and not warming:
             learner.discard()
             break
-        norm = learner.step(objective, sum(means[name] * by for name, by in terms.items()), factor)
+        total = sum(means[name] * by for name, by in terms.items())
+        norm = learner.step(objective, total, factor, "critic" if warming else None)
         if norm is None:
             skipped += 1
         else:
@@ -127,7 +129,7 @@ def update(
     metrics = {key: float(np.mean([row[key] for row in done])) for key in done[0]} if done else {}
     return metrics | {
         "losses/first_ratio_error": first_error or 0.0,
-        "charts/updates": float(len(done)),
+        "charts/updates": float(sum(row["charts/grad_norm"] > 0 for row in done)),
         "charts/skipped_updates": float(skipped),
         "charts/learning_rate": rl.actor_lr * factor,
     }
