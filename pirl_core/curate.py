@@ -15,6 +15,7 @@ from pirl_core.envs.benchmarks import facts_of
 from pirl_core.errors import UserError
 from pirl_core.files import replace_folder, write_json
 from pirl_core.params import Curate, Env
+from pirl_core.policy.normalize import variation_notes
 from pirl_core.resume import Checkpoints
 from pirl_core.track import Tracker
 
@@ -33,13 +34,17 @@ def make_dataset(
     recorded = _recorded(env, curate)
     task_index, kept = _kept(env, curate, recorded)
     origins: list[dict[str, str | int]] = []
+    numbers: list[tuple[np.ndarray, np.ndarray]] = []
+    facts = facts_of(env.benchmark)
     with replace_folder(folder) as temporary:
         if recorded is None:
             wishes = [Wish(env.tasks[task_index[e]], int(e) % curate.episodes_per_task) for e in kept]
             episodes = _made(env, curate, wishes, checkpoints, tracker, workers)
         else:
             episodes = _reported(read_episodes(recorded, env, [int(e) for e in kept]), tracker)
-        write_dataset(temporary, _noted(episodes, kept, origins), list(env.cameras), facts_of(env.benchmark))
+        episodes = _noted(_watched(episodes, facts.state_dim(env.object_state), numbers), kept, origins)
+        write_dataset(temporary, episodes, list(env.cameras), facts)
+        state, action = (np.concatenate(part) for part in zip(*numbers, strict=True))
         write_json(
             temporary / "meta/curation.json",
             {
@@ -50,6 +55,10 @@ def make_dataset(
                 "episodes_available": int(np.count_nonzero(task_index >= 0)),
                 "episodes_kept": len(kept),
                 "failed_attempts": sum(int(origin["failed_attempts"]) for origin in origins),
+                "hardly_varying": [
+                    *variation_notes("state", facts.state, state),
+                    *variation_notes("action", facts.action, action),
+                ],
                 "episodes": origins,
             },
         )
@@ -105,6 +114,15 @@ def _made(
                 episode = _load(slot)
             tracker.progress(number + 1, wish.task)
             yield episode
+
+
+def _watched(
+    episodes: Iterable[DemoEpisode], read: int, numbers: list[tuple[np.ndarray, np.ndarray]]
+) -> Iterator[DemoEpisode]:
+    """Passes episodes on and appends the ``read`` state numbers and the action numbers of each to ``numbers``."""
+    for episode in episodes:
+        numbers.append((episode.state[:, :read], episode.actions))
+        yield episode
 
 
 def _save(episode: DemoEpisode, folder: Path) -> None:

@@ -57,7 +57,7 @@ def test_modes_of_normalisation(mode: Mode, scale: float):
     found = fit(values, mode)
     np.testing.assert_allclose([found.center[0], found.scale[0]], [1.0, scale], rtol=1e-4)
     # A constant must not be divided by nothing.
-    assert found.center[1] == 2.0 and found.scale[1] == 0.01
+    assert found.center[1] == 2.0 and found.scale[1] == 0.1
 
 
 @given(

@@ -12,8 +12,17 @@ from torch import Tensor
 
 from pirl_core.policy.sizes import Mode
 
-# A number that hardly varies in the demonstrations must not be blown up when it varies in the simulator.
-MIN_SCALE = 0.01
+# No number of the demonstrations lies further from 0 than this, once normalised.
+LIMIT = 10.0
+# A number that hardly varies in the demonstrations must not be blown up when it varies in the simulator: a simulator's
+# unit (m, rad, a gripper's half way) is at most 100, and 10 for a number that never varied.
+MIN_SCALE, STILL_SCALE = 0.01, 0.1
+# Half a range below this is a controller's jitter, not a variation.
+STILL = 1e-4
+# The quantiles 1 % and 99 % may miss so large a share of the frames.
+RARE = 0.02
+# Of a mode: its lower and its upper statistic; of mean_std: centre and spread.
+USED: dict[Mode, tuple[str, str]] = {"mean_std": ("mean", "std"), "quantile": ("q01", "q99"), "min_max": ("min", "max")}
 
 
 class Affine(NamedTuple):
@@ -34,31 +43,82 @@ class Normalization(NamedTuple):
 
 def fit(values: np.ndarray, mode: Mode) -> Affine:
     """The map of demonstrations' values (N, numbers): zero mean and unit std (π0), or 1 % and 99 % quantiles (π0.5) or
-    extremes (GR00T N1.5) to −1 and 1."""
+    extremes (GR00T N1.5) to −1 and 1.
+
+    The extremes take the place of a spread that says nothing of the rare values: where one of the demonstrations would
+    lie beyond ``LIMIT`` (a gripper that is closed in 1 frame of 129 has equal quantiles), or where the half range is
+    below ``STILL``. No scale is below ``MIN_SCALE``, and ``STILL_SCALE`` is that of a number that never varied. So in
+    every mode the demonstrations lie within ±``LIMIT``, and d simulator units are at most d / ``MIN_SCALE``.
+    """
     values = values.astype(np.float64)
+    low, high = values.min(0), values.max(0)
+    middle, half = (low + high) / 2, (high - low) / 2
+    center, scale = middle, half
     if mode == "mean_std":
         center, scale = values.mean(0), values.std(0)
-    else:
-        low, high = np.quantile(values, [0.01, 0.99], axis=0) if mode == "quantile" else (values.min(0), values.max(0))
-        center, scale = (low + high) / 2, (high - low) / 2
-    return Affine(center.tolist(), np.maximum(scale, MIN_SCALE).tolist())
+    elif mode == "quantile":
+        first, last = np.quantile(values, [0.01, 0.99], axis=0)
+        center, scale = (first + last) / 2, (last - first) / 2
+    still = half < STILL
+    missed = still | (np.maximum(high - center, center - low) > LIMIT * scale)
+    center, scale = np.where(missed, middle, center), np.where(missed, half, scale)
+    return Affine(center.tolist(), np.where(still, STILL_SCALE, np.maximum(scale, MIN_SCALE)).tolist())
+
+
+def hardly_varying(values: np.ndarray) -> dict[int, float]:
+    """Number → share of the frames in which it has one value, for the numbers of values (N, numbers) whose share is so
+    large that quantiles may miss the rest; 1 for one that never varies."""
+    shares = (np.abs(values - np.median(values, 0)) < STILL).mean(0)
+    return {number: float(share) for number, share in enumerate(shares) if share >= 1 - RARE}
+
+
+def variation_notes(part: str, names: Sequence[str], values: np.ndarray) -> list[str]:
+    """A line for each number of values (N, numbers) that hardly varies, and one for all that never do. part: such as
+    'action'. names: of the first numbers."""
+    lines, still = [], []
+    for number, share in hardly_varying(values).items():
+        told = f"{number} ({names[number]})" if number < len(names) else str(number)
+        if share == 1:
+            still.append(told)
+        else:
+            lines.append(
+                f"{part} number {told} has one value in {100 * share:.1f} % of the frames; where quantiles or std miss "
+                "the others, its extremes normalise it"
+            )
+    if still:
+        lines.append(f"{part} numbers that never vary, and that a policy can learn nothing of: {', '.join(still)}")
+    return lines
 
 
 def published(stats: Mapping[str, Sequence[float]], mode: Mode, epsilon: float) -> Affine:
     """The map of published statistics (mean, std, q01, q99, min, max), as their model was trained with: the lower bound
     goes to −1, and ``epsilon`` is added to the spread (openpi 1e-6, LeRobot 1e-8).
 
-    Without it (GR00T, 0) a number that does not vary goes to 0. Raises KeyError for the statistic that ``mode`` needs
-    and ``stats`` lacks.
+    A number whose spread is below ``STILL`` goes where its model has seen it: its mean to 0, its lower bound to −1, or
+    to 0 without an epsilon (GR00T). Its scale is the half range or the std that the statistics also have, the first
+    that is not as small, else ``STILL_SCALE``: away from that one value the projects' own maps leave all bounds.
+
+    Raises KeyError for the statistic that ``mode`` needs and ``stats`` lacks.
     """
-    first, last = {"mean_std": ("mean", "std"), "quantile": ("q01", "q99"), "min_max": ("min", "max")}[mode]
+    first, last = USED[mode]
     low, high = np.array(stats[first], np.float64), np.array(stats[last], np.float64)
-    if mode == "mean_std":
-        center, spread = low, high + epsilon
-    else:
-        spread = (high - low) / 2 + epsilon / 2
-        center = low + spread
-    return Affine(center.tolist(), np.where(spread == 0, 1.0, spread).tolist())
+    spread = high + epsilon if mode == "mean_std" else (high - low) / 2 + epsilon / 2
+    still = spread < STILL
+    scale = np.where(still, _other_spread(stats, len(low)), spread)
+    center = low if mode == "mean_std" else low + np.where(still & (epsilon == 0), 0, scale)
+    return Affine(center.tolist(), scale.tolist())
+
+
+def _other_spread(stats: Mapping[str, Sequence[float]], numbers: int) -> np.ndarray:
+    found = np.full(numbers, STILL_SCALE)
+    known = {name: np.array(values, np.float64) for name, values in stats.items() if len(values) == numbers}
+    if "std" in known:
+        found = np.where(np.isfinite(known["std"]) & (known["std"] >= STILL), known["std"], found)
+    if {"min", "max"} <= known.keys():
+        with np.errstate(invalid="ignore"):  # of statistics that are not finite, and not used either
+            half = (known["max"] - known["min"]) / 2
+        found = np.where(np.isfinite(half) & (half >= STILL), half, found)
+    return found
 
 
 def relative(chunks: np.ndarray, state: np.ndarray, delta: int) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Stage curate: experts' demonstrations → ``outputs/curate/<experiment>``."""
 
+import json
 from pathlib import Path
 
 from pirl_core.stages.cli import Job, stage_main
@@ -14,7 +15,10 @@ def run(job: Job) -> None:
     minutes = job.supervision.checkpoint_minutes
     checkpoints = open_checkpoints(job.stage, job.name, minutes, job.fingerprint([]), kept=None)
     with Tracker(job.stage, job.name, dataset_size(env, curate), None) as tracker:
-        make_dataset(env, curate, Path("outputs/curate") / job.name, checkpoints, tracker)
+        folder = Path("outputs/curate") / job.name
+        make_dataset(env, curate, folder, checkpoints, tracker)
+    for note in json.loads((folder / "meta/curation.json").read_text())["hardly_varying"]:
+        print(f"{job.label} note: {note}", flush=True)
 
 
 if __name__ == "__main__":
