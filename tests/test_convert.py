@@ -70,5 +70,23 @@ def test_the_entry_with_the_weights_is_found_or_asked_for() -> None:
     state = {"a": torch.ones(1)}
     assert find_state(state | {"step": 3}, None) == find_state({"model": state}, None) == state
     assert find_state({"model": state, "ema": {"b": torch.ones(2)}}, "model") == state
+    # Optimizers keep tensors too, by the parameters' numbers.
+    optimizer = {"state": {0: {"exp_avg": torch.ones(1)}}}
+    for outer, inner in (("model", "state_dict"), ("module", "model_state_dict"), ("actor", "model")):
+        nested = {outer: {inner: state, "epoch": 3}, "optimizer": optimizer, "step": 1}
+        assert find_state(nested, None) == find_state(nested, f"{outer}.{inner}") == state
+    assert "--key: model.ema, model.net" in told(find_state, {"model": {"ema": state, "net": state}}, None)
+    assert "give one of a.b" in told(find_state, {"a": {"b": state}}, "a")
     assert "--key: model, ema" in told(find_state, {"model": state, "ema": state}, None)
     assert "no tensors" in told(find_state, [1], None)
+
+
+def test_wrappers_leave_no_trace_in_the_names() -> None:
+    """Of DDP, of torch.compile, of FSDP and activation checkpointing, one around the other."""
+    value = torch.ones(1)
+    plain = {"layer.0.weight": value, "module.bias": value}
+    for wrap in ("module.{}", "_orig_mod.module.{}", "module._orig_mod.{}", "actor.module._fsdp_wrapped_module.{}"):
+        assert find_state({wrap.format(name): value for name in plain}, None).keys() == plain.keys()
+    inside = {"_fsdp_wrapped_module.layer.0._checkpoint_wrapped_module.weight": value, "module.bias": value}
+    assert find_state(inside, None).keys() == plain.keys()
+    assert "differ in their wrappers" in told(find_state, {"a": value, "_orig_mod.a": value}, None)

@@ -10,7 +10,7 @@ import re
 import resource
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,11 @@ REFUSED, NO_ROOM, NO_WEIGHTS = 3, 4, 5
 # Tensors may share memory in a pickle and may not in safetensors; beyond this factor a file is out to fill the disk.
 GROWTH = 3
 MARGIN = 2**30
+# Containers around the weights, as {"model": {"state_dict": ...}}; optimizers keep theirs deeper.
+DEPTH = 2
+# What wrappers put before every name, and inside names: of data parallelism and workers; of compilation, sharding and
+# activation checkpointing.
+AROUND, INSIDE = ("module.", "actor."), ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
 # Of the environment only what Python needs, so no tokens.
 PASSED = ("HOME", "LD_LIBRARY_PATH", "OMP_NUM_THREADS", "PATH", "PYTHONPATH", "VIRTUAL_ENV")
 
@@ -59,25 +64,41 @@ def _reason(done: subprocess.CompletedProcess[str]) -> str:
 
 
 def find_state(content: Any, key: str | None) -> dict[str, Any]:
-    """The tensors of a checkpoint, at its top or in its one entry that holds some. Raises UserError where unclear."""
+    """The tensors of a checkpoint, at its top or in the one entry, at most ``DEPTH`` deep, that holds some, without the
+    wrappers' parts of their names. key: that entry, as ``model.state_dict``. Raises UserError where unclear."""
+    found = [(name, state) for name, state in _states(content, "", DEPTH) if key in (None, name)]
+    if len(found) == 1:
+        return _unwrapped(found[0][1])
+    names = [name for name, _ in _states(content, "", DEPTH) if name]
+    told = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    if key is not None:
+        raise UserError(f"--key {key}: no tensors there; give one of {told or 'none'}")
+    raise UserError(f"tensors in several entries; name one with --key: {told}" if found else "no tensors in it")
+
+
+def _states(content: Any, name: str, depth: int) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every mapping that holds tensors by name, with its dotted place."""
     from torch import Tensor
 
-    def tensors(value: Any) -> dict[str, Any]:
-        items = value.items() if isinstance(value, Mapping) else ()
-        return {name: item for name, item in items if isinstance(name, str) and isinstance(item, Tensor)}
+    if not isinstance(content, Mapping):
+        return
+    state = {key: value for key, value in content.items() if isinstance(key, str) and isinstance(value, Tensor)}
+    if state:
+        yield name, state
+    for key, value in content.items() if depth else ():
+        yield from _states(value, f"{name}.{key}" if name else str(key), depth - 1)
 
-    found = {"": tensors(content)}
-    if isinstance(content, Mapping):
-        found |= {str(name): tensors(value) for name, value in content.items()}
-    found = {name: state for name, state in found.items() if state}
-    if key is not None:
-        if not found.get(key):
-            raise UserError(f"--key {key}: no tensors there; give one of {', '.join(filter(None, found)) or 'none'}")
-        return found[key]
-    if len(found) != 1:
-        names = ", ".join(filter(None, found))
-        raise UserError(f"tensors in several entries; name one with --key: {names}" if found else "no tensors in it")
-    return next(iter(found.values()))
+
+def _unwrapped(state: dict[str, Any]) -> dict[str, Any]:
+    """Raises UserError where two names become one."""
+    names = list(state)
+    for part in INSIDE:
+        names = [name.replace(part, "") for name in names]
+    while prefix := next((part for part in AROUND if all(name.startswith(part) for name in names)), None):
+        names = [name.removeprefix(prefix) for name in names]
+    if len(set(names)) < len(names):
+        raise UserError("tensors whose names differ in their wrappers alone; ask its author for safetensors")
+    return dict(zip(names, state.values(), strict=True))
 
 
 def _limit(source: Path) -> None:
