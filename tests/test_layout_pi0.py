@@ -143,7 +143,7 @@ def test_round_trip_is_bit_equal(pi05, variant, tmp_path):
 
 
 def test_strange_keys_are_told():
-    for key in ("model.normalize_inputs.buffer_state.mean", "action_head.model.proj_out_1.weight"):
+    for key in ("model.dsrl_action_noise_net.weight", "action_head.model.proj_out_1.weight"):
         with pytest.raises(UserError, match=key.removeprefix("model.")):
             layouts.lerobot_names(key)
     with pytest.raises(UserError, match=r"^lm_expert\.norm\.weight: π0 has no such tensor"):

@@ -86,6 +86,7 @@ def test_exported_weights_come_back_bit_for_bit(family, target, tmp_path):
     """Out in a published layout, in by ``policy.pretrained``, through our own folder: the same actions."""
     there = published_folder(family, target, tmp_path / "published")
     policy, origin = build.build_policy(ENV, section(family, tmp_path / "published"), learnable(), INSTRUCTIONS, 0)
+    assert origin is not None and len(origin.pop("notes")) == 1
     assert origin == {"family": family, "folder": str(tmp_path / "published"), "repo": None, "commit": None}
     for name, value in there.backbone.state_dict().items():
         assert torch.equal(value, policy.backbone.state_dict()[name]), name
@@ -124,6 +125,35 @@ def test_openpis_statistics_are_ours(mode, tmp_path):
         found = published(stats[name], mode, 1e-6)
         np.testing.assert_allclose(found.center, ours.center, atol=1e-9)
         np.testing.assert_allclose(found.scale, ours.scale, atol=1e-9)
+
+
+@pytest.mark.parametrize(("family", "target"), [*ROUTES, ("groot", "isaac")])
+def test_what_others_keep_among_the_weights_is_left_behind_and_told(family, target, tmp_path):
+    """RLinf's critic and noise net by its modules' names, and the statistics of LeRobot before its processors."""
+    there = random_policy(family)
+    export(there.backbone.state_dict(), layout_of(there, target), tmp_path)
+    found = find_checkpoint(str(tmp_path))
+    other = new_backbone(there.backbone.shape)
+    assert load_pretrained(other, found) == []
+    weights, inside = load_file(tmp_path / "model.safetensors"), "action_head." if family == "groot" else ""
+    noise = "reinflow_explore_noise_net" if family == "groot" else "noise_head"
+    extra = {
+        f"{inside}value_head.mlp.{layer}.{kind}": torch.ones(3) for layer in (0, 2, 4) for kind in ("weight", "bias")
+    }
+    extra |= {f"{inside}{noise}.mlp_logvar.0.weight": torch.ones(2, 3), f"{inside}{noise}.logvar_min": torch.ones(())}
+    extra |= {
+        f"{kind}.{what}": torch.full((4,), torch.inf)
+        for kind in ("normalize_inputs", "normalize_targets", "unnormalize_outputs", "model.normalize_inputs")
+        for what in ("buffer_action.mean", "so100-red_buffer_observation_state.std")
+    }
+    save_file(weights | extra, tmp_path / "model.safetensors")
+    told = load_pretrained(other, found)
+    names = sorted(["value_head", noise, "normalize_inputs", "normalize_targets", "unnormalize_outputs"])
+    assert [line.split(" of the weights, ")[0] for line in told] == names
+    assert all(torch.equal(value, other.state_dict()[name]) for name, value in there.backbone.state_dict().items())
+    save_file(weights | {f"{inside}dsrl_action_noise_net.weight": torch.ones(1)}, tmp_path / "model.safetensors")
+    with pytest.raises(UserError, match="dsrl_action_noise_net"):
+        load_pretrained(other, found)
 
 
 def _weights(change):

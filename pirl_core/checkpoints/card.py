@@ -49,8 +49,8 @@ class Facts(NamedTuple):
     """Where a policy comes from. method: 'sft' for one before RL.
 
     base: what stage sft recorded of the weights it started from, ``policy.pretrained.origin_of``: family, and repo with
-    commit or folder; None if trained from scratch. dataset: a hub id or words. parameters: the sections of params.yaml
-    that its stage read. revision: of the code.
+    commit or folder, and notes on its files; None if trained from scratch. dataset: a hub id or words. parameters: the
+    sections of params.yaml that its stage read. revision: of the code.
     """
 
     repo: str
@@ -134,6 +134,7 @@ def _origin(facts: Facts) -> str:
     lines += [
         f"* Base model: {base.title}, {where}",
         f"* Licence of the base weights, which binds these too: [{base.licence_name}]({base.link}). {base.terms}",
+        *(f"* {note}" for note in facts.base.get("notes", [])),
     ]
     return "\n".join(lines)
 

@@ -9,6 +9,7 @@ build a network from it, such as ``pirl_core.policy.pretrained.load_pretrained``
 
 from typing import TYPE_CHECKING, Any
 
+from pirl_core.checkpoints.relative import OURS
 from pirl_core.errors import UserError
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def layout_of(policy: "FlowPolicy", target: str) -> "Layout":
             keys, unused = pi0.lerobot_keys, pi0.lerobot_unused(shape)
         return Layout(keys, {}, unused, {"config.json": config, **documents}, tensors)
     if target == "isaac" and isinstance(shape, GrootShape):
-        return Layout(groot.isaac_keys, {}, {}, {"config.json": _isaac(policy.denoise_steps, shape)})
+        return Layout(groot.isaac_keys, {}, {}, {"config.json": _isaac(policy, shape)})
     raise UserError(f"--to {target}: no map from {family} to this layout; its own policy folder can be pushed as it is")
 
 
@@ -67,6 +68,7 @@ def _openpi(policy: "FlowPolicy") -> dict[str, Any]:
         "action_horizon": shape.horizon,
         "precision": "bfloat16",
         **(_own_shape(shape) or {"paligemma_variant": "gemma_2b", "action_expert_variant": "gemma_300m"}),
+        OURS: policy.normalization.delta,
     }
     return {"config.json": config, "assets/pirl/norm_stats.json": norm_stats(policy)}
 
@@ -88,11 +90,12 @@ def _lerobot(policy: "FlowPolicy", family: str) -> dict[str, Any]:
             "observation.state": {"type": "STATE", "shape": [len(policy.state_center)]},
         },
         "output_features": {"action": {"type": "ACTION", "shape": [len(policy.action_center)]}},
-        **_own_shape(shape),
+        # Where there are no processors to say it.
+        **(_own_shape(shape) and {**_own_shape(shape), OURS: policy.normalization.delta}),
     }
 
 
-def _isaac(denoise_steps: int, shape: "GrootShape") -> dict[str, Any]:
+def _isaac(policy: "FlowPolicy", shape: "GrootShape") -> dict[str, Any]:
     head = {
         "action_dim": shape.action_dim,
         "action_horizon": shape.horizon,
@@ -116,7 +119,7 @@ def _isaac(denoise_steps: int, shape: "GrootShape") -> dict[str, Any]:
         "max_num_embodiments": shape.embodiments,
         "max_seq_len": shape.positions,
         "max_state_dim": shape.state_dim,
-        "num_inference_timesteps": denoise_steps,
+        "num_inference_timesteps": policy.denoise_steps,
         "num_target_vision_tokens": shape.future_tokens,
         "use_vlln": True,
         "vl_self_attention_cfg": {
@@ -137,6 +140,7 @@ def _isaac(denoise_steps: int, shape: "GrootShape") -> dict[str, Any]:
         "action_head_cfg": head,
         "backbone_cfg": {"select_layer": shape.vlm_layers, "project_to_dim": None, "reproject_vision": False},
         **_own_shape(shape),
+        OURS: policy.normalization.delta,
     }
 
 

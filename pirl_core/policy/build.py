@@ -14,7 +14,7 @@ from pirl_core.policy.backbone import Family, new_backbone, new_shape, published
 from pirl_core.policy.context import DataSizes
 from pirl_core.policy.flow_policy import FlowPolicy
 from pirl_core.policy.normalize import Normalization, fit, relative
-from pirl_core.policy.pretrained import load_pretrained, origin_of, pretrained_normalization
+from pirl_core.policy.pretrained import load_pretrained, origin_of, pretrained_normalization, relative_note
 from pirl_core.policy.sizes import Mode
 from pirl_core.policy.tokenizer import Prompt, build_tokenizer, check_words, load_tokenizer
 
@@ -29,8 +29,11 @@ class Built(NamedTuple):
     origin: dict[str, Any] | None
 
 
-def build_policy(env: Env, policy: Policy, frames: Frames, instructions: list[str], seed: int) -> Built:
+def build_policy(
+    env: Env, policy: Policy, frames: Frames, instructions: list[str], seed: int, trained: bool = True
+) -> Built:
     """A policy before its training. ``instructions``: every sentence that a vocabulary of its own should know.
+    ``trained``: whether SFT follows; else pretrained weights act as they are.
 
     Raises UserError when the frames are not of ``env.image_size``, when they have more numbers than the network, or
     more are to be relative than there are; and for what goes wrong with pretrained weights and tokenizers.
@@ -84,8 +87,9 @@ def build_policy(env: Env, policy: Policy, frames: Frames, instructions: list[st
     else:
         with init_empty_weights():
             backbone = new_backbone(shape)
-        load_pretrained(backbone, found)
-        origin = origin_of(found, policy.backbone)
+        retrained = trained and policy.normalization_from == "data"
+        notes = [relative_note(found, policy.delta_actions, action_numbers, retrained)]
+        origin = origin_of(found, policy.backbone, notes + load_pretrained(backbone, found))
     made = FlowPolicy(backbone, tokenizer, prompt, normalization, policy.replan, policy.denoise_steps)
     return Built(made, origin)
 

@@ -22,8 +22,10 @@ from pirl_core.policy.tokenizer import Prompt, check_words, load_tokenizer
 FORMAT = 2
 RERUN = "rerun the stage that writes this folder"
 Size = Annotated[int, Field(ge=1, le=1_000_000)]
-Number = Annotated[float, Field(allow_inf_nan=False)]
-Scale = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+# As the network has them, in fp32: what is beyond is infinite there, and a smaller scale is none.
+FP32 = torch.finfo(torch.float32)
+Number = Annotated[float, Field(ge=-FP32.max, le=FP32.max)]
+Scale = Annotated[float, Field(ge=FP32.tiny, le=FP32.max)]
 
 
 class _Checked(BaseModel):
@@ -56,8 +58,13 @@ C = TypeVar("C", bound=BaseModel)
 def save_policy(policy: FlowPolicy, folder: Path) -> None:
     """Write the velocity model, in fp32, and all that it needs; critic and noise net are left behind.
 
-    ``folder`` must exist.
+    ``folder`` must exist. Raises UserError, before anything is written, for a normalisation that ``load_policy`` would
+    refuse.
     """
+    kinds = policy.normalization
+    numbers = {"state": kinds.state._asdict(), "action": kinds.action._asdict(), "delta": kinds.delta}
+    checked = _check(_Normalization, numbers, folder / "normalization.json")
+    _normalization(checked, policy.backbone.shape, folder / "normalization.json")
     # Files are replaced, never written into: a checkpoint may hold links to the earlier ones.
     # Rounded weights are not written back: the frozen ones are the source's, bit for bit.
     state = policy.backbone.state_dict() | policy.originals
@@ -72,8 +79,6 @@ def save_policy(policy: FlowPolicy, folder: Path) -> None:
         "shape": policy.backbone.shape._asdict(),
     }
     write_json(folder / "config.json", config)
-    kinds = policy.normalization
-    numbers = {"state": kinds.state._asdict(), "action": kinds.action._asdict(), "delta": kinds.delta}
     write_json(folder / "normalization.json", numbers)
     write_text(folder / "tokenizer.json", policy.tokenizer.to_str(pretty=True))
 

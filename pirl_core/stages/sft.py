@@ -29,7 +29,7 @@ def run(job: Job) -> None:
         )
     # The data's own sentences too: a word that the tokenizer does not know would be lost on the policy.
     instructions = list(dict.fromkeys([*facts.sentences(), *frames.tasks]))
-    policy, origin = build_policy(env, job.run.policy, frames, instructions, job.seed)
+    policy, origin = build_policy(env, job.run.policy, frames, instructions, job.seed, bool(sft.steps))
     with open_session(
         job.stage,
         job.name,
@@ -40,6 +40,9 @@ def run(job: Job) -> None:
         policy=Path("outputs/policy") / f"{job.experiment}-sft-{job.seed}",
         log=Path("outputs/sft") / job.name,
     ) as session:
+        if session.ranks.main and origin:
+            for note in origin["notes"]:
+                print(f"{job.label} note: {note}", flush=True)
         if sft.steps:
             train_sft(policy, frames, env.cameras, sft, job.seed, session)
         if session.ranks.main:

@@ -4,7 +4,7 @@
 """
 
 from pirl_core.errors import UserError
-from pirl_core.policy.layouts import STEM
+from pirl_core.policy.layouts import STEM, beside
 
 LAYERS = 12
 LANGUAGE = "backbone.eagle_model.language_model."
@@ -35,7 +35,7 @@ def isaac_names(key: str) -> str | None:
 
     Files written with transformers 5 lack the second ``vision_model.`` of a key; both forms are read.
     """
-    if key.startswith(UNUSED) or _layer(key) >= LAYERS:
+    if key.startswith(UNUSED) or beside(key) or _layer(key) >= LAYERS:
         return None
     if key.startswith(VISION) and not key.startswith(PREFIXES[0][0]):
         key = key.replace(VISION, PREFIXES[0][0], 1)

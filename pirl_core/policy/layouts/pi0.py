@@ -12,7 +12,7 @@ the alphabet ``lm_head``. So a file may hold ``embed_tokens``, ``lm_head`` or bo
 from collections.abc import Mapping
 
 from pirl_core.errors import UserError
-from pirl_core.policy.layouts import STEM
+from pirl_core.policy.layouts import STEM, beside
 from pirl_core.policy.pi0 import Pi0Shape
 
 VLM = "paligemma_with_expert.paligemma."
@@ -49,7 +49,7 @@ LEROBOT_TIES: Mapping[str, str] = {name: LEROBOT + key for name, key in OPENPI_T
 
 def openpi_names(key: str) -> str | None:
     """The checkpoint's key → our name; None where the policy has no use for it. Raises UserError on a strange key."""
-    if key in UNUSED:
+    if key in UNUSED or beside(key):
         return None
     for theirs, ours in PREFIXES:
         if key.startswith(theirs):

@@ -1,7 +1,7 @@
 """Names of lerobot/smolvla_base's tensors, and ours. All policies that LeRobot trains from it have the same."""
 
 from pirl_core.errors import UserError
-from pirl_core.policy.layouts import STEM
+from pirl_core.policy.layouts import STEM, beside
 
 # (theirs, ours): the beginning of a key, the longest first.
 PREFIXES = (
@@ -14,17 +14,14 @@ PREFIXES = (
 )  # fmt: skip
 # The VLM's output layer serves a language model, not the policy.
 UNUSED = "model.vlm_with_expert.vlm.lm_head."
-# Means and standard deviations, which LeRobot kept among the weights until late in 2025 and in files of its processors
-# since then. They belong to a dataset and not to the network: of several, smolvla_base carries those of each.
-STATISTICS = ("normalize_inputs.", "normalize_targets.", "unnormalize_outputs.")
 
 
 def lerobot_names(key: str) -> str | None:
-    """The checkpoint's key → our name; None for the VLM's output layer and the statistics of older checkpoints.
+    """The checkpoint's key → our name; None for the VLM's output layer and what lies beside the network.
 
     Raises UserError on a strange key.
     """
-    if key.startswith((UNUSED, *STATISTICS)):
+    if key.startswith(UNUSED) or beside(key):
         return None
     for theirs, ours in PREFIXES:
         if key.startswith(theirs):
