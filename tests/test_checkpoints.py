@@ -268,7 +268,15 @@ def test_partly_downloaded_folders_are_told(tmp_path: Path) -> None:
     assert "partly downloaded" in told(open_weights, other)
 
 
-@pytest.mark.parametrize("index", ["{", "[]", '{"weight_map": {}}', '{"weight_map": {"a": "../x.safetensors"}}'])
+@pytest.mark.parametrize(
+    "index",
+    [
+        "{",
+        "[]",
+        '{"weight_map": {}}',
+        *(f'{{"weight_map": {{"a": {name}}}}}' for name in ('"../x"', '".."', '""', "[]")),
+    ],
+)
 def test_an_index_may_only_name_files_of_its_folder(index: str, tmp_path: Path) -> None:
     (tmp_path / "model.safetensors.index.json").write_text(index)
     assert "no valid index" in told(open_weights, tmp_path)

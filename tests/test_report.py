@@ -307,6 +307,11 @@ def change(path: Path, edit: Callable[[pd.DataFrame], pd.DataFrame]) -> None:
     edit(pd.read_parquet(path)).to_parquet(path, index=False)
 
 
+def listed_as(path: Path, file: str) -> None:
+    listing = path.parent / "videos/videos.json"
+    listing.write_text(listing.read_text().replace("a.gif", file))
+
+
 BREAKS: dict[str, Callable[[Path], object]] = {
     "does not exist": lambda p: p.unlink(),
     "no readable parquet": lambda p: p.write_bytes(b"PAR1 nonsense"),
@@ -328,6 +333,9 @@ BREAKS: dict[str, Callable[[Path], object]] = {
     ).write_text('{"step": 1}\n'),
     "is no readable JSON": lambda p: (p.parents[2] / "run/rl/tiny-flow_sde-0.json").write_text("{"),
     "though videos.json lists it": lambda p: (p.parent / "videos/a.gif").unlink(),
+    "videos.json: '/etc/hostname' is no plain name": lambda p: listed_as(p, "/etc/hostname"),
+    "videos.json: '..' is no plain name": lambda p: listed_as(p, ".."),
+    "videos.json: '../episodes.parquet' is no plain name": lambda p: listed_as(p, "../episodes.parquet"),
 }
 
 

@@ -10,9 +10,10 @@ import pandas as pd
 import pyarrow
 import pyarrow.parquet as pq
 
-from pirl_core.errors import UserError
+from pirl_core.errors import UserError, first_line
 from pirl_core.param_file import resolve
 from pirl_core.params import Params, split_label
+from pirl_core.paths import bare
 
 COLUMNS = {
     "experiment": "object",
@@ -168,9 +169,12 @@ def read_clips(outputs: Path, experiment: str, policy: str, seed: int) -> list[C
     clips = []
     for entry in _read_json(path, list):
         try:
-            clip = Clip(folder / entry["file"], entry["split"], entry["task"], entry["success"], entry["episode"])
+            file = folder / bare(entry["file"])
+            clip = Clip(file, entry["split"], entry["task"], entry["success"], entry["episode"])
         except (KeyError, TypeError):
             raise UserError(f"{path}: entry {entry!r} is incomplete: {REMEDY}") from None
+        except ValueError as error:
+            raise UserError(f"{path}: {first_line(error)}: {REMEDY}") from None
         if not clip.path.is_file():
             raise UserError(f"{clip.path} does not exist though videos.json lists it: {REMEDY}")
         clips.append(clip)
