@@ -23,7 +23,9 @@ class Facts(NamedTuple):
 
     shifts: ways to start an episode other than ``none``. state: names of the proprioceptive numbers. object_state: how
     many numbers the simulator's whole state has; it begins with the proprioceptive ones. action: names of the action
-    numbers. rate: actions a second. on_gpu: tasks that a GPU can simulate many episodes of at once.
+    numbers. rate: actions a second. robot: the arm, as datasets name it. action_range: the simulator clips every action
+    number to ± this; None: numbers have units of their own, and no such bound. on_gpu: tasks that a GPU can simulate
+    many episodes of at once.
     """
 
     label: str
@@ -35,6 +37,8 @@ class Facts(NamedTuple):
     object_state: int
     action: tuple[str, ...]
     rate: int
+    robot: str
+    action_range: float | None
     on_gpu: tuple[str, ...] = ()
 
     def task(self, name: str) -> Task:

@@ -179,4 +179,6 @@ FACTS = Facts(
     # motion (-1 opens, 1 closes), each in [-1, 1].
     action=("dx", "dy", "dz", "drx", "dry", "drz", "grip"),
     rate=20,
+    robot="panda",
+    action_range=1.0,
 )

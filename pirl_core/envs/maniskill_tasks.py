@@ -50,6 +50,8 @@ FACTS = Facts(
     # point between the fingers in the robot's frame, and the gripper from -1, closed, to 1, open.
     action=("dx", "dy", "dz", "drx", "dry", "drz", "grip"),
     rate=20,
+    robot="panda",
+    action_range=1.0,
     # The peg and its hole are built anew for each episode, which a scene of many cannot be.
     on_gpu=tuple(task for task in TASKS if task != "PegInsertionSide-v1"),
 )

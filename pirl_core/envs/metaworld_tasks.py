@@ -76,4 +76,6 @@ FACTS = Facts(
     # The hand's displacement (1 unit = 1 cm asked of the mocap per step) and the gripper's effort, each in [-1, 1].
     action=("dx", "dy", "dz", "grip"),
     rate=80,
+    robot="sawyer",
+    action_range=1.0,
 )

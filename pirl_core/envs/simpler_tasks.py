@@ -37,4 +37,6 @@ FACTS = Facts(
     object_state=PUT_ON_PLATE.object_state,
     action=PUT_ON_PLATE.action,
     rate=5,
+    robot="widowx",
+    action_range=None,
 )

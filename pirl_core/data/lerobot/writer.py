@@ -30,7 +30,7 @@ def write_dataset(
 ) -> None:
     """Writes ``episodes`` (at least one) into the existing, empty ``folder``; a data file is closed at ``file_mb``.
 
-    facts: what the numbers of state and action are called, and how many a second.
+    facts: the robot, what the numbers of state and action are called, and how many a second.
     """
     writer: DataFiles | None = None
     tasks: dict[str, int] = {}
@@ -66,7 +66,7 @@ def write_dataset(
     total = {name: np.concatenate([arrays[name] for arrays in vectors]) for name in vectors[0]}
     summed = {name: np.sum([counts[name] for counts in histograms], axis=0) for name in histograms[0]}
     write_json(folder / schema.STATS, _stats(total, summed))
-    write_json(folder / schema.INFO, _info(columns, facts.rate, len(rows), writer.frames, len(tasks), file_mb))
+    write_json(folder / schema.INFO, _info(columns, facts, len(rows), writer.frames, len(tasks), file_mb))
     pd.DataFrame({"task_index": list(tasks.values())}, index=list(tasks)).to_parquet(folder / schema.TASKS)
     path = folder / schema.EPISODES.format(chunk_index=0, file_index=0)
     path.parent.mkdir(parents=True)
@@ -145,17 +145,19 @@ def _flat_stats(stats: dict[str, dict[str, Any]]) -> dict[str, Any]:
     return {f"stats/{name}/{key}": value for name, values in stats.items() for key, value in values.items()}
 
 
-def _info(columns: dict[str, Any], fps: int, episodes: int, frames: int, tasks: int, file_mb: int) -> dict[str, Any]:
+def _info(
+    columns: dict[str, Any], facts: Facts, episodes: int, frames: int, tasks: int, file_mb: int
+) -> dict[str, Any]:
     return {
         "codebase_version": schema.VERSION,
-        "robot_type": "sawyer",
+        "robot_type": facts.robot,
         "total_episodes": episodes,
         "total_frames": frames,
         "total_tasks": tasks,
         "chunks_size": schema.FILES_PER_CHUNK,
         "data_files_size_in_mb": file_mb,
         "video_files_size_in_mb": 200,
-        "fps": fps,
+        "fps": facts.rate,
         "splits": {"train": f"0:{episodes}"},
         "data_path": schema.DATA,
         "video_path": None,

@@ -55,4 +55,6 @@ FACTS = Facts(
     # Displacement of the hand's target, 1 unit: 2 cm, and 0.05 rad; the gripper closes below 0 and opens above.
     action=("dx", "dy", "dz", "droll", "dpitch", "dyaw", "grip"),
     rate=30,
+    robot="panda",
+    action_range=1.0,
 )

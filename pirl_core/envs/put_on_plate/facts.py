@@ -36,5 +36,7 @@ FACTS = Facts(
     # gripper, -1 closed to 1 open: the units of the published checkpoints.
     action=("dx", "dy", "dz", "drx", "dry", "drz", "gripper"),
     rate=5,
+    robot="widowx",
+    action_range=None,
     on_gpu=("put_on_plate", LONG_HOLD, SINGLE),
 )
