@@ -147,18 +147,19 @@ def test_action_chunks_against_brute_force(lengths: list[int], horizon: int) -> 
 
 @given(tasks=st.lists(st.integers(0, 3), min_size=1, max_size=20), keep=st.integers(1, 5))
 def test_keep_per_task_takes_the_first_of_each(tasks: list[int], keep: int) -> None:
-    kept = select_episodes(np.array(tasks), keep, None).tolist()
+    kept = select_episodes(range(len(tasks)), np.array(tasks), keep, None).tolist()
     assert kept == sorted(e for task in set(tasks) for e in [i for i, t in enumerate(tasks) if t == task][:keep])
-    assert select_episodes(np.array(tasks), None, None).tolist() == list(range(len(tasks)))
+    assert select_episodes(range(len(tasks)), np.array(tasks), None, None).tolist() == list(range(len(tasks)))
 
 
 @pytest.mark.parametrize(
-    ("ids", "words"), [([4], "no episode 4"), ([-1], "no episode -1"), ([1, 1], "twice"), ([], "null")]
+    ("ids", "words"),
+    [([4], "no episode 4; there are 2 to 3, 5 to 7$"), ([-1], "no episode -1"), ([3, 3], "twice"), ([], "null")],
 )
-def test_bad_episode_ids(ids: list[int], words: str) -> None:
-    assert select_episodes(np.zeros(4), None, [2, 0]).tolist() == [0, 2]
+def test_episodes_are_chosen_by_their_own_numbers(ids: list[int], words: str) -> None:
+    assert select_episodes([2, 3, 5, 6, 7], np.zeros(5), None, [7, 2, 3]).tolist() == [0, 1, 4]
     with pytest.raises(UserError, match=words):
-        select_episodes(np.zeros(4), None, ids)
+        select_episodes([2, 3, 5, 6, 7], np.zeros(5), None, ids)
 
 
 numbers = st.integers(0, 2**40)

@@ -16,7 +16,7 @@ from PIL import Image
 
 from pirl_core.curate import dataset_size, make_dataset
 from pirl_core.data.lerobot import read_dataset
-from pirl_core.data.recorded import OTHER_NAMES
+from pirl_core.data.recorded.index import OTHER_NAMES, ROWS
 from pirl_core.envs.benchmarks import facts_of
 from pirl_core.errors import UserError
 from pirl_core.params import Curate, Env
@@ -45,36 +45,50 @@ def write_recorded(folder: Path, env: Env, episodes: int, version: str = "v2.1",
     lengths = {"state": len(facts.state), "action": len(facts.action), "environment": facts.object_state}
     usual = {camera: f"observation.images.{camera}" for camera in env.cameras}
     usual |= {"state": "observation.state", "action": "action", "environment": "observation.environment_state"} | names
-    features = {
+    features: dict[str, Any] = {name: {"dtype": "int64", "shape": [1]} for name in ROWS}
+    features |= {
         usual[what]: {"dtype": "float32", "shape": [lengths[what]]}
         if what in lengths
         else {"dtype": "image", "shape": [48, 48, 3]}
         for what in usual
     }
     (folder / "meta").mkdir(parents=True)
+    counts = [3 + number for number in range(episodes)]
     (folder / "meta/info.json").write_text(
         json.dumps({
-            "codebase_version": version, "features": features, "chunks_size": 2,
+            "codebase_version": version, "features": features, "chunks_size": 2, "fps": 10,
+            "total_episodes": episodes, "total_frames": sum(counts),
             "data_path": "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet",
         })
     )  # fmt: skip
     sentences = [facts.task(env.tasks[number % len(env.tasks)]).sentences[0] for number in range(episodes)]
-    rows = [{"episode_index": number, "tasks": [text], "length": 3} for number, text in enumerate(sentences)]
+    rows = [
+        {"episode_index": number, "tasks": [text], "length": counts[number]} for number, text in enumerate(sentences)
+    ]
     (folder / "meta/episodes.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     tables = []
-    for number in range(episodes):
-        columns: dict[str, Any] = {
-            usual[what]: list(rng.standard_normal((3 + number, length)).astype(np.float32))
+    for number, count in enumerate(counts):
+        columns: dict[str, Any] = row_columns(number, count, 10) | {
+            usual[what]: list(rng.uniform(-1, 1, (count, length)).astype(np.float32))
             for what, length in lengths.items()
         }
         for camera in env.cameras:
-            pictures = [Image.fromarray(rng.integers(0, 256, (48, 48, 3), np.uint8)) for _ in range(3 + number)]
+            pictures = [Image.fromarray(rng.integers(0, 256, (48, 48, 3), np.uint8)) for _ in range(count)]
             columns[usual[camera]] = [{"bytes": png(picture), "path": None} for picture in pictures]
         path = folder / f"data/chunk-{number // 2:03d}/episode_{number:06d}.parquet"
         path.parent.mkdir(parents=True, exist_ok=True)
         tables.append(pa.table(columns))
         pq.write_table(tables[-1], path)
     return tables
+
+
+def row_columns(number: int, count: int, rate: int) -> dict[str, Any]:
+    """By which LeRobot knows the frames of an episode."""
+    return {
+        "frame_index": np.arange(count),
+        "episode_index": np.full(count, number),
+        "timestamp": (np.arange(count) / rate).astype(np.float32),
+    }
 
 
 def png(picture: Image.Image) -> bytes:
@@ -156,13 +170,15 @@ FAULTS: dict[str, tuple[Any, str]] = {
     "description": (lambda: Path("recorded/meta/info.json").write_text("{"), "info.json cannot be used"),
     "columns": (lambda: info(features=["state"]), "info.json cannot be used .'features' does not describe"),
     "pattern": (lambda: info(data_path="data/{episode}.parquet"), "info.json cannot be used .data_path"),
-    "chunks": (lambda: info(chunks_size="many"), "info.json cannot be used .data_path"),
+    "chunks": (lambda: info(chunks_size="many"), "info.json cannot be used .chunks_size is 'many'"),
     "numbering": (
-        lambda: Path("recorded/meta/episodes.jsonl").write_text('{"episode_index": 1, "tasks": ["x"]}'),
-        "episodes.jsonl cannot be used",
+        lambda: Path("recorded/meta/episodes.jsonl").write_text('{"episode_index": -1, "tasks": ["x"], "length": 1}'),
+        "episodes.jsonl cannot be used .line 1",
     ),
     "sentences": (
-        lambda: Path("recorded/meta/episodes.jsonl").write_text('{"episode_index": 0, "tasks": ["x"]}'),
+        lambda: Path("recorded/meta/episodes.jsonl").write_text(
+            Path("recorded/meta/episodes.jsonl").read_text().replace("alphabet", "numeral")
+        ),
         "no episode of recorded shows 'pick up the alphabet soup",
     ),
 }

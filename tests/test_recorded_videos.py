@@ -14,12 +14,13 @@ import pytest
 from PIL import Image
 
 from pirl_core.curate import dataset_size
-from pirl_core.data import recorded
 from pirl_core.data.lerobot import read_dataset
+from pirl_core.data.recorded import episodes as recorded_episodes
+from pirl_core.data.recorded.index import ROWS
 from pirl_core.errors import UserError
 from pirl_core.params import Env
 from tests.fake_hub import REPO
-from tests.test_recorded import CURATE, feature, fetched, info, make, published
+from tests.test_recorded import CURATE, feature, fetched, info, make, published, row_columns
 
 SHAPES = {
     "state.ee_pos": 3, "state.ee_rot": 3, "state.gripper": 1,
@@ -75,21 +76,23 @@ def write_calvin(folder: Path, codec: str = "libx264", bare: bool = False) -> li
     rng, episodes = np.random.default_rng(3), []
     video = {name: {"dtype": "video", "shape": [size, size, 3]} for name, size in SIZES.items()}
     vectors = {name: {"dtype": "float32", "shape": [length]} for name, length in SHAPES.items()}
+    vectors |= {name: {"dtype": "int64", "shape": [1]} for name in ROWS}
     (folder / "meta").mkdir(parents=True)
     (folder / "meta/info.json").write_text(
         json.dumps({
-            "codebase_version": "v2.1", "chunks_size": 2, "features": video | vectors,
+            "codebase_version": "v2.1", "chunks_size": 2, "fps": 30, "total_episodes": 5, "total_frames": 25,
+            "features": video | vectors,
             "data_path": "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet",
             "video_path": "videos/chunk-{episode_chunk:03d}/{video_key}/episode_{episode_index:06d}.mp4",
         })
     )  # fmt: skip
-    rows = [{"episode_index": number, "tasks": [text], "length": 3} for number, text in enumerate(SENTENCES)]
+    rows = [{"episode_index": number, "tasks": [text], "length": 3 + number} for number, text in enumerate(SENTENCES)]
     (folder / "meta/episodes.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     for number in range(len(SENTENCES)):
         count = 3 + number
-        state, actions = rng.standard_normal((2, count, 7)).astype(np.float32)
+        state, actions = rng.uniform(-1, 1, (2, count, 7)).astype(np.float32)
         columns = np.split(state, (3, 6), axis=1) + np.split(actions, (3, 6), axis=1)
-        table = {
+        table = row_columns(number, count, 30) | {
             name: column[:, 0] if bare and column.shape[1] == 1 else list(column)
             for name, column in zip(SHAPES, columns, strict=True)
         }
@@ -136,7 +139,7 @@ def test_a_sequence_has_the_episodes_of_every_subtask(tmp_path: Path, monkeypatc
 def test_of_the_hub_only_what_is_kept_is_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The data and the videos of the cameras in use, in two goes."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(recorded, "EPISODES_AT_ONCE", 1)
+    monkeypatch.setattr(recorded_episodes, "EPISODES_AT_ONCE", 1)
     episodes, env = write_calvin(Path("recorded")), CALVIN.model_copy(update={"cameras": ["gripper"]})
     with published(tmp_path / "cache", monkeypatch):
         folder = make(CURATE.model_copy(update={"dataset": REPO, "keep_episodes": [0, 4]}), env)
@@ -156,7 +159,7 @@ TABLE = Path("recorded/data/chunk-002/episode_000004.parquet")
 
 def rewrite(**columns: Any) -> None:
     """TABLE with other columns; None drops one."""
-    table = {name: pq.read_table(TABLE)[name] for name in SHAPES} | columns
+    table = {name: pq.read_table(TABLE)[name] for name in (*SHAPES, *ROWS)} | columns
     pq.write_table(pa.table({name: column for name, column in table.items() if column is not None}), TABLE)
 
 
@@ -175,7 +178,7 @@ FAULTS: dict[str, tuple[Callable[[], object], str]] = {
     "no column": (lambda: rewrite(**{"state.gripper": None}), "episode_000004.parquet cannot be used"),
     "four angles": (
         lambda: rewrite(**{"action.delta_ee_rot": list(np.zeros((7, 4)))}),
-        "episode_000004.parquet cannot be used .action is not 7 finite numbers in each of 7 frames",
+        r"episode_000004.parquet cannot be used .'action.delta_ee_pos .* holds 8 numbers, CALVIN's action 7",
     ),
     "ragged": (lambda: rewrite(**{"state.ee_pos": [[0.0] * 3] * 6 + [[]]}), "episode_000004.parquet cannot be used"),
     "no feature": (
@@ -189,7 +192,9 @@ FAULTS: dict[str, tuple[Callable[[], object], str]] = {
     "pattern": (lambda: info(video_path="videos/{camera}.mp4"), "info.json cannot be used .video_path 'videos/.camera"),
     "decoder": (lambda: sys.modules.update(av=None), "av cannot be imported .*; run make setup EXTRAS=calvin"),  # type: ignore[call-overload]
     "sentences": (
-        lambda: Path("recorded/meta/episodes.jsonl").write_text('{"episode_index": 0, "tasks": ["open the drawer"]}'),
+        lambda: Path("recorded/meta/episodes.jsonl").write_text(
+            Path("recorded/meta/episodes.jsonl").read_text().replace("pick up the red", "think of the red")
+        ),
         "no episode of recorded shows 'grasp and lift the red block', which is A/lift_red_block_table",
     ),
 }

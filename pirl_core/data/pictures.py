@@ -1,4 +1,7 @@
-"""Pictures as datasets store them, images or frames of a video, in the size that the policy sees."""
+"""Pictures as datasets store them, images, bare pixels or frames of a video, in the size that the policy sees.
+
+Axes: H W pixels, C channels: one of grey, three of colour, or these and an alpha, which is dropped.
+"""
 
 import io
 from pathlib import Path
@@ -6,10 +9,35 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+CHANNELS = (1, 3, 4)
+
 
 def decode_image(encoded: bytes, size: int) -> np.ndarray:
     """An image file's content → (size, size, 3) uint8. Raises as Pillow does: OSError, ValueError, SyntaxError."""
-    return _resized(Image.open(io.BytesIO(encoded)), size)
+    picture = Image.open(io.BytesIO(encoded))
+    if picture.mode[0] in "IF":
+        raise ValueError(f"its pixels are {picture.mode}, 8 bits a channel are needed")
+    return _resized(picture, size)
+
+
+def picture_of(pixels: np.ndarray, size: int) -> np.ndarray:
+    """Pixels (H, W), (H, W, C) or (C, H, W) → (size, size, 3) uint8.
+
+    Whole numbers lie in [0, 255]. Floats lie in [0, 1] and become bytes as LeRobot makes them (``image_writer``): times
+    255, in their own precision, fractions dropped. Raises ValueError for other shapes and values.
+    """
+    if pixels.ndim == 2:
+        pixels = pixels[..., None]
+    elif pixels.ndim == 3 and pixels.shape[2] not in CHANNELS:
+        pixels = pixels.transpose(1, 2, 0)
+    if pixels.ndim != 3 or pixels.shape[2] not in CHANNELS or not pixels.size or pixels.dtype.kind not in "iuf":
+        raise ValueError(f"{pixels.dtype} of shape {pixels.shape} is no picture")
+    whole = pixels.dtype.kind != "f"
+    low, high, most = pixels.min(), pixels.max(), 255 if whole else 1
+    if not (low >= 0 and high <= most):
+        raise ValueError(f"pixels go from {low:g} to {high:g}; floats lie in [0, 1], whole numbers in [0, 255]")
+    picture = (pixels if whole else pixels * 255).astype(np.uint8)
+    return _resized(Image.fromarray(picture[..., 0] if picture.shape[2] == 1 else picture), size)
 
 
 def decode_video(path: Path, size: int) -> list[np.ndarray]:

@@ -1,0 +1,237 @@
+"""Episodes of a LeRobot v2 dataset, frame by frame as recorded, or one line that says what is wrong with which file.
+
+Axes: T frames of an episode, C cameras, H W pixels, S numbers of the simulator's whole state, A action numbers.
+"""
+
+from collections.abc import Iterator, Sequence
+from glob import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pirl_core.checkpoints.hub import snapshot
+from pirl_core.data.lerobot import DemoEpisode, schema
+from pirl_core.data.pictures import decode_image, decode_video, picture_of
+from pirl_core.data.recorded.index import EPISODES, ROWS, UNREADABLE, Listed, Recorded, damaged, lengths_of
+from pirl_core.data.recorded.tasks import plain
+from pirl_core.envs.benchmarks import facts_of
+from pirl_core.envs.facts import Facts
+from pirl_core.errors import first_line
+from pirl_core.params import Env
+from pirl_core.paths import fill, inside
+
+UNKNOWN_SEED = -1
+"""Of the simulator in an episode that others recorded."""
+PATHS = {
+    "data_path": "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet",
+    "video_path": "videos/chunk-{episode_chunk:03d}/{video_key}/episode_{episode_index:06d}.mp4",
+}
+"""Where LeRobot v2 keeps files, unless info.json says otherwise."""
+EPISODES_AT_ONCE = 64
+"""Downloaded in one go: the hub's client compares every file of a dataset with every wanted one, and beyond 32,768 of
+these it compiles each anew every time."""
+
+
+def read_episodes(data: Recorded, env: Env, chosen: Sequence[Listed]) -> Iterator[DemoEpisode]:
+    """The chosen episodes, in that order, in ``env.image_size``; downloads the files that are not here yet.
+
+    Frames come in the order of their ``frame_index``, whatever that of the rows. What the dataset does not say is 0 in
+    ``state``. The last action is taken to have succeeded. Raises UserError for a file that is missing, damaged or
+    outside the dataset, and where frames, their times or their number are not as the dataset says.
+    """
+    files = [_files(data, episode.number) for episode in chosen]
+    for start in range(0, len(chosen), EPISODES_AT_ONCE):
+        some, folder = slice(start, start + EPISODES_AT_ONCE), data.folder
+        if data.repo is not None:
+            wanted = [escape(name) for names in files[some] for name in names.values()]
+            folder = snapshot(data.repo, data.commit, wanted, repo_type="dataset")
+        for episode, names in zip(chosen[some], files[some], strict=True):
+            yield _episode({what: _inside(folder, name) for what, name in names.items()}, folder, data, env, episode)
+
+
+def clipped(episode: DemoEpisode, facts: Facts) -> tuple[DemoEpisode, int]:
+    """Its actions as the simulator would take them, and how many of them (T, not T·A) had a number beyond its range."""
+    if facts.action_range is None:
+        return episode, 0
+    within = np.clip(episode.actions, -facts.action_range, facts.action_range)
+    return episode._replace(actions=within), int((within != episode.actions).any(1).sum())
+
+
+def _files(data: Recorded, number: int) -> dict[str, str]:
+    """Files of an episode within the dataset: of its data, and of each camera that has a video."""
+    kinds = {"data": ("data_path", "")}
+    kinds |= {camera: ("video_path", data.columns[camera][0]) for camera in data.videos}
+    files = {}
+    for what, (key, video) in kinds.items():
+        pattern = str(data.info.get(key) or PATHS[key])
+        known = {"episode_chunk": number // data.info["chunks_size"], "episode_index": number, "video_key": video}
+        try:
+            files[what] = fill(pattern, known)
+        except ValueError as error:
+            reason = f"{key} '{pattern[:60]}': {error}"
+            raise damaged(data.folder / schema.INFO, reason, "it must be as LeRobot v2 writes it") from None
+    return files
+
+
+def _inside(folder: Path, name: str) -> Path:
+    try:
+        return inside(folder, name)
+    except ValueError as error:
+        raise damaged(folder / schema.INFO, error, "all files of a dataset must lie in its folder") from None
+
+
+def _episode(files: dict[str, Path], folder: Path, data: Recorded, env: Env, episode: Listed) -> DemoEpisode:
+    assert episode.task is not None
+    facts, path = facts_of(env.benchmark), files["data"]
+    stored = {what: names for what, names in data.columns.items() if what not in data.videos}
+    table = _table(path, [*(name for names in stored.values() for name in names), *ROWS])
+    table = table.take(_order(path, table, data.info["fps"], episode))
+    vectors = {
+        what: _vectors(path, table, stored[what], what, facts) for what in lengths_of(facts).keys() & stored.keys()
+    }
+    images = {
+        camera: _frames(files[camera], len(table), env.image_size)
+        if camera in data.videos
+        else _pictures(path, table, stored[camera][0], data, folder, env.image_size)
+        for camera in env.cameras
+    }
+    state = np.zeros((len(table), facts.object_state), np.float32)
+    known = vectors.get("environment", vectors["state"])
+    state[:, : known.shape[1]] = known
+    last = np.arange(len(table)) == len(table) - 1
+    size = (len(table), len(env.cameras), env.image_size, env.image_size, 3)
+    pictures = np.stack([images[camera] for camera in env.cameras], 1) if images else np.zeros(size, np.uint8)
+    return DemoEpisode(
+        episode.task,
+        plain(episode.sentence),
+        UNKNOWN_SEED,
+        0,
+        pictures,
+        state,
+        vectors["action"],
+        last.astype(np.float32),
+        last,
+    )
+
+
+def _table(path: Path, names: list[str]) -> pa.Table:
+    try:
+        with pq.ParquetFile(path) as content:
+            table = content.read(names)
+    except UNREADABLE as error:
+        raise damaged(path, error) from None
+    for name in names:
+        if table.schema.names.count(name) != 1:
+            raise damaged(path, f"no column '{name}'")
+    return table
+
+
+def _order(path: Path, table: pa.Table, rate: float, episode: Listed) -> np.ndarray:
+    """(T,) the row of each frame. Raises UserError where the rows are not the episode's frames, each once, in time."""
+    if len(table) != episode.length:
+        raise damaged(path, f"it has {len(table)} rows, {EPISODES} says {episode.length}", "fetch both again")
+    frame, number, time = (_column(path, table, name)[:, 0] for name in ROWS)
+    strange = number[number != episode.number]
+    if len(strange):
+        raise damaged(path, f"'episode_index' is {strange[0]:g} in it, not {episode.number}")
+    order = np.argsort(frame, kind="stable")
+    wrong = np.flatnonzero(frame[order] != np.arange(len(table)))
+    if len(wrong):
+        found = frame[order[wrong[0]]]
+        raise damaged(
+            path, f"'frame_index' does not count 0 to {len(table) - 1}, each once: {found:g} where {wrong[0]} should be"
+        )
+    time = time[order]
+    late = np.flatnonzero(~(np.abs(np.diff(time) * rate - 1) < 0.5))
+    if len(late):
+        here = late[0]
+        raise damaged(
+            path,
+            f"'timestamp' goes from {time[here]:g} to {time[here + 1]:g} s at frame {here + 1}, info.json says"
+            f" {rate:g} frames a second",
+        )
+    return order
+
+
+def _vectors(path: Path, table: pa.Table, names: Sequence[str], what: str, facts: Facts) -> np.ndarray:
+    """(T, n) float32 of the columns' n numbers, all finite."""
+    columns = [_column(path, table, name).astype(np.float32) for name in names]
+    for name, values in zip(names, columns, strict=True):
+        bad = np.argwhere(~np.isfinite(values))
+        if len(bad):
+            frame, number = bad[0]
+            raise damaged(
+                path,
+                f"'{name}' is {values[frame, number]:g} at frame {frame}, number {number}",
+                "fetch it again, or leave its episode out (curate.keep_episodes)",
+            )
+    joined = np.concatenate(columns, 1)
+    wanted = lengths_of(facts)[what]
+    if joined.shape[1] != wanted:
+        raise damaged(path, f"'{' + '.join(names)}' holds {joined.shape[1]} numbers, {facts.label}'s {what} {wanted}")
+    return joined
+
+
+def _column(path: Path, table: pa.Table, name: str) -> np.ndarray:
+    """(T, n) float64; a column of one number may hold it bare."""
+    try:
+        values = np.array(table[name].to_pylist(), np.float64)
+    except (ValueError, TypeError) as error:
+        raise damaged(path, f"'{name}' is not equally many numbers in every frame: {first_line(error)}") from None
+    return values.reshape(len(table), -1)
+
+
+def _pictures(path: Path, table: pa.Table, name: str, data: Recorded, folder: Path, size: int) -> list[np.ndarray]:
+    """The column's T pictures, each (size, size, 3) uint8."""
+    found = []
+    for frame, value in enumerate(table[name]):
+        try:
+            found.append(_picture(value, data.info["features"][name].get("shape"), folder, size))
+        except UNREADABLE as error:
+            reason = f"'{name}' at frame {frame}: {first_line(error)}"
+            raise damaged(path, reason, "fetch it again, or store its pictures as PNG inside the file") from None
+    return found
+
+
+def _picture(value: Any, shape: list[int], folder: Path, size: int) -> np.ndarray:
+    """Of bytes of PNG or JPEG, the name of such a file in the dataset, or pixels; flat ones have ``shape``."""
+    if isinstance(value, pa.ListScalar) and value.is_valid:
+        pixels = _pixels(value.values)
+        return picture_of(pixels.reshape(shape) if pixels.ndim == 1 else pixels, size)
+    match value.as_py():
+        case bytes(content) | {"bytes": bytes(content)}:
+            return decode_image(content, size)
+        case {"path": str(name)}:
+            file = inside(folder, name)
+            if not file.is_file():
+                raise ValueError(f"it lies in {name}, which is not there")
+            return decode_image(file.read_bytes(), size)
+        case _:
+            raise ValueError("neither bytes, nor a path, nor pixels")
+
+
+def _pixels(values: pa.Array) -> np.ndarray:
+    """Nested lists → an array, in the type of their numbers. Raises ValueError where they differ in length."""
+    shape = [len(values)]
+    while isinstance(values, pa.ListArray | pa.LargeListArray | pa.FixedSizeListArray):
+        [*lengths] = pc.list_value_length(values).unique()
+        if len(lengths) != 1:
+            raise ValueError("its rows differ in length")
+        shape.append(lengths[0].as_py())
+        values = values.flatten()
+    return np.asarray(values.to_numpy(zero_copy_only=False)).reshape(shape)
+
+
+def _frames(path: Path, rows: int, size: int) -> list[np.ndarray]:
+    """The video's ``rows`` frames, each (size, size, 3) uint8."""
+    try:
+        frames = decode_video(path, size)
+    except UNREADABLE as error:
+        raise damaged(path, error) from None
+    if len(frames) != rows:
+        raise damaged(path, f"it has {len(frames)} frames, its parquet file {rows} rows")
+    return frames
