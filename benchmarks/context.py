@@ -36,7 +36,9 @@ def decided(policy: FlowPolicy, run: Run, observation: Observation) -> Samples:
     process, noise = process_of(run.rl), noise_at(run.rl, 0)
     with torch.no_grad():
         context = policy.encode(observation)
-        normals = keyed_normals([(row,) for row in range(count)], (policy.denoise_steps + 1, *policy.chunk_shape))
+        normals = keyed_normals(
+            "chunk", [(row,) for row in range(count)], (policy.denoise_steps + 1, *policy.chunk_shape)
+        )
         uniforms = torch.linspace(0, 0.99, count, device=policy.device)
         made = policy.decide(context, normals.to(policy.device), uniforms, noise, process)
     target = torch.linspace(-1, 1, count, device=policy.device)

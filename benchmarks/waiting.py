@@ -30,7 +30,9 @@ def serve(samples: int) -> None:
     process, noise = process_of(run.rl), noise_at(run.rl, 0)
     with torch.no_grad():
         context = policy.encode(random_observation(run, samples))
-        normals = keyed_normals([(row,) for row in range(samples)], (policy.denoise_steps + 1, *policy.chunk_shape))
+        normals = keyed_normals(
+            "chunk", [(row,) for row in range(samples)], (policy.denoise_steps + 1, *policy.chunk_shape)
+        )
         made = policy.decide(context, normals, torch.linspace(0, 0.99, samples), noise, process)
     trained = [parameter for parameter in policy.parameters() if parameter.requires_grad]
 

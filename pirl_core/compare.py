@@ -3,7 +3,6 @@
 import argparse
 import json
 import re
-import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -44,8 +43,8 @@ def find(name: str) -> list[Path]:
             return [path]
         if (path / "episodes.parquet").is_file():
             return [path / "episodes.parquet"]
-        seeds = re.compile(rf"{re.escape(path.name)}-\d+")
-        tables = [table for table in path.parent.glob("*/episodes.parquet") if seeds.fullmatch(table.parent.name)]
+        runs = re.compile(rf"{re.escape(path.name)}-\d+")
+        tables = [table for table in path.parent.glob("*/episodes.parquet") if runs.fullmatch(table.parent.name)]
         if tables:
             return sorted(tables, key=lambda table: int(table.parent.name.rpartition("-")[2]))
     known = sorted(table.parent.name for table in EVALUATIONS.glob("*/episodes.parquet"))
@@ -102,8 +101,7 @@ def _tuple(key: Any) -> tuple[str, ...]:
 
 
 def _row(key: tuple[str, ...], a: "pd.DataFrame | None", b: "pd.DataFrame | None", pairs: "pd.DataFrame | None") -> Row:
-    import numpy as np
-
+    from pirl_core import seeds
     from pirl_core.stats import paired_difference, wilson
 
     row: Row = {"split": key[0], "task": key[1] if len(key) > 1 else None}
@@ -123,7 +121,7 @@ def _row(key: tuple[str, ...], a: "pd.DataFrame | None", b: "pd.DataFrame | None
             pairs["success_a"].to_numpy(),
             pairs["success_b"].to_numpy(),
             SAMPLES,
-            np.random.default_rng(zlib.crc32("/".join(key).encode())),
+            seeds.generator("comparison", *key),
         )
         row["difference"] = {"mean": found.diff, "low": found.low, "high": found.high}
     return row

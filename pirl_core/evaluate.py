@@ -1,7 +1,7 @@
 """The frozen protocol: fixed episodes, deterministic chunks, one row an episode.
 
-Start noise of a chunk depends on (episode seed, decision) alone, so a policy's outcome on an episode does not depend on
-what else is evaluated, in which order, or on how many workers.
+Start noise of a chunk is keyed by (episode seed, decision) alone, in a stream of its own, so a policy's outcome on an
+episode does not depend on what else is evaluated, in which order, or on how many workers.
 """
 
 from functools import partial
@@ -45,7 +45,7 @@ def split_episodes(env: Env, evaluate: Evaluate, name: str) -> list[Episode]:
 
 
 def validation_episodes(env: Env, seed: int, per_task: int) -> list[Episode]:
-    """Episodes for choosing a checkpoint; evaluation never sees their seeds."""
+    """Episodes for choosing a checkpoint; evaluation never sees their seeds (and their starts: ``starts.py``)."""
     return [
         Episode(task, seeds.validation_seed(seed, task, index), env.shift, index)
         for task in env.tasks
@@ -68,7 +68,7 @@ def _play_share(policy: FlowPolicy, envs: ChunkEnv, episodes: list[Episode]) -> 
 
     def decide(observation: Observation, episode: np.ndarray, decision: np.ndarray) -> np.ndarray:
         keys = [(episodes[e].seed, int(d)) for e, d in zip(episode, decision, strict=True)]
-        normals = keyed_normals(keys, policy.chunk_shape).to(policy.device)
+        normals = keyed_normals("chunk", keys, policy.chunk_shape).to(policy.device)
         with torch.no_grad():
             actions = policy.act(policy.encode(observation), normals).cpu().numpy()
         for row, index in enumerate(episode):

@@ -89,6 +89,21 @@ def _override_problems(params: Params) -> Iterator[str]:
                         yield describe(e, layers, model)
         with suppress(ValidationError):
             yield from _split_problems(params, experiment)
+            for method in params.methods:
+                yield from _untrained_tasks(params, experiment, method)
+
+
+def _untrained_tasks(params: Params, experiment: str, method: str) -> Iterator[str]:
+    """RL plays the tasks in turn, so a run needs a start for each."""
+    run = resolve(params, experiment, method)
+    rl, tasks = run.rl, len(run.env.tasks)
+    starts = rl.iterations * (rl.episodes_per_iteration // rl.group_size)
+    if starts < tasks:
+        yield (
+            f"experiments.{experiment} with methods.{method}: env.tasks has {tasks} tasks, but rl.iterations "
+            f"{rl.iterations} × rl.episodes_per_iteration {rl.episodes_per_iteration} / rl.group_size {rl.group_size} "
+            f"= {starts} starts: some would never be trained; raise these, lower rl.group_size or name fewer tasks"
+        )
 
 
 def _split_problems(params: Params, experiment: str) -> Iterator[str]:

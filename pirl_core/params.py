@@ -70,6 +70,19 @@ class Env(Section):
         check_backend(self.benchmark, self.sim_backend, self.tasks)
         return self
 
+    @field_validator("episode_steps")
+    @classmethod
+    def _within_the_protocol(cls, value: int, info: ValidationInfo) -> int:
+        """That the limit is one: simulators end what has had the protocol's steps."""
+        if "benchmark" in info.data and "tasks" in info.data:
+            known = facts_of(info.data["benchmark"]).tasks
+            limits = [known[task].steps for task in info.data["tasks"]]
+            longest = max(limit for limit in limits if limit) if all(limits) else value
+            if value > longest:
+                each = "each subtask" if any(known[task].length > 1 for task in known) else "an episode"
+                raise ValueError(f"{value} exceeds the {longest} that the protocol gives {each}; give at most those")
+        return value
+
     @field_validator("tasks", "shift", "cameras")
     @classmethod
     def _known(cls, value: Any, info: ValidationInfo) -> Any:

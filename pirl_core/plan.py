@@ -160,6 +160,7 @@ def sft_need(section: Run, gpus: int, fsdp: bool = False) -> Need:
 
 def rl_need(section: Run, gpus: int, fsdp: bool = False) -> Need:
     """One rank of RL: expert, heads and adapters learn; contexts of one iteration at most, episodes of full length."""
+    from pirl_core.envs.benchmarks import facts_of
     from pirl_core.policy.lora import add_adapters
 
     policy, rl = model_of(section), section.rl
@@ -168,7 +169,9 @@ def rl_need(section: Run, gpus: int, fsdp: bool = False) -> Need:
         add_adapters(policy.backbone, rl.lora_rank, rl.lora_alpha, rl.lora_targets)
     share = -(-rl.minibatch_size // gpus)
     micro = min(rl.micro_batch_size or share, share)
-    decisions = -(-rl.episodes_per_iteration * -(-section.env.episode_steps // section.policy.replan) // gpus)
+    tasks = facts_of(section.env.benchmark).tasks
+    steps = section.env.episode_steps * max(tasks[task].length for task in section.env.tasks)
+    decisions = -(-rl.episodes_per_iteration * -(-steps // section.policy.replan) // gpus)
     evaluations = 1 if rl.mdp == "hybrid" and rl.critic != "expert" else section.policy.denoise_steps
     context = context_bytes(policy, rl.precision)
     velocity, both = (

@@ -1,47 +1,90 @@
-"""Environment seeds for each purpose, in ranges that cannot meet.
+"""The random streams of the project: what a stream is for, and what identifies the draw, make its key.
 
-A seed is 32 bits: the top two name the purpose, the other 30 are hashed from what identifies the episode. So
-demonstrations, training, validation and evaluation never share a seed, whatever the numbers in ``params.yaml``.
-A task enters by its name: adding or reordering tasks moves no other task's seeds.
+Purpose, numbers and words are written as a text that no other key has, and hashed to 128 bits. So no two purposes, and
+no two keys of one purpose, share a stream, whatever the numbers in ``params.yaml``. A task enters by its name: adding
+or reordering tasks moves no other task's streams.
+
+An episode has a seed of its own, a number like any other in the keys of what happens in it. Its top two bits say which
+use the episode is for, the other 50 are hashed: demonstrations, training, validation and evaluation never share one.
 """
 
-import zlib
+import hashlib
+import json
+from typing import Literal, get_args
 
 import numpy as np
 
-DEMONSTRATION, TRAINING, VALIDATION, EVALUATION = range(4)
-_HASH_BITS = 30
+Purpose = Literal[
+    "episode",  # the seed of an episode (use, seed, task, number, attempt)
+    "start",  # where things are when an episode starts (episode seed)
+    "looks",  # lights, colours and cameras of an episode (episode seed)
+    "simulator",  # number for a simulator that draws starts with a generator of its own (episode seed)
+    "share",  # which uses of episodes may start so (what the start is)
+    "demonstration",  # noise on the expert's actions (episode seed)
+    "network",  # initial weights of a policy from scratch (training seed)
+    "batch",  # rows, noise, times and augmentation of an SFT step, in this order (training seed, step)
+    "heads",  # initial weights of critic, noise net and adapters (training seed)
+    "chain",  # noise of a rollout's denoising chain, start first (training seed, iteration, episode, decision)
+    "step",  # which denoising step of a decision is stochastic (as chain)
+    "minibatch",  # order of an iteration's decisions in the update (training seed, iteration)
+    "chunk",  # start noise of a deterministic chunk (episode seed, decision)
+    "bootstrap",  # resamples for a row of the report (report seed, name of the row)
+    "comparison",  # resamples for a row of `pirl compare` (name of the row)
+]
+PURPOSES: tuple[Purpose, ...] = get_args(Purpose)
+
+Use = Literal["demonstration", "training", "validation", "evaluation"]
+USES: tuple[Use, ...] = get_args(Use)
+_EPISODE_BITS, _LIBRARY_BITS = 50, 30
+"""Hashed bits of an episode's seed (with the use's it is exact as JSON's number), and of a simulator's own."""
+
+
+def generator(purpose: Purpose, *key: int | str) -> np.random.Generator:
+    """The stream of a purpose and a key."""
+    return np.random.default_rng(np.frombuffer(_digest(purpose, key), "<u4"))
+
+
+def integer(purpose: Purpose, *key: int | str) -> int:
+    """32 bits, for libraries that want a number and make their own generator of it."""
+    return int.from_bytes(_digest(purpose, key)[:4], "little")
+
+
+def simulator_seed(episode_seed: int) -> int:
+    """32 bits for a simulator's own generator, of which the top two say the episode's use, as in its seed."""
+    hashed = integer("simulator", episode_seed) & (1 << _LIBRARY_BITS) - 1
+    return USES.index(use_of(episode_seed)) << _LIBRARY_BITS | hashed
 
 
 def demo_seed(seed: int, task: str, number: int, attempt: int) -> int:
     """Seed of one attempt of the scripted expert at demonstration ``number`` of the task."""
-    return _environment_seed(DEMONSTRATION, seed, _number(task), number, attempt)
+    return _episode_seed("demonstration", seed, task, number, attempt)
 
 
-def train_seed(seed: int, iteration: int, index: int) -> int:
-    """Seed of rollout ``index`` of an RL iteration; the episodes of one GRPO group share one index."""
-    return _environment_seed(TRAINING, seed, iteration, index)
+def train_seed(seed: int, task: str, number: int) -> int:
+    """Seed of the task's rollout ``number`` in RL; the episodes of one GRPO group share one number."""
+    return _episode_seed("training", seed, task, number)
 
 
-def validation_seed(seed: int, task: str, index: int) -> int:
+def validation_seed(seed: int, task: str, number: int) -> int:
     """Seed of one validation episode: the same ones at every validation, so that they choose the best policy fairly."""
-    return _environment_seed(VALIDATION, seed, _number(task), index)
+    return _episode_seed("validation", seed, task, number)
 
 
-def evaluation_seed(seed: int, task: str, index: int) -> int:
+def evaluation_seed(seed: int, task: str, number: int) -> int:
     """Seed of one episode of the frozen protocol: equal for all policies, so that they meet the same states."""
-    return _environment_seed(EVALUATION, seed, _number(task), index)
+    return _episode_seed("evaluation", seed, task, number)
 
 
-def purpose_of(environment_seed: int) -> int:
-    """The purpose in the top two bits."""
-    return environment_seed >> _HASH_BITS
+def use_of(episode_seed: int) -> Use:
+    """What the episode is for, from the top two bits of its seed."""
+    return USES[episode_seed >> _EPISODE_BITS]
 
 
-def _environment_seed(purpose: int, *entropy: int) -> int:
-    word = int(np.random.SeedSequence((purpose, *entropy)).generate_state(1)[0])
-    return purpose << _HASH_BITS | word & (1 << _HASH_BITS) - 1
+def _episode_seed(use: Use, *key: int | str) -> int:
+    hashed = int.from_bytes(_digest("episode", (use, *key)), "little") & (1 << _EPISODE_BITS) - 1
+    return USES.index(use) << _EPISODE_BITS | hashed
 
 
-def _number(task: str) -> int:
-    return zlib.crc32(task.encode())
+def _digest(purpose: Purpose, key: tuple[int | str, ...]) -> bytes:
+    # JSON tells 1 from "1", and [1] from [1, 0]; it refuses numbers that are not Python's.
+    return hashlib.blake2b(json.dumps((purpose, *key)).encode(), digest_size=16).digest()

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pirl_core import seeds
 from pirl_core.augment import augment, draw, draw_shift
 from pirl_core.data.lerobot import Frames, action_chunks
 from pirl_core.flow import path
@@ -52,7 +53,7 @@ def train_sft(
     losses: list[float] = []
     skipped = 0
     for step in range(numbers["step"], sft.steps):
-        rng = np.random.default_rng([seed, 1, step])
+        rng = seeds.generator("batch", seed, step)
         rows = rng.choice(len(frames.state), sft.batch_size, replace=len(frames.state) < sft.batch_size)
         shift = draw_shift(rng, sft.batch_size, sft)
         noise = rng.standard_normal((sft.batch_size, *policy.chunk_shape), np.float32)

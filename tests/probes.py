@@ -131,7 +131,7 @@ class Walk:
 
     def reset(self, slots: list[int], episodes: list[Episode]) -> Observation:
         for slot, episode in zip(slots, episodes, strict=True):
-            validation = seeds.purpose_of(episode.seed) == seeds.VALIDATION
+            validation = seeds.use_of(episode.seed) == "validation"
             self.slots[slot] = episode, 0, episode not in self.played if validation else bool(episode.seed % 2)
             self.played.append(episode)
         return self._observe(slots)
@@ -271,7 +271,7 @@ def see_policy(values: dict[str, Any]) -> Any:
     policy = load_policy(Path("outputs/policy/e-sft-0"))
     shape = policy.backbone.shape
     context = policy.encode(random_observation(policy, 2))
-    act = policy.act(context, keyed_normals([(0,), (1,)], (shape.horizon, shape.action_dim)))
+    act = policy.act(context, keyed_normals("chunk", [(0,), (1,)], (shape.horizon, shape.action_dim)))
     return act.tolist(), {name: tuple(value.shape) for name, value in policy.state_dict().items()}
 
 

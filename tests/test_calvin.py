@@ -108,13 +108,39 @@ def test_one_that_was_closed_takes_none_along_when_it_is_collected() -> None:
 
 
 @needs_clone
-def test_a_subtask_of_a_sequence_has_360_steps() -> None:
-    simulator = open_simulator(SETTINGS._replace(episode_steps=10_000), Episode("D/sequence", 0))
-    simulator.reset(Episode("D/sequence", 0))
-    ends = [simulator.step(np.zeros(7)) for _ in range(SUBTASK_STEPS)]
-    assert ends == [(0.0, False, False)] * (SUBTASK_STEPS - 1) + [(0.0, False, True)]
-    with pytest.raises(RuntimeError, match="reset first"):
-        simulator.step(np.zeros(7))
+@pytest.mark.parametrize(("limit", "steps"), [(10_000, SUBTASK_STEPS), (SUBTASK_STEPS, SUBTASK_STEPS), (7, 7)])
+def test_a_subtask_alone_and_of_a_sequence_has_the_steps_of_the_protocol_at_most(limit: int, steps: int) -> None:
+    simulator = open_simulator(SETTINGS._replace(episode_steps=limit), Episode("D/sequence", 0))
+    for task in ("D/open_drawer", "D/sequence"):
+        simulator.reset(Episode(task, 0))
+        ends = [simulator.step(np.zeros(7)) for _ in range(steps)]
+        assert ends == [(0.0, False, False)] * (steps - 1) + [(0.0, False, True)]
+        with pytest.raises(RuntimeError, match="reset first"):
+            simulator.step(np.zeros(7))
+
+
+@needs_clone
+def test_each_subtask_of_a_sequence_has_the_whole_limit(simulator: Any) -> None:
+    """The expert solves the first in a few steps; then nothing happens until the second's are over."""
+    from pirl_core.data.experts.calvin import scripted, show
+
+    number = next(i for i, one in enumerate(sequences()) if one.subtasks[0] in scripted())
+    simulator.reset(Episode("D/sequence", 0, "none", number))
+    paid: list[float] = []
+
+    class Solved(Exception):  # noqa: N818
+        pass
+
+    def act(action: np.ndarray) -> None:
+        paid.append(simulator.step(action)[0])
+        if paid[-1]:
+            raise Solved
+
+    with pytest.raises(Solved):
+        show(simulator, act)
+    assert len(paid) > 1
+    late = [simulator.step(np.zeros(7))[2] for _ in range(SETTINGS.episode_steps)]
+    assert late == [False] * (SETTINGS.episode_steps - 1) + [True]
 
 
 @needs_clone

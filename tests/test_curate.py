@@ -71,7 +71,7 @@ def test_replaying_the_recorded_seed_gives_the_recorded_start(dataset: Path) -> 
     frames = read_dataset(dataset, ["corner2"], object_state=True)
     origins = json.loads((dataset / "meta/curation.json").read_text())["episodes"]
     for index, origin in enumerate(origins):
-        assert seeds.purpose_of(origin["env_seed"]) == seeds.DEMONSTRATION
+        assert seeds.use_of(origin["env_seed"]) == "demonstration"
         slot = MetaWorldEnv(origin["task"], settings_of(ENV))
         first = np.flatnonzero(frames.episode == index)[0]
         assert np.array_equal(slot.reset(Episode(origin["task"], origin["env_seed"])), frames.state[first])

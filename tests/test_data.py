@@ -10,10 +10,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from pirl_core import seeds
 from pirl_core.data.fewshot import select_episodes
 from pirl_core.data.lerobot import (
     DemoEpisode,
@@ -160,27 +159,6 @@ def test_episodes_are_chosen_by_their_own_numbers(ids: list[int], words: str) ->
     assert select_episodes([2, 3, 5, 6, 7], np.zeros(5), None, [7, 2, 3]).tolist() == [0, 1, 4]
     with pytest.raises(UserError, match=words):
         select_episodes([2, 3, 5, 6, 7], np.zeros(5), None, ids)
-
-
-numbers = st.integers(0, 2**40)
-
-
-@settings(max_examples=300)
-@given(seed=numbers, task=st.text(max_size=20), iteration=numbers, index=numbers)
-def test_seeds_of_different_purposes_never_meet(seed: int, task: str, iteration: int, index: int) -> None:
-    found = [
-        seeds.demo_seed(seed, task, iteration, index),
-        seeds.train_seed(seed, iteration, index),
-        seeds.validation_seed(seed, task, index),
-        seeds.evaluation_seed(seed, task, index),
-    ]
-    assert [seeds.purpose_of(value) for value in found] == [0, 1, 2, 3]
-    assert all(0 <= value < 2**32 for value in found)
-    assert found[0] != seeds.demo_seed(seed, task, iteration, index + 1)
-
-
-def test_seeds_rarely_repeat_within_a_purpose() -> None:
-    assert len({seeds.evaluation_seed(s, t, i) for s in range(3) for t in "abcde" for i in range(200)}) == 3000
 
 
 def edit_json(name: str, change: Callable[[dict], object]) -> Callable[[Path], None]:

@@ -30,7 +30,7 @@ from tests.worlds import INSTRUCTIONS, Bandit, random_observation, session
 
 FAMILIES = get_args(Family)
 COUNT = 5
-NORMALS = keyed_normals([(0, i) for i in range(COUNT)], (5, 6, 3))
+NORMALS = keyed_normals("chunk", [(0, i) for i in range(COUNT)], (5, 6, 3))
 
 
 def make(family: Family, cameras: int = 2, in_prompt: bool = False) -> FlowPolicy:

@@ -104,7 +104,7 @@ def test_the_release_end_to_end(keys, tmp_path, tiny):
     (tmp_path / "ours").mkdir()
     save_policy(policy, tmp_path / "ours")
     loaded = load_policy(tmp_path / "ours")
-    observation, normals = random_observation(policy, 3), keyed_normals([(0,), (1,), (2,)], (4, 6))
+    observation, normals = random_observation(policy, 3), keyed_normals("chunk", [(0,), (1,), (2,)], (4, 6))
     inputs = policy.inputs(observation)
     assert (inputs.tokens == IMAGE_TOKEN).sum(1).tolist() == [16, 16, 16]
     with torch.no_grad():

@@ -126,7 +126,8 @@ def test_padding_never_enters_the_log_probability(mdp):
     process = Process(mdp, "env", "sum", None)
     with torch.no_grad():
         context = policy.encode(random_observation(policy, 2))
-        made = policy.decide(context, keyed_normals([(0,), (1,)], (5, 6, 5)), torch.tensor([0.1, 0.9]), noise, process)
+        normals = keyed_normals("chunk", [(0,), (1,)], (5, 6, 5))
+        made = policy.decide(context, normals, torch.tensor([0.1, 0.9]), noise, process)
         assert made.actions.shape == (2, 4, 3)
         terms = torch.zeros(2, 4)
         for k in range(4):

@@ -38,7 +38,7 @@ def computed(family: Any, count: int, words: int = 12, **ways: Any) -> tuple[Ten
         kept[tensor.untyped_storage()._cdata] = tensor
         return tensor
 
-    x = keyed_normals([(row,) for row in range(count)], policy.chunk_shape)
+    x = keyed_normals("chunk", [(row,) for row in range(count)], policy.chunk_shape)
     with (
         torch.autocast("cpu", torch.bfloat16, enabled=ways.get("bf16", False)),
         torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),

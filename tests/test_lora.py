@@ -42,7 +42,7 @@ def adapted(cameras: int = 1, targets: list[str] = TARGETS, randomise: bool = Tr
 
 
 def acts(policy: FlowPolicy) -> Tensor:
-    normals = keyed_normals([(row,) for row in range(4)], policy.chunk_shape)
+    normals = keyed_normals("chunk", [(row,) for row in range(4)], policy.chunk_shape)
     with torch.no_grad():
         return policy.act(policy.encode(random_observation(policy, 4)), normals)
 
@@ -93,7 +93,7 @@ def test_every_family_takes_adapters_on_its_vlm(family: Family) -> None:
             parameter.copy_(torch.randn_like(parameter) * 0.3)
     assert all((id(p) in frozen) != p.requires_grad for p in policy.backbone.parameters())
     observation = random_observation(policy, 3)
-    normals = keyed_normals([(row,) for row in range(3)], policy.chunk_shape)
+    normals = keyed_normals("chunk", [(row,) for row in range(3)], policy.chunk_shape)
     velocity, _ = policy.backbone.velocity(policy.encode(observation), normals, torch.full((3,), 0.4))
     found = torch.autograd.grad(velocity.square().sum(), list(adapters.values()), allow_unused=True)
     assert sum(gradient is not None and bool(gradient.any()) for gradient in found) >= len(adapters) / 2

@@ -64,12 +64,19 @@ def test_sequences_are_counted_by_the_subtasks_they_reached(tmp_path: Path) -> N
     assert row["reached"] == [6 / 8, 4 / 8, 3 / 8, 1 / 8, 1 / 8]  # single tasks do not count
     assert (row["n"], row["average"], row["paper"]) == (8, sum(solved) / 8, 3.766)
     assert metrics["rows"][0]["paper"] == 0.575
-    line = "| calvin | ID | SFT | 8 | 75.0 | 50.0 | 37.5 | 12.5 | 12.5 | 1.875 | 3.766 |"
-    assert line in (tmp_path / "results/report.md").read_text()
+    # A subtask had the preset's 100 steps, and the env's shift plays the list that the split plays.
+    line = "| calvin | ID | SFT | 8 | 75.0 | 50.0 | 37.5 | 12.5 | 12.5 | 1.875 | 3.766 | 100, the protocol 360 |"
+    written = (tmp_path / "results/report.md").read_text()
+    assert line in written
+    [shared] = metrics["shared_starts"]
+    assert "of 16 episodes start as demonstrations, training and validation may" in shared["note"]
+    assert f"calvin, ID: {shared['note']}." in written
     seen = text_of((tmp_path / "outputs/report/report.html").read_text())
     for text in (seen, results_table(metrics)):
         words = " ".join(text.lower().split())
-        assert "len-5 % average paper" in words and "75.0 50.0 37.5 12.5 12.5 1.875 3.766" in words
+        assert "len-5 % average paper steps a subtask" in words
+        assert "75.0 50.0 37.5 12.5 12.5 1.875 3.766 100, the protocol 360" in words
+        assert shared["note"] in words
 
 
 def test_a_benchmark_with_figures_has_a_note_that_names_their_table(tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ def test_every_input_matters(cameras, pi05):
     """All but the state to π0.5, which reads it in the prompt or not at all."""
     policy = small_policy(cameras=cameras, pi05=pi05)
     observation = random_observation(policy, 2)
-    normals = keyed_normals([(0, 0), (0, 1)], (6, 3))
+    normals = keyed_normals("chunk", [(0, 0), (0, 1)], (6, 3))
     with torch.no_grad():
         base = policy.act(policy.encode(observation), normals)
         words = observation._replace(instructions=observation.instructions[::-1])
@@ -71,7 +71,7 @@ def test_training_repeats_the_rollout(noise, process, pi05):
     policy = small_policy(pi05=pi05)
     policy.add_heads(process, 4, noise.rule == "learned")
     context = policy.encode(random_observation(policy, 5))
-    normals = keyed_normals([(0, i) for i in range(5)], (5, 6, 3))
+    normals = keyed_normals("chunk", [(0, i) for i in range(5)], (5, 6, 3))
     decision = policy.decide(context, normals, torch.rand(5), noise, process)
     again = policy(context, decision.states, decision.stochastic, noise, process)
     count = 4 if process.mdp == "two_layer" else 1
@@ -86,7 +86,7 @@ def test_only_real_steps_enter_the_ratio():
     policy = small_policy(horizon=6, replan=2)
     process = Process("one_layer", "env", "sum", None)
     context = policy.encode(random_observation(policy, 1))
-    decision = policy.decide(context, keyed_normals([(1,)], (5, 6, 3)), torch.rand(1), SDE, process)
+    decision = policy.decide(context, keyed_normals("chunk", [(1,)], (5, 6, 3)), torch.rand(1), SDE, process)
     parameter = policy.backbone.get_parameter("pi0.action_out_proj.bias")
     policy(context, decision.states, decision.stochastic, SDE, process).log_prob.sum().backward()
     assert parameter.grad is not None and torch.isfinite(parameter.grad).all()
@@ -106,7 +106,8 @@ def test_cached_context_gives_the_same_loss_and_gradients():
     observation = random_observation(policy, 6)
     with torch.no_grad():
         stored = policy.encode(observation)
-    decision = policy.decide(stored, keyed_normals([(2, i) for i in range(6)], (5, 6, 3)), torch.rand(6), SDE, process)
+    normals = keyed_normals("chunk", [(2, i) for i in range(6)], (5, 6, 3))
+    decision = policy.decide(stored, normals, torch.rand(6), SDE, process)
     rows = torch.tensor([4, 1, 3])
     from pirl_core.rl.rollout import take as take_observation
 
@@ -132,7 +133,7 @@ def test_eq_16_averages_the_critic_over_the_chain():
     process = Process("hybrid", "env", "sum", "expert")
     policy.add_heads(process, 1, False)
     context = policy.encode(random_observation(policy, 2))
-    decision = policy.decide(context, keyed_normals([(3,), (4,)], (5, 6, 3)), torch.rand(2), SDE, process)
+    decision = policy.decide(context, keyed_normals("chunk", [(3,), (4,)], (5, 6, 3)), torch.rand(2), SDE, process)
     with torch.no_grad():
         values = []
         for k in range(4):
@@ -151,7 +152,7 @@ def test_folder_round_trip_is_bit_equal(tmp_path, pi05):
     assert loaded.critic is None and loaded.noise_net is None
     for name, value in policy.backbone.state_dict().items():
         assert torch.equal(value, loaded.backbone.state_dict()[name]), name
-    observation, normals = random_observation(policy, 3), keyed_normals([(0,), (1,), (2,)], (6, 3))
+    observation, normals = random_observation(policy, 3), keyed_normals("chunk", [(0,), (1,), (2,)], (6, 3))
     with torch.no_grad():
         assert torch.equal(
             policy.act(policy.encode(observation), normals), loaded.act(loaded.encode(observation), normals)

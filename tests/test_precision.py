@@ -27,7 +27,7 @@ def weights(policy: FlowPolicy) -> dict[str, Tensor]:
 
 
 def velocity(policy: FlowPolicy) -> Tensor:
-    normals = keyed_normals([(row,) for row in range(3)], policy.chunk_shape)
+    normals = keyed_normals("chunk", [(row,) for row in range(3)], policy.chunk_shape)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         context = policy.encode(random_observation(policy, 3))
         return policy.backbone.velocity(context, normals, TAU)[0].float()
@@ -102,7 +102,7 @@ def test_time_and_positions_are_exact_under_bf16(family: Any, precision: Any, mo
 def test_velocity_changes_no_context(family: Any) -> None:
     """transformers' cache grows at each call; ours is only read, so the second velocity is the first."""
     policy = make(family)
-    normals = keyed_normals([(row,) for row in range(3)], policy.chunk_shape)
+    normals = keyed_normals("chunk", [(row,) for row in range(3)], policy.chunk_shape)
     with torch.no_grad():
         context = policy.encode(random_observation(policy, 3))
         before = [part.clone() for part in context]

@@ -93,7 +93,7 @@ def test_exported_weights_come_back_bit_for_bit(family, target, tmp_path):
     (tmp_path / "ours").mkdir()
     save_policy(policy, tmp_path / "ours")
     loaded = load_policy(tmp_path / "ours")
-    observation, normals = random_observation(policy, 3), keyed_normals([(0,), (1,), (2,)], (4, 6))
+    observation, normals = random_observation(policy, 3), keyed_normals("chunk", [(0,), (1,), (2,)], (4, 6))
     observation = observation._replace(images=np.random.default_rng(0).integers(0, 256, (3, 1, 48, 32, 3), np.uint8))
     with torch.no_grad():
         actions = [p.eval().act(p.encode(observation), normals) for p in (policy, loaded)]

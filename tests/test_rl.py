@@ -200,8 +200,11 @@ def test_every_method_climbs_the_bandit(method):
     rewards = []
     for iteration in range(rl.iterations):
         noise: Noise = noise_at(rl, iteration)
-        episodes = [Episode("bandit", seeds.train_seed(0, iteration, i)) for i in range(rl.episodes_per_iteration)]
-        rollout, share, _ = collect(policy, bandit, episodes, noise, process, rl, (0, 2, iteration))
+        episodes = [
+            Episode("bandit", seeds.train_seed(0, "bandit", iteration * rl.episodes_per_iteration + i))
+            for i in range(rl.episodes_per_iteration)
+        ]
+        rollout, share, _ = collect(policy, bandit, episodes, noise, process, rl, (0, iteration))
         everything = next(iter(rollout.contexts.batches([np.arange(len(rollout.samples.states))])))
         assert isinstance(everything, Context)
         chunk = policy.executed(rollout.samples.states, everything)

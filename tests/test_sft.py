@@ -82,7 +82,8 @@ def test_it_learns_what_can_be_learnt(tmp_path: Path) -> None:
     task = np.arange(30) % 3
     images = np.zeros((30, 0, 32, 32, 3), np.uint8)
     observation = Observation(images, state, [INSTRUCTIONS[index] for index in task])
-    chosen = policy.act(policy.encode(observation), keyed_normals([(i,) for i in range(30)], (4, 4))).numpy()[:, 0]
+    normals = keyed_normals("chunk", [(i,) for i in range(30)], (4, 4))
+    chosen = policy.act(policy.encode(observation), normals).numpy()[:, 0]
     error = np.abs(chosen - TARGETS[task] * (1 + state[:, :1]) / 2).mean()
     blind = np.abs(frames.actions - frames.actions.mean(0)).mean()
     assert error < 0.5 * blind, (error, blind)

@@ -99,7 +99,9 @@ def updated(policy: FlowPolicy, store: ContextStore, observation, **changes):
     process, noise = process_of(rl), noise_at(rl, 0)
     start = {name: value.clone() for name, value in policy.state_dict().items()}
     with torch.no_grad():
-        normals = keyed_normals([(row,) for row in range(ROWS)], (policy.denoise_steps + 1, *policy.chunk_shape))
+        normals = keyed_normals(
+            "chunk", [(row,) for row in range(ROWS)], (policy.denoise_steps + 1, *policy.chunk_shape)
+        )
         made = policy.decide(policy.encode(observation), normals, torch.linspace(0, 0.99, ROWS), noise, process)
     target = torch.linspace(-1, 1, ROWS)
     # Not the present log-probabilities: at ratio 1 a mistake could cancel.
@@ -191,7 +193,7 @@ def test_every_familys_contexts_can_be_stored_padded_and_recomputed(family: Fami
         whole = policy.encode(take(observation, rows))
         assert isinstance(joined, Context)
         assert store.fill.recomputed < 4
-        normals = keyed_normals([(row,) for row in range(6)], policy.chunk_shape)
+        normals = keyed_normals("chunk", [(row,) for row in range(6)], policy.chunk_shape)
         tau = torch.linspace(0, 0.9, 6)
         one, two = (policy.backbone.velocity(context, normals, tau)[0] for context in (joined, whole))
     torch.testing.assert_close(one, two, atol=1e-5, rtol=1e-5)

@@ -77,7 +77,8 @@ def test_the_pooled_output_is_the_official_mean(cameras: int, pi05: bool) -> Non
 def test_actions_and_the_rest_of_the_context_stay_what_they_were(pi05: bool) -> None:
     """Padding is seen by no word, no picture and no action; absent cameras are not kept."""
     official, plain = policy_of(1, pi05), policy_of(1, pi05, "vlm")
-    observation, normals = random_observation(official, 3), keyed_normals([(0,), (1,), (2,)], official.chunk_shape)
+    observation = random_observation(official, 3)
+    normals = keyed_normals("chunk", [(0,), (1,), (2,)], official.chunk_shape)
     with torch.no_grad():
         ours, theirs = (policy.encode(observation) for policy in (official, plain))
         actions = [policy.act(policy.encode(observation), normals) for policy in (official, plain)]

@@ -24,8 +24,6 @@ from pirl_core.errors import UserError, WorkerDied
 from pirl_core.params import Curate, Env
 from pirl_core.types import Episode
 
-_NOISE = 2  # the simulator draws from streams 0 and 1 of an episode's seed
-
 
 class Wish(NamedTuple):
     """A demonstration to make: number ``number`` of ``task``."""
@@ -103,7 +101,7 @@ class Demonstrator:
 
         ``curate.still_frames`` follow, in which the world stands still as it is then and the arm is told to stay.
         """
-        rng = np.random.default_rng([episode.seed, _NOISE])
+        rng = seeds.generator("demonstration", episode.seed)
         simulator.reset(episode)
         instruction = simulator.instruction()
         images, states, actions, rewards = [], [], [], []

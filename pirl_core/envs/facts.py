@@ -1,6 +1,6 @@
 """What is known of a benchmark before its simulator is loaded: tasks, sentences, cameras, numbers, shifts."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import NamedTuple
 
@@ -10,12 +10,19 @@ from pirl_core.errors import UserError
 class Task(NamedTuple):
     """sentences: every instruction that may come with it, at least one. group: what reports average over.
 
-    length: subtasks of an episode, solved one after another, each for a reward of 1.
+    length: subtasks of an episode, solved one after another, each for a reward of 1. steps: the most that the published
+    protocol gives to each of them; None: it says nothing of its own.
     """
 
     sentences: tuple[str, ...]
     group: str
     length: int = 1
+    steps: int | None = None
+
+
+def none_listed(task: str, shift: str) -> Sequence[Hashable]:
+    """Every episode draws its own start."""
+    return ()
 
 
 class Facts(NamedTuple):
@@ -25,7 +32,8 @@ class Facts(NamedTuple):
     many numbers the simulator's whole state has; it begins with the proprioceptive ones. action: names of the action
     numbers. rate: actions a second. robot: the arm, as datasets name it. action_range: the simulator clips every action
     number to ± this; None: numbers have units of their own, and no such bound. on_gpu: tasks that a GPU can simulate
-    many episodes of at once.
+    many episodes of at once. listed: of a task and a shift the starts that episodes play in turn, by their numbers and
+    whatever they are for; empty where each draws its own from its seed.
     """
 
     label: str
@@ -40,6 +48,7 @@ class Facts(NamedTuple):
     robot: str
     action_range: float | None
     on_gpu: tuple[str, ...] = ()
+    listed: Callable[[str, str], Sequence[Hashable]] = none_listed
 
     def task(self, name: str) -> Task:
         """Raises UserError, with close matches, when the benchmark has no task of that name."""

@@ -15,6 +15,7 @@ from typing import Any
 import mujoco
 import numpy as np
 
+from pirl_core import seeds
 from pirl_core.envs.benchmarks import Settings
 from pirl_core.envs.coarse import merged
 from pirl_core.envs.libero_files import problems, scene_file, stored_states
@@ -71,10 +72,10 @@ def _construct(task: str) -> Any:
 
 
 @contextmanager
-def _drawing_from(seed: int) -> Iterator[None]:
-    """LIBERO draws its placements from numpy's global generator: it has the seed in here, and is as before after."""
+def _drawing_from(episode_seed: int) -> Iterator[None]:
+    """LIBERO draws its placements from numpy's global generator: the episode seeds it here, after it is as before."""
     before = np.random.get_state()
-    np.random.seed(seed)
+    np.random.seed(seeds.simulator_seed(episode_seed))
     try:
         yield
     finally:

@@ -5,6 +5,7 @@ count the tasks of a suite as the package's registry does.
 """
 
 import re
+from collections.abc import Hashable, Sequence
 
 from pirl_core.envs.facts import Facts, Task
 
@@ -163,6 +164,11 @@ def _instruction(file: str) -> str:
 FILES = {f"{suite}_{index}": (suite, file) for suite, files in _SUITES.items() for index, file in enumerate(files)}
 """Task → suite, and the name without ending of its scene description (bddl_files) and states (init_files)."""
 
+
+def _listed(task: str, shift: str) -> Sequence[Hashable]:
+    return [(task, number) for number in range(STORED_STATES)] if shift == "stored" else ()
+
+
 FACTS = Facts(
     label="LIBERO",
     tasks={task: Task((_instruction(file),), suite) for task, (suite, file) in FILES.items()},
@@ -181,4 +187,5 @@ FACTS = Facts(
     rate=20,
     robot="panda",
     action_range=1.0,
+    listed=_listed,
 )

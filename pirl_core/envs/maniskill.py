@@ -12,6 +12,7 @@ import numpy as np
 import sapien
 from mani_skill.sensors.camera import Camera, CameraConfig
 
+from pirl_core import seeds
 from pirl_core.envs import vulkan
 from pirl_core.envs.benchmarks import Settings, stack_frames
 from pirl_core.envs.coarse import merged
@@ -44,7 +45,7 @@ class ManiSkillEnv:
         if episode.task != self.task:
             raise ValueError(f"this slot simulates {self.task}, not {episode.task}")
         FACTS.check_shift(episode.shift)
-        self.env.reset(seed=episode.seed)
+        self.env.reset(seed=seeds.simulator_seed(episode.seed))
         self._steps = 0
         self._over = False
 

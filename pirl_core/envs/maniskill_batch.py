@@ -9,6 +9,7 @@ Axes: N rows, n of them in a call, C cameras, H W pixels, S state numbers, A act
 import numpy as np
 import torch
 
+from pirl_core import seeds
 from pirl_core.envs import vulkan
 from pirl_core.envs.benchmarks import Settings
 from pirl_core.envs.maniskill import construct, numbers_of
@@ -46,8 +47,8 @@ class ManiSkillBatch:
             for row, episode in zip(rows, episodes, strict=True):
                 mask[:] = False
                 mask[int(row)] = True
-                torch.manual_seed(episode.seed)
-                env._episode_rng = np.random.RandomState(episode.seed)
+                torch.manual_seed(seeds.simulator_seed(episode.seed))
+                env._episode_rng = np.random.RandomState(seeds.simulator_seed(episode.seed))
                 env._initialize_episode(torch.as_tensor([int(row)], device=env.device), {})
         mask[:] = True
         vulkan.apply_state(env)

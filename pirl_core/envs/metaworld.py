@@ -15,6 +15,7 @@ import numpy as np
 from gymnasium.spaces import Box
 from metaworld.env_dict import ALL_V3_ENVIRONMENTS
 
+from pirl_core import seeds
 from pirl_core.envs.benchmarks import Settings
 from pirl_core.envs.metaworld_tasks import FACTS
 from pirl_core.envs.render import EDITED, Look, renderer
@@ -153,10 +154,10 @@ class MetaWorldEnv:
             env._get_state_rand_vec = self._draw_shifted_start
         # Twice with the same draws: resets read positions that depend on edits they make further down.
         for _ in range(2):
-            env.np_random = np.random.default_rng([episode.seed, 0])
+            env.np_random = seeds.generator("start", episode.seed)
             env.reset_model()
         if episode.shift == "visual":
-            perturb_looks(self.model, np.random.default_rng([episode.seed, 1]))
+            perturb_looks(self.model, seeds.generator("looks", episode.seed))
         self._forward()
         env._prev_obs = env._get_curr_obs_combined_no_goal()
         self._observation = env._get_obs()

@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 import torch
 from mani_skill.envs.tasks.digital_twins.bridge_dataset_eval import put_on_in_scene
+from transforms3d.quaternions import axangle2quat, qmult
 
 from pirl_core.envs import vulkan, widowx
 from pirl_core.envs.benchmarks import Settings, stack_frames
 from pirl_core.envs.put_on_plate import overlay
 from pirl_core.envs.put_on_plate.assets import picture
-from pirl_core.envs.simpler_tasks import FACTS, PICKS
+from pirl_core.envs.simpler_tasks import FACTS, PICKS, draw
 from pirl_core.types import Episode
 
 _CLASSES = {
@@ -33,6 +34,7 @@ class SimplerEnv:
         self._limit = min(settings.episode_steps, PICKS[task].steps)
         widowx.use_assets()
         self.scene = _opened(task)
+        self._listed = self.scene.xyz_configs, self.scene.quat_configs
         self._eye = widowx.Eye(self.scene)
         self._steps = 0
         self._over = True
@@ -41,17 +43,24 @@ class SimplerEnv:
         return episode.task == self.task
 
     def reset(self, episode: Episode) -> np.ndarray:
-        """Start the episode; returns the state (S,) float32. The seed draws from mani_skill's list of starts; with the
-        shift listed they come in turn, by ``episode.number``.
+        """Start the episode; returns the state (S,) float32. With the shift listed mani_skill's starts come in turn, by
+        ``episode.number``; else the seed draws one between them.
 
         Raises UserError for an unknown shift.
         """
         if episode.task != self.task:
             raise ValueError(f"this slot simulates {self.task}, not {episode.task}")
         FACTS.check_shift(episode.shift)
-        starts = PICKS[self.task].starts
-        drawn = int(np.random.default_rng([episode.seed, 0]).integers(starts))
-        number = episode.number % starts if episode.shift == "listed" else drawn
+        places, turns = self._listed
+        number = episode.number
+        if episode.shift != "listed":
+            start = draw(self.task, episode.seed)
+            row, column = divmod(start.number, len(turns))
+            place, turn = places[row].clone(), turns[column].clone()
+            place[:, :2] += torch.tensor(start.moved)
+            turn[0] = torch.from_numpy(qmult(axangle2quat((0, 0, 1), start.turned), turn[0].numpy()))
+            places, turns, number = place[None], turn[None], 0
+        self.scene.xyz_configs, self.scene.quat_configs = places, turns
         # A new scene: PhysX keeps an order of contacts from what was before.
         self.scene.reset(seed=0, options={"episode_id": torch.tensor([number]), "reconfigure": True})
         self.bodies = [self.scene.objs[name] for name in self.scene.obj_names]

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import torch
 from accelerate import init_empty_weights
 
+from pirl_core import seeds
 from pirl_core.checkpoints.source import find_checkpoint
 from pirl_core.checkpoints.statistics import find_statistics
 from pirl_core.data.lerobot import Frames, action_chunks
@@ -41,7 +42,7 @@ def build_policy(
     if env.cameras and frames.images.shape[2:4] != (env.image_size, env.image_size):
         size = "x".join(map(str, frames.images.shape[2:4]))
         raise UserError(f"env.image_size = {env.image_size}: the dataset's images are {size}; rerun stage curate")
-    torch.manual_seed(seed)
+    torch.manual_seed(seeds.integer("network", seed))
     state_numbers, action_numbers = frames.state.shape[1], frames.actions.shape[1]
     if policy.delta_actions > min(state_numbers, action_numbers):
         raise UserError(

@@ -13,6 +13,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
+from pirl_core import seeds
 from pirl_core.errors import UserError
 from pirl_core.flow import chain
 from pirl_core.flow.chain import Noise
@@ -228,9 +229,10 @@ class FlowMatching(nn.Module):
         return self.backbone.velocity(self.backbone.encode(inputs), x, tau)[0].float()
 
 
-def keyed_normals(keys: Sequence[tuple[int, ...]], shape: tuple[int, ...]) -> Tensor:
-    """Standard normals (B, *shape), each row a function of its key alone, (seed, episode, decision) say.
+def keyed_normals(purpose: seeds.Purpose, keys: Sequence[tuple[int, ...]], shape: tuple[int, ...]) -> Tensor:
+    """Standard normals (B, *shape), each row a function of purpose and key alone, (seed, episode, decision) say.
 
     So results depend neither on how episodes are batched nor on how many workers or ranks share them.
     """
-    return torch.from_numpy(np.stack([np.random.default_rng(key).standard_normal(shape, np.float32) for key in keys]))
+    rows = [seeds.generator(purpose, *key).standard_normal(shape, np.float32) for key in keys]
+    return torch.from_numpy(np.stack(rows))

@@ -5,18 +5,19 @@ Each bootstrap has its own random stream, named after its row, so adding or remo
 """
 
 import json
-import zlib
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from pirl_core import seeds
 from pirl_core.envs.benchmarks import Name, facts_of
 from pirl_core.errors import UserError
 from pirl_core.param_file import resolve
 from pirl_core.params import Params
 from pirl_core.report.inputs import listed_splits
 from pirl_core.report.paper import paper_chain, paper_rate
+from pirl_core.starts import shared_starts
 from pirl_core.stats import paired_difference, success_rate, wilson
 
 Row = dict[str, Any]
@@ -25,14 +26,19 @@ PAIR = ["seed", "task", "env_seed"]
 
 def build_metrics(params: Params, episodes: pd.DataFrame) -> dict[str, list[Row]]:
     """rows: one per experiment, split and policy; differences: policy - sft; groups: of tasks; tasks: by task; chains:
-    of episodes that are sequences of subtasks, where there are such.
+    of episodes that are sequences of subtasks; shared_starts: what evaluation plays that training may have, in words.
+    The last two are there where there are such.
 
     episodes: the frame of `inputs.read_episodes`. Rates and the paper's figures are fractions in [0, 1].
     """
     metrics: dict[str, list[Row]] = {"rows": [], "differences": [], "groups": [], "tasks": []}
     chains: list[Row] = []
+    shared: list[Row] = []
     for experiment in params.experiments:
-        benchmark = resolve(params, experiment).env.benchmark
+        run = resolve(params, experiment)
+        benchmark = run.env.benchmark
+        notes = shared_starts(run.env, run.evaluate)
+        shared += [{"experiment": experiment, "split": split, "note": note} for split, note in notes.items()]
         for split in listed_splits(params, experiment):
             here = episodes[(episodes["experiment"] == experiment) & (episodes["split"] == split)]
             for method in params.policies:
@@ -44,11 +50,13 @@ def build_metrics(params: Params, episodes: pd.DataFrame) -> dict[str, list[Row]
                 metrics["rows"].append(row)
                 metrics["groups"] += groups
                 metrics["tasks"] += tasks
-                chains += _chain_rows(row, part)
+                chains += _chain_rows(row, part, run.env.episode_steps)
                 if method != "sft" and "sft" in params.policies:
                     metrics["differences"].append(_difference_row(params, experiment, method, split, here))
     if chains:
         metrics["chains"] = chains
+    if shared:
+        metrics["shared_starts"] = shared
     rounded: dict[str, list[Row]] = _rounded(metrics)
     return rounded
 
@@ -150,11 +158,13 @@ def _group_rows(row: Row, part: pd.DataFrame) -> list[Row]:
     return rows
 
 
-def _chain_rows(row: Row, part: pd.DataFrame) -> list[Row]:
-    """Of the episodes that are sequences: shares with at least 1, 2, ... subtasks solved (CALVIN's Len-1 to Len-5), and
-    the average number solved. One row, or none where no episode is a sequence."""
+def _chain_rows(row: Row, part: pd.DataFrame, limit: int) -> list[Row]:
+    """Of the episodes that are sequences: shares with at least 1, 2, ... subtasks solved (CALVIN's Len-1 to Len-5), the
+    average number solved, and the steps that a subtask had (``limit``) and has by the protocol. One row, or none where
+    no episode is a sequence."""
     facts = facts_of(row["benchmark"])
     lengths = part["task"].map(lambda task: facts.task(task).length)
+    published = [steps for task in part["task"].unique() if (steps := facts.task(task).steps)]
     solved = part["reward"][lengths > 1].round()
     if solved.empty:
         return []
@@ -167,13 +177,15 @@ def _chain_rows(row: Row, part: pd.DataFrame) -> list[Row]:
             "n": len(solved),
             "reached": [float((solved >= count).mean()) for count in range(1, lengths.max() + 1)],
             "average": float(solved.mean()),
+            "subtask_steps": limit,
+            "protocol_steps": max(published, default=limit),
             "paper": None if figures is None else figures.average,
         }
     ]
 
 
 def _stream(params: Params, *name: str) -> np.random.Generator:
-    return np.random.default_rng([params.report.seed, zlib.crc32("/".join(name).encode())])
+    return seeds.generator("bootstrap", params.report.seed, *name)
 
 
 def _rounded(value: Any) -> Any:

@@ -77,6 +77,7 @@ def render_html(
         means=any(row["group_mean"] not in (None, row["rate"]) for row in metrics["rows"]),
         versions=versions(runs["records"]),
         paper_note=paper_note(params),
+        shared_starts=tables.shared_starts(metrics),
         no_warning=NO_WARNING,
         dropped_clips=dropped_clips,
     )
@@ -102,6 +103,7 @@ def render_markdown(params: Params, metrics: dict[str, list[Row]], runs: dict[st
         "## Results",
         tables.markdown(*tables.rates_table(metrics)),
         paper_note(params),
+        *tables.shared_starts(metrics),
     ]
     if chains[1]:
         parts += ["## Sequences of subtasks", CHAINS, tables.markdown(*chains)]
@@ -124,7 +126,8 @@ INTERVALS = (
 )
 CHAINS = (
     "Len-k is the share of sequences of which at least the first k subtasks were solved, each in turn without a reset; "
-    "average is the number solved. An episode that is a sequence succeeds with its last subtask."
+    "average is the number solved. An episode that is a sequence succeeds with its last subtask. A subtask has so many "
+    "steps; where the protocol gives more, the figures are not those of the protocol."
 )
 NO_WARNING = "No training run raised a warning."
 PAIRS = (

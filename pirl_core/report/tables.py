@@ -119,7 +119,7 @@ def chains_table(metrics: dict[str, list[Row]]) -> tuple[list[str], list[list[st
     rows = metrics.get("chains", [])
     longest = max((len(row["reached"]) for row in rows), default=0)
     header = ["experiment", "split", "method", "n", *[f"Len-{count} %" for count in range(1, longest + 1)]]
-    header += ["average", "paper"]
+    header += ["average", "paper", "steps a subtask"]
     cells = [
         [
             row["experiment"],
@@ -130,10 +130,21 @@ def chains_table(metrics: dict[str, list[Row]]) -> tuple[list[str], list[list[st
             *["–"] * (longest - len(row["reached"])),
             f"{row['average']:.3f}",
             "–" if row["paper"] is None else f"{row['paper']:.3f}",
+            _limit(row["subtask_steps"], row["protocol_steps"]),
         ]
         for row in rows
     ]
     return header, cells
+
+
+def _limit(steps: int, published: int) -> str:
+    return str(steps) if steps == published else f"{steps}, the protocol {published}"
+
+
+def shared_starts(metrics: dict[str, list[Row]]) -> list[str]:
+    """A sentence for each split whose starts training may have played; [] where evaluation has its starts to itself."""
+    rows = metrics.get("shared_starts", [])
+    return [f"{row['experiment']}, {split_title(row['split'])}: {row['note']}." for row in rows]
 
 
 def tasks_table(metrics: dict[str, list[Row]], experiment: str, split: str) -> tuple[list[str], list[list[str]]]:
@@ -177,7 +188,7 @@ def warnings_table(warned: Sequence[Any]) -> tuple[list[str], list[list[str]]]:
 
 def results_table(metrics: dict[str, list[Row]]) -> str:
     """The two tables for a terminal, columns aligned."""
-    parts = [aligned(*rates_table(metrics))]
+    parts = ["\n".join([aligned(*rates_table(metrics)), *shared_starts(metrics)])]
     chains = chains_table(metrics)
     if chains[1]:
         parts.append(aligned(*chains))

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pirl_core import seeds
 from pirl_core.flow.chain import Noise
 from pirl_core.params import Rl
 from pirl_core.policy.context import Context
@@ -74,9 +75,9 @@ def collect(
 
     def choose(observation: Observation, episode: np.ndarray, decision: np.ndarray) -> tuple[Context, Decision]:
         keys = [(*key, int(e), int(d)) for e, d in zip(episode, decision, strict=True)]
-        uniforms = torch.tensor([np.random.default_rng((*k, 1)).random() for k in keys])
+        uniforms = torch.tensor([seeds.generator("step", *key).random() for key in keys])
         context = policy.encode(observation)
-        normals = keyed_normals(keys, chain_shape).to(device)
+        normals = keyed_normals("chain", keys, chain_shape).to(device)
         return context, policy.decide(context, normals, uniforms.to(device), noise, process)
 
     def decide(observation: Observation, row: np.ndarray, decision: np.ndarray) -> np.ndarray:

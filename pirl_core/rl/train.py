@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
 
 from pirl_core import seeds
@@ -51,13 +50,14 @@ def noise_at(rl: Rl, iteration: int) -> Noise:
 
 
 def iteration_episodes(tasks: list[str], shift: str, rl: Rl, seed: int, iteration: int) -> list[Episode]:
-    """Tasks in turn; GRPO repeats each start ``group_size`` times."""
+    """Tasks in turn, on from where the iteration before ended: over a run no task gets more than one start more than
+    another. GRPO repeats each start ``group_size`` times."""
     starts = rl.episodes_per_iteration // rl.group_size
     unique = []
-    for index in range(starts):
-        number = (iteration * starts + index) // len(tasks)
-        task = tasks[index % len(tasks)]
-        unique.append(Episode(task, seeds.train_seed(seed, iteration, index), shift, number))
+    for index in range(iteration * starts, (iteration + 1) * starts):
+        number, which = divmod(index, len(tasks))
+        task = tasks[which]
+        unique.append(Episode(task, seeds.train_seed(seed, task, number), shift, number))
     return [episode for episode in unique for _ in range(rl.group_size)]
 
 
@@ -86,7 +86,7 @@ def train_rl(
     Raises UserError when a guard of ``run`` in params.yaml says stop; the last checkpoint stays.
     """
     require_share("rl.episodes_per_iteration", rl.episodes_per_iteration)
-    torch.manual_seed(seed)
+    torch.manual_seed(seeds.integer("heads", seed))
     process = process_of(rl)
     policy.backbone.freeze_vlm()
     policy.add_heads(process, rl.critic_layers, rl.noise_rule == "learned")
@@ -131,9 +131,9 @@ def train_rl(
         noise = noise_at(rl, iteration)
         episodes = iteration_episodes(tasks, shift, rl, seed, iteration)
         with learner.accelerator.autocast():
-            rollout, share, metrics = collect(policy, envs, episodes, noise, process, rl, (seed, 2, iteration))
+            rollout, share, metrics = collect(policy, envs, episodes, noise, process, rl, (seed, iteration))
         collected = time.monotonic()
-        rng = np.random.default_rng([seed, 3, iteration])
+        rng = seeds.generator("minibatch", seed, iteration)
         warming = iteration < rl.critic_warmup_iterations and process.critic is not None
         learner.release()
         metrics |= update(learner, rollout, share, noise, process, rl, rng, warming, iteration)

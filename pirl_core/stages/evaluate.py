@@ -16,6 +16,7 @@ def run(job: Job) -> None:
     from pirl_core.params import split_label
     from pirl_core.policy.folder import load_policy, require_fit
     from pirl_core.resume import open_checkpoints
+    from pirl_core.starts import shared_starts
     from pirl_core.track import Tracker
     from pirl_core.videos import FPS, choose, write_videos
 
@@ -40,6 +41,8 @@ def run(job: Job) -> None:
             outcomes = play_splits(policy, envs, splits, done, evaluate.num_envs, checkpoints, tracker)
         if not here.main:
             return
+        for label, note in shared_starts(env, evaluate).items():
+            print(f"{job.label} {label}: {note}", flush=True)
         rows, filmed = [], []
         for name, played in outcomes.items():
             label = split_label(name)

@@ -3,7 +3,9 @@
 ``D/open_drawer``: one subtask in scene D. ``D/sequence``: the long-horizon protocol, five subtasks in a row.
 """
 
-from pirl_core.envs.calvin.sequences import LENGTH, conditions
+from collections.abc import Hashable, Sequence
+
+from pirl_core.envs.calvin.sequences import LENGTH, SUBTASK_STEPS, conditions, sequences
 from pirl_core.envs.calvin.subtasks import SUBTASKS, follow
 from pirl_core.envs.facts import Facts, Task
 
@@ -36,9 +38,19 @@ def _tasks() -> dict[str, Task]:
     tasks = {}
     for scene in SCENES:
         for name in ALONE:
-            tasks[f"{scene}/{name}"] = Task((SUBTASKS[name].sentence,), _group(name))
-        tasks[f"{scene}/{SEQUENCE}"] = Task(tuple(subtask.sentence for subtask in SUBTASKS.values()), SEQUENCE, LENGTH)
+            tasks[f"{scene}/{name}"] = Task((SUBTASKS[name].sentence,), _group(name), steps=SUBTASK_STEPS)
+        sentences = tuple(subtask.sentence for subtask in SUBTASKS.values())
+        tasks[f"{scene}/{SEQUENCE}"] = Task(sentences, SEQUENCE, LENGTH, SUBTASK_STEPS)
     return tasks
+
+
+def _listed(task: str, shift: str) -> Sequence[Hashable]:
+    """Scene and condition: a sequence and a subtask alone begin alike."""
+    scene, name = task.split("/")
+    if shift != "none":
+        return ()
+    starts = [one.condition for one in sequences()] if name == SEQUENCE else STARTS[name]
+    return [(scene, *condition.values()) for condition in starts]
 
 
 FACTS = Facts(
@@ -57,4 +69,5 @@ FACTS = Facts(
     rate=30,
     robot="panda",
     action_range=1.0,
+    listed=_listed,
 )

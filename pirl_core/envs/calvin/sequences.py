@@ -16,7 +16,7 @@ from pirl_core.envs.calvin.subtasks import COLOURS, KEYS, SLOTS, SUBTASKS, Condi
 FILE = Path(__file__).with_name("sequences.txt")
 LENGTH = 5
 SUBTASK_STEPS = 360
-"""Time limit of one subtask of a sequence, in actions."""
+"""Time limit of one subtask, alone or in a sequence, in actions."""
 
 ROBOT = np.array([
     0.02586889, -0.2313129, 0.5712808, 3.09045411, -0.02908596, 1.50013585, 0.07999963, -1.21779124, 1.03987629,

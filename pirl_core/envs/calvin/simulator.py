@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pirl_core import assets
+from pirl_core import assets, seeds
 from pirl_core.envs.benchmarks import Settings, stack_frames
 from pirl_core.envs.calvin.facts import FACTS, SEQUENCE, STARTS
 from pirl_core.envs.calvin.oracle import solved
@@ -181,7 +181,7 @@ class CalvinEnv:
         if not self.fits(episode):
             raise ValueError(f"this slot simulates scene {self.scene}, not {episode.task}")
         FACTS.check_shift(episode.shift)
-        rng = np.random.default_rng([episode.seed, 0])
+        rng = seeds.generator("start", episode.seed)
         condition, self._plan = _beginning(episode, rng)
         robot, scene = ROBOT.copy(), self._moved_to_scene(scene_of(condition))
         if episode.shift == "random":
@@ -191,7 +191,7 @@ class CalvinEnv:
             places += rng.uniform(-BLOCK_NOISE, BLOCK_NOISE, (3, 2)) * (places[:, 1:] < 0)
         self._restore()
         self.env.reset(robot_obs=robot, scene_obs=scene)
-        self._steps = self._subtask_steps = self._done = 0
+        self._subtask_steps = self._done = 0
         self._over = False
         self._read()
         self._start = self._info
@@ -200,8 +200,8 @@ class CalvinEnv:
     def step(self, action: np.ndarray) -> tuple[float, bool, bool]:
         """Apply one action (7,), clipped to [-1, 1]; returns reward, terminated, truncated.
 
-        The reward is 1.0 where a subtask is solved. The episode ends with the last one, or when a subtask of a
-        sequence has had 360 steps, or the episode ``env.episode_steps``.
+        The reward is 1.0 where a subtask is solved. The episode ends with the last one, or when a subtask has had
+        ``env.episode_steps``, at most the protocol's 360.
         """
         if self._over:
             raise RuntimeError(f"CALVIN {self.scene}: step after the episode's end; reset first")
@@ -209,15 +209,13 @@ class CalvinEnv:
         command[6] = 1.0 if command[6] > 0 else -1.0
         self.env.step(command)
         self._read()
-        self._steps += 1
         self._subtask_steps += 1
         success = solved(self._plan[self._done], self._start, self._info)
         if success:
             # The next subtask is judged by what has changed from here on.
             self._done, self._subtask_steps, self._start = self._done + 1, 0, self._info
         terminated = self._done == len(self._plan)
-        late = self._steps >= self._settings.episode_steps
-        truncated = not terminated and (late or (len(self._plan) > 1 and self._subtask_steps >= SUBTASK_STEPS))
+        truncated = not terminated and self._subtask_steps >= min(self._settings.episode_steps, SUBTASK_STEPS)
         self._over = terminated or truncated
         return float(success), terminated, truncated
 

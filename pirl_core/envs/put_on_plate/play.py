@@ -12,7 +12,7 @@ from pirl_core.envs.put_on_plate import assets, overlay
 from pirl_core.envs.put_on_plate.facts import FACTS, LONG_HOLD
 from pirl_core.envs.put_on_plate.names import sentence
 from pirl_core.envs.put_on_plate.rules import Contact, Reward, on_plate, world_box
-from pirl_core.envs.put_on_plate.variations import JUMP_STEP, arm_offsets, decode, size, variation_of
+from pirl_core.envs.put_on_plate.variations import JUMP_STEP, arm_offsets, draw, variation_of
 from pirl_core.envs.widowx import rotation
 from pirl_core.types import Episode
 
@@ -41,8 +41,7 @@ class Play:
         """limit: steps. Raises UserError for an unknown shift, and where assets are missing."""
         FACTS.check_shift(episode.shift)
         self.variation = variation_of(episode.shift, episode.task)
-        number = int(np.random.default_rng([episode.seed, 0]).integers(size(self.variation)))
-        self.start = start = decode(self.variation, number)
+        self.start = start = draw(self.variation, episode.seed)
         extra = self.variation.extra
         self.bodies: list[tuple[assets.Kind, int]] = [("carrot", start.thing), ("plate", start.plate)]
         self.places = [Placed(start.places[0], start.yaw), Placed(start.places[1], 0.0)]

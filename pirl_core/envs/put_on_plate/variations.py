@@ -17,6 +17,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from pirl_core import seeds
 from pirl_core.envs.put_on_plate.names import OBJECTS, PLATES, TABLES
 
 CENTRE = (-0.16, 0.0)
@@ -83,6 +84,15 @@ VARIATIONS = {
 }
 """By the name of the shift; ``none`` and ``unseen`` are Main-v3's train and test sets, the others the sets of Table 7
 (``<name>-v1-test`` unless the name says train) and the three that the public set has beyond it."""
+
+SHARES: dict[seeds.Use, range] = {
+    "demonstration": range(6),
+    "training": range(6),
+    "validation": range(6, 7),
+    "evaluation": range(7, 8),
+}
+"""Eighths of all layouts that episodes may start with, by what they are for. The public environment evaluates the
+training set on any of its starts, those that were trained on included."""
 
 SINGLE = "put_carrot_on_plate"
 """The task that keeps to the first object, plate and table of its set; ``put_on_plate`` has them all."""
@@ -192,6 +202,23 @@ def decode(variation: Variation, number: int) -> Start:
         tuple((float(x), float(y), z) for (x, y), z in zip(chosen, HEIGHTS[variation.places], strict=True)),
         variation.yaws[yaw],
     )
+
+
+def draw(variation: Variation, episode_seed: int) -> Start:
+    """The start of an episode: one of the set whose layout is in the share of what the episode is for."""
+    rng, share = seeds.generator("start", episode_seed), SHARES[seeds.use_of(episode_seed)]
+    while True:
+        start = decode(variation, int(rng.integers(size(variation))))
+        if share_of(start) in share:
+            return start
+
+
+def share_of(start: Start) -> int:
+    """The eighth that a start's layout is in: which object and plate lie where (mm, thousandths of a radian), whatever
+    the table, the picture, the sentence and the third thing. So no shifted set evaluates on a layout of training's."""
+    numbers = [*(value for place in start.places[:2] for value in place[:2]), start.yaw]
+    layout = (start.thing, start.plate, *(round(1000 * value) for value in numbers))
+    return seeds.integer("share", *layout) % SHARES["evaluation"].stop
 
 
 def _extra(variation: Variation, thing: int, plate: int, extra: int) -> int:
