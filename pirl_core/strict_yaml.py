@@ -1,4 +1,7 @@
-"""YAML without its two traps: a key given twice is an error, and ``1e-4`` is a number."""
+"""YAML without its traps: a key given twice is an error, ``1e-4`` is a number, and there are no aliases and no tags.
+
+An alias can stand for a value that holds itself, or for one of a billion parts; a tag asks for a type of Python's.
+"""
 
 import re
 from pathlib import Path
@@ -7,12 +10,36 @@ from typing import Any
 import yaml
 
 from pirl_core.errors import UserError
+from pirl_core.readers.text import DEEPEST, LARGEST_WHOLE, read_text
+
+MOST_BYTES = 2**20
+REMEDY = "give a parameter file with --params, in UTF-8; params.yaml lies in the repository's root"
 
 # YAML 1.1 wants a dot and a sign (1.0e-4); people, numpy and DVC write 1e-4.
 _FLOAT = re.compile(r"^[-+]?(\d[\d_]*)(\.\d*)?[eE][-+]?\d+$")
 
 
 class _Loader(yaml.SafeLoader):
+    depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        event = self.peek_event()
+        fault = "an alias; write the value out" if isinstance(event, yaml.AliasEvent) else ""
+        fault = fault or ("a tag; leave it out" if getattr(event, "tag", None) else "")
+        fault = fault or (f"nested deeper than {DEEPEST} levels" if self.depth >= DEEPEST else "")
+        if fault:
+            raise yaml.composer.ComposerError(None, None, fault, event.start_mark)
+        self.depth += 1
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        value = int(super().construct_yaml_int(node))
+        if abs(value) > LARGEST_WHOLE:
+            raise yaml.constructor.ConstructorError(None, None, "a number of more than 64 bits", node.start_mark)
+        return value
+
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
         for key_node, _ in node.value:
@@ -32,27 +59,27 @@ class _Loader(yaml.SafeLoader):
 _Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789"))
 
 
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in ``path``. Raises UserError, naming the line, for anything else."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; run in the repository's root or give --params") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: byte {error.start} is not UTF-8 text; save the file as UTF-8") from None
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}") from None
-    try:
-        content = yaml.load(text, _Loader)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        place = f"{path} line {mark.line + 1}" if mark else f"{path}"
-        raise UserError(f"{place}: {_one_line(error.problem or error.context or 'not valid YAML')}") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not valid YAML: {_one_line(str(error))}") from None
+    content = parse_yaml(read_text(path, REMEDY, MOST_BYTES), str(path))
     if not isinstance(content, dict):
         raise UserError(f"{path}: is {'empty' if content is None else 'no mapping'}; it must hold 'key: value' lines")
     return content
+
+
+def parse_yaml(text: str, place: str) -> Any:
+    """What ``text`` says. ``place``: where it stands, for the message. Raises UserError, naming the line."""
+    try:
+        return yaml.load(text, _Loader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = f" line {mark.line + 1}" if mark else ""
+        raise UserError(f"{place}{line}: {_one_line(error.problem or error.context or 'not valid YAML')}") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise UserError(f"{place}: not valid YAML: {_one_line(str(error))}") from None
 
 
 def _one_line(text: str) -> str:

@@ -1,0 +1,113 @@
+"""Parquet."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from pyarrow import types
+
+from pirl_core.errors import UserError, first_line
+from pirl_core.readers.text import LARGEST, open_regular
+
+MOST_VALUES = 2**30
+MOST_BYTES = 64 * 2**30
+
+
+class Kind(NamedTuple):
+    """What a column holds. words: for the message."""
+
+    words: str
+    fits: Callable[[pa.DataType], bool]
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    own = kind.value_type if types.is_dictionary(kind) else kind
+    return bool(types.is_string(own) or types.is_large_string(own))
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(types.is_integer(kind) or types.is_floating(kind))
+
+
+def _is_vector(kind: pa.DataType) -> bool:
+    lists = types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
+    return _is_number(kind) or bool(lists and _is_number(kind.value_type))
+
+
+def _is_picture(kind: pa.DataType) -> bool:
+    place = kind.get_field_index("bytes") if types.is_struct(kind) else -1
+    return place >= 0 and (types.is_binary(kind.field(place).type) or types.is_large_binary(kind.field(place).type))
+
+
+TEXT = Kind("text", _is_text)
+TRUTH = Kind("true or false", types.is_boolean)
+WHOLE = Kind("a whole number", types.is_integer)
+NUMBER = Kind("a number", _is_number)
+VECTOR = Kind("numbers", _is_vector)
+PICTURE = Kind("the bytes of a picture", _is_picture)
+
+
+def column_names(path: Path, remedy: str) -> list[str]:
+    """Of the whole table. Raises UserError for a file that is absent, damaged or no parquet."""
+    with open_regular(path, remedy) as file:
+        try:
+            return list(pq.ParquetFile(file).schema_arrow.names)
+        except Exception as error:  # of Arrow, which lets other kinds than its own through
+            raise _damaged(path, error, remedy) from None
+
+
+def read_table(path: Path, remedy: str, columns: Mapping[str, Kind]) -> pa.Table:
+    """The columns, each with a value of its kind in every row. Whole numbers come as int64, text as strings.
+
+    Raises UserError for a file that is absent, damaged or no parquet, that claims more than MOST_VALUES, or whose
+    columns are not these; numbers beyond LARGEST and NaN count as no numbers, but in vectors.
+    """
+    with open_regular(path, remedy) as file:
+        try:
+            content = pq.ParquetFile(file)
+            names = list(content.schema_arrow.names)
+            _check_size(content.metadata)
+        except Exception as error:  # of Arrow, which lets other kinds than its own through
+            raise _damaged(path, error, remedy) from None
+        for name, kind in columns.items():
+            if names.count(name) != 1:
+                raise UserError(f"{path}: column '{name}' is {'twice there' if name in names else 'missing'}; {remedy}")
+            found = content.schema_arrow.field(name).type
+            if not kind.fits(found):
+                raise UserError(f"{path}: column '{name}' must hold {kind.words}, and holds {found}; {remedy}")
+        try:
+            table = content.read(list(columns)).select(list(columns)).replace_schema_metadata()
+            table.validate(full=True)
+        except Exception as error:
+            raise _damaged(path, error, remedy) from None
+    for place, (name, kind) in enumerate(columns.items()):
+        values = table.column(place)
+        if values.null_count:
+            raise UserError(f"{path}: column '{name}' has no value in {values.null_count} rows; {remedy}")
+        if kind in (WHOLE, TEXT):
+            try:
+                table = table.set_column(place, name, pc.cast(values, pa.int64() if kind is WHOLE else pa.string()))
+            except pa.ArrowInvalid as error:
+                raise UserError(f"{path}: column '{name}': {first_line(error)}; {remedy}") from None
+        if (
+            kind is NUMBER
+            and not pc.all(pc.less_equal(pc.abs(pc.cast(values, pa.float64(), safe=False)), LARGEST)).as_py()
+        ):
+            raise UserError(f"{path}: column '{name}' holds a number that is not finite, or beyond 1e100; {remedy}")
+    return table
+
+
+def _check_size(metadata: pq.FileMetaData) -> None:
+    """Raises ValueError where the file says that it unpacks to more than any machine should take."""
+    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+    values = sum(group.column(number).num_values for group in groups for number in range(group.num_columns))
+    size = sum(group.total_byte_size for group in groups)
+    if max(values, metadata.num_rows) > MOST_VALUES or size > MOST_BYTES:
+        raise ValueError(f"it says that it holds {metadata.num_rows:,} rows, {values:,} values, {size:,} bytes")
+
+
+def _damaged(path: Path, error: Exception, remedy: str) -> UserError:
+    return UserError(f"{path}: damaged parquet ({first_line(error)}); {remedy}")
