@@ -1,7 +1,5 @@
-"""YAML without its traps: a key given twice is an error, ``1e-4`` is a number, and there are no aliases and no tags.
-
-An alias can stand for a value that holds itself, or for one of a billion parts; a tag asks for a type of Python's.
-"""
+"""YAML without its traps: a key given twice is an error, ``1e-4`` is a number, and tags, which ask for Python's types,
+are refused; so are aliases that make a value hold itself, or a small file stand for a billion values."""
 
 import re
 from pathlib import Path
@@ -10,9 +8,10 @@ from typing import Any
 import yaml
 
 from pirl_core.errors import UserError
-from pirl_core.readers.text import DEEPEST, LARGEST_WHOLE, read_text
+from pirl_core.readers.text import LARGEST_WHOLE, check_extent, read_text
 
 MOST_BYTES = 2**20
+MOST_VALUES = 100_000
 REMEDY = "give a parameter file with --params, in UTF-8; params.yaml lies in the repository's root"
 
 # YAML 1.1 wants a dot and a sign (1.0e-4); people, numpy and DVC write 1e-4.
@@ -20,19 +19,11 @@ _FLOAT = re.compile(r"^[-+]?(\d[\d_]*)(\.\d*)?[eE][-+]?\d+$")
 
 
 class _Loader(yaml.SafeLoader):
-    depth = 0
-
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         event = self.peek_event()
-        fault = "an alias; write the value out" if isinstance(event, yaml.AliasEvent) else ""
-        fault = fault or ("a tag; leave it out" if getattr(event, "tag", None) else "")
-        fault = fault or (f"nested deeper than {DEEPEST} levels" if self.depth >= DEEPEST else "")
-        if fault:
-            raise yaml.composer.ComposerError(None, None, fault, event.start_mark)
-        self.depth += 1
-        node = super().compose_node(parent, index)
-        self.depth -= 1
-        return node
+        if getattr(event, "tag", None):
+            raise yaml.composer.ComposerError(None, None, f"a tag ({event.tag:.40}); leave it out", event.start_mark)
+        return super().compose_node(parent, index)
 
     def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
         value = int(super().construct_yaml_int(node))
@@ -73,13 +64,15 @@ def read_yaml(path: Path) -> dict[str, Any]:
 def parse_yaml(text: str, place: str) -> Any:
     """What ``text`` says. ``place``: where it stands, for the message. Raises UserError, naming the line."""
     try:
-        return yaml.load(text, _Loader)
+        content = yaml.load(text, _Loader)
+        check_extent(content, MOST_VALUES)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = f" line {mark.line + 1}" if mark else ""
         raise UserError(f"{place}{line}: {_one_line(error.problem or error.context or 'not valid YAML')}") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UserError(f"{place}: not valid YAML: {_one_line(str(error))}") from None
+    return content
 
 
 def _one_line(text: str) -> str:

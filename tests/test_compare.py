@@ -138,9 +138,9 @@ def change(edit: Callable[[pd.DataFrame], pd.DataFrame]) -> None:
 BREAKS: dict[str, Callable[[], object]] = {
     "metaworld-flow_sde-0: neither an evaluation nor a folder with episodes.parquet; outputs/evaluate has "
     "metaworld-sft-0": lambda: Path("outputs/evaluate/metaworld-flow_sde-0/episodes.parquet").unlink(),
-    "no readable parquet": lambda: Path("outputs/evaluate/metaworld-flow_sde-0/episodes.parquet").write_text("no"),
-    "lacks the column 'task'": lambda: change(lambda f: f.drop(columns="task")),
-    "column 'success' must hold bool": lambda: change(lambda f: f.assign(success=0.5)),
+    "damaged parquet": lambda: Path("outputs/evaluate/metaworld-flow_sde-0/episodes.parquet").write_text("no"),
+    "column 'task' is missing": lambda: change(lambda f: f.drop(columns="task")),
+    "column 'success' must hold true or false": lambda: change(lambda f: f.assign(success=0.5)),
     "have no episode in common": lambda: change(lambda f: f.assign(env_seed=f["env_seed"] + N)),
     "holds an episode twice": lambda: change(lambda f: pd.concat([f, f[:1]])),
     "none in common": lambda: change(lambda f: pd.concat([f.assign(seed=5), f.assign(seed=6)])),

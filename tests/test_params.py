@@ -116,10 +116,10 @@ UNREADABLE: dict[str, tuple[bytes, str]] = {
     "tab": (b"rl:\n\tgamma: 1\n", r"line 2: "),
     "key twice": (b"rl:\n  gamma: 1\n  gamma: 2\n", r"line 3: the key 'gamma' is given twice; remove one"),
     "number as key": (b"rl:\n  1: 2\n", r"line 2: the key 1 is not a word"),
-    "code": (b"rl: !!python/object/apply:os.getcwd []\n", r"line 1: a tag; leave it out"),
-    "a set": (b"rl: !!set {gamma}\n", r"line 1: a tag; leave it out"),
-    "holds itself": (b"rl: &rl\n  rl: *rl\n", r"line 2: an alias; write the value out"),
-    "endless": (b"rl: " + b"[" * 100_000, r"line 1: nested deeper"),
+    "code": (b"rl: !!python/object/apply:os.getcwd []\n", r"line 1: a tag .*; leave it out"),
+    "a set": (b"rl: !!set {gamma}\n", r"line 1: a tag .*; leave it out"),
+    "holds itself": (b"rl: &rl\n  rl: *rl\n", r"nested deeper than 64 levels"),
+    "endless": (b"rl: " + b"[" * 100_000, r"not valid YAML"),
     "latin-1": ("title: é".encode("latin-1"), r"is not UTF-8 text"),
 }
 

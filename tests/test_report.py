@@ -314,9 +314,9 @@ def listed_as(path: Path, file: str) -> None:
 
 BREAKS: dict[str, Callable[[Path], object]] = {
     "does not exist": lambda p: p.unlink(),
-    "no readable parquet": lambda p: p.write_bytes(b"PAR1 nonsense"),
-    "lacks the column 'success'": lambda p: change(p, lambda f: f.drop(columns="success")),
-    "column 'success' must hold bool": lambda p: change(p, lambda f: f.assign(success=1.0)),
+    "damaged parquet": lambda p: p.write_bytes(b"PAR1 nonsense"),
+    "column 'success' is missing": lambda p: change(p, lambda f: f.drop(columns="success")),
+    "column 'success' must hold true or false": lambda p: change(p, lambda f: f.assign(success=1.0)),
     "column 'seed' must be 0": lambda p: change(p, lambda f: f.assign(seed=5)),
     "column 'method' must be 'flow_sde'": lambda p: change(p, lambda f: f.assign(method="sft")),
     "holds the splits ['id']": lambda p: change(p, lambda f: f[f["split"] == "id"]),
@@ -325,13 +325,13 @@ BREAKS: dict[str, Callable[[Path], object]] = {
     "unknown MetaWorld task 'juggle-v3'": lambda p: change(
         p, lambda f: f.assign(task=f["task"].replace(EASY, "juggle-v3"))
     ),
-    "is no JSON object with a 'step'": lambda p: (p.parents[2] / "rl/tiny-flow_sde-0/metrics.jsonl").write_text(
+    "metrics.jsonl:2: no valid JSON": lambda p: (p.parents[2] / "rl/tiny-flow_sde-0/metrics.jsonl").write_text(
         '{"step": 1}\n{"st'
     ),
-    "warnings.jsonl:1 is no JSON object with 'step' and 'text'": lambda p: (
+    "warnings.jsonl entry 1: text = {'step': 1}: field required": lambda p: (
         p.parents[2] / "rl/tiny-flow_sde-0/warnings.jsonl"
     ).write_text('{"step": 1}\n'),
-    "is no readable JSON": lambda p: (p.parents[2] / "run/rl/tiny-flow_sde-0.json").write_text("{"),
+    "tiny-flow_sde-0.json: no valid JSON": lambda p: (p.parents[2] / "run/rl/tiny-flow_sde-0.json").write_text("{"),
     "though videos.json lists it": lambda p: (p.parent / "videos/a.gif").unlink(),
     "videos.json: '/etc/hostname' is no plain name": lambda p: listed_as(p, "/etc/hostname"),
     "videos.json: '..' is no plain name": lambda p: listed_as(p, ".."),

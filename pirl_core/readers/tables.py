@@ -92,12 +92,16 @@ def read_table(path: Path, remedy: str, columns: Mapping[str, Kind]) -> pa.Table
                 table = table.set_column(place, name, pc.cast(values, pa.int64() if kind is WHOLE else pa.string()))
             except pa.ArrowInvalid as error:
                 raise UserError(f"{path}: column '{name}': {first_line(error)}; {remedy}") from None
-        if (
-            kind is NUMBER
-            and not pc.all(pc.less_equal(pc.abs(pc.cast(values, pa.float64(), safe=False)), LARGEST)).as_py()
-        ):
-            raise UserError(f"{path}: column '{name}' holds a number that is not finite, or beyond 1e100; {remedy}")
+        if kind is NUMBER and not _bounded(values):
+            raise UserError(
+                f"{path}: column '{name}' holds a number that is not finite, or beyond {LARGEST:g}; {remedy}"
+            )
     return table
+
+
+def _bounded(values: pa.ChunkedArray) -> bool:
+    sizes = pc.abs(pc.cast(values, pa.float64(), safe=False))
+    return bool(pc.all(pc.less_equal(sizes, LARGEST), min_count=0).as_py())
 
 
 def _check_size(metadata: pq.FileMetaData) -> None:

@@ -10,6 +10,7 @@ from typing import Any, BinaryIO
 from pirl_core.errors import UserError, first_line
 
 MOST_BYTES = 64 * 2**20
+MOST_VALUES = 10**7
 DEEPEST = 64
 """Levels of JSON, of which no file of any known layout has ten."""
 LARGEST = 1e100
@@ -83,7 +84,7 @@ def parse_json(text: str, place: str, remedy: str) -> Any:
         value = json.loads(
             text, parse_int=_whole, parse_float=_number, parse_constant=_number, object_pairs_hook=_each_key_once
         )
-        _check_nesting(value)
+        check_extent(value, MOST_VALUES)
         value_texts = text if text.isascii() and "\\u" not in text else json.dumps(value, ensure_ascii=False)
         value_texts.encode()  # half of a surrogate pair cannot be printed or written
     except RecursionError:
@@ -118,13 +119,17 @@ def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return made
 
 
-def _check_nesting(value: Any) -> None:
-    """Level by level, since a function that calls itself would be what fails. Raises ValueError."""
-    level, depth = [value], 0
+def check_extent(value: Any, most: int) -> None:
+    """Raises ValueError for more than ``most`` values, parts that are shared counted wherever they appear, and for more
+    than DEEPEST levels, which what holds itself has. Level by level: a function that calls itself would fail first."""
+    level, count, depth = [value], 1, 0
     while level := [item for item in level if isinstance(item, dict | list)]:
         depth += 1
-        if depth > DEEPEST:
-            raise ValueError(f"nested deeper than {DEEPEST} levels")
+        count += sum(map(len, level))
+        if depth > DEEPEST or count > most:
+            raise ValueError(
+                f"nested deeper than {DEEPEST} levels" if depth > DEEPEST else f"more than {most:,} values"
+            )
         level = [inner for item in level for inner in (item.values() if isinstance(item, dict) else item)]
 
 

@@ -1,35 +1,78 @@
 """What the report reads: only the folders that params.yaml lists, so leftovers of removed experiments never show up."""
 
-import json
-import math
 import re
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import pandas as pd
-import pyarrow
-import pyarrow.parquet as pq
+from pydantic import AfterValidator, Field
 
-from pirl_core.errors import UserError, first_line
+from pirl_core.errors import UserError
 from pirl_core.param_file import resolve
 from pirl_core.params import Params, split_label
 from pirl_core.paths import bare
+from pirl_core.readers.tables import NUMBER, TEXT, TRUTH, WHOLE
+from pirl_core.readers.tables import read_table as read_columns
+from pirl_core.readers.text import read_json, read_json_lines, read_json_list
+from pirl_core.readers.typed import Open, check
 
 COLUMNS = {
-    "experiment": "object",
-    "method": "object",
-    "seed": "int",
-    "split": "object",
-    "task": "object",
-    "env_seed": "int",
-    "success": "bool",
-    "steps": "int",
-    "reward": "float",
+    "experiment": TEXT,
+    "method": TEXT,
+    "seed": WHOLE,
+    "split": TEXT,
+    "task": TEXT,
+    "env_seed": WHOLE,
+    "success": TRUTH,
+    "steps": WHOLE,
+    "reward": NUMBER,
 }
 REMEDY = "delete its folder and run `dvc repro`"
 TRAINING = ("sft", "rl")
 NUMBERS = re.compile(r"[-+]?\d[\d.]*(e[-+]?\d+)?|\bnan\b|\binf\b")
 Curve = dict[str, list[tuple[float, float]]]  # metric name -> (step, value) points
+
+
+Step = Annotated[int, Field(ge=0, le=10**12)]
+Amount = Annotated[float, Field(ge=0, le=1e15)]
+
+
+class _Line(Open):
+    """Of metrics.jsonl; the other keys are metrics."""
+
+    step: Step
+
+
+class _Warning(Open):
+    step: Step
+    text: str
+
+
+class _Video(Open):
+    file: Annotated[str, AfterValidator(bare)]
+    split: str
+    task: str
+    success: bool
+    episode: Step
+
+
+class _Machine(Open):
+    cpu: str | None = None
+    cores: Step | None = None
+    memory_mib: Amount | None = None
+    gpus: list[str] | None = None
+
+
+class _Record(Open):
+    """Of a run, as `stages.cli` writes it."""
+
+    wall_seconds: Amount | None = None
+    peak_memory_mib: Amount | None = None
+    machine: _Machine | str | None = None
+    revision: str | None = None
+    python: str | None = None
+    versions: dict[str, str] | None = None
+    params: dict[str, dict[str, Any]] | None = None
 
 
 class Warned(NamedTuple):
@@ -85,22 +128,9 @@ def read_episodes(outputs: Path, params: Params) -> pd.DataFrame:
 
 def read_table(path: Path) -> pd.DataFrame:
     """The COLUMNS of one table of episodes. Raises UserError for a missing or broken one, and where values are."""
-    try:
-        table = pq.ParquetFile(path).read()
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist: run `dvc repro` so that it is evaluated") from None
-    except (OSError, pyarrow.ArrowException) as error:
-        raise UserError(f"{path} is no readable parquet file ({_one_line(error)}): {REMEDY}") from None
-    missing = [name for name in COLUMNS if name not in table.column_names]
-    if missing:
-        raise UserError(f"{path} lacks the column '{missing[0]}': {REMEDY}")
-    frame: pd.DataFrame = table.select(list(COLUMNS)).to_pandas()
-    for name, kind in COLUMNS.items():
-        right = frame[name].dtype == bool if kind == "bool" else True
-        right = right and (pd.api.types.is_integer_dtype(frame[name]) if kind == "int" else True)
-        right = right and (pd.api.types.is_numeric_dtype(frame[name]) if kind == "float" else True)
-        if not right or frame[name].isna().any():
-            raise UserError(f"{path}: column '{name}' must hold {kind} values without gaps: {REMEDY}")
+    if not path.exists():
+        raise UserError(f"{path} does not exist: run `dvc repro` so that it is evaluated")
+    frame: pd.DataFrame = read_columns(path, REMEDY, COLUMNS).to_pandas()
     return frame
 
 
@@ -120,14 +150,10 @@ def read_curve(path: Path) -> Curve:
     if not path.exists():
         return {}
     curve: Curve = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        try:
-            row = json.loads(line)
-            step = float(row.pop("step"))
-        except (ValueError, KeyError, TypeError, AttributeError):
-            raise UserError(f"{path}:{number} is no JSON object with a 'step': {REMEDY}") from None
+    for number, row in enumerate(read_json_lines(path, REMEDY), 1):
+        step = check(_Line, row, f"{path} entry {number}", REMEDY).step
         for name, value in row.items():
-            if isinstance(value, int | float) and math.isfinite(value):
+            if name != "step" and isinstance(value, int | float):
                 curve.setdefault(name, []).append((step, float(value)))
     return curve
 
@@ -139,13 +165,9 @@ def read_warnings(outputs: Path, params: Params) -> list[Warned]:
         path = outputs / stage / name / "warnings.jsonl"
         if stage in TRAINING and path.exists():
             alike: dict[str, list[tuple[int, str]]] = {}
-            for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-                try:
-                    row = json.loads(line)
-                    step, text = int(row["step"]), str(row["text"])
-                except (ValueError, KeyError, TypeError):
-                    raise UserError(f"{path}:{number} is no JSON object with 'step' and 'text': {REMEDY}") from None
-                alike.setdefault(NUMBERS.sub("#", text), []).append((step, text))
+            for number, row in enumerate(read_json_lines(path, REMEDY), 1):
+                said = check(_Warning, row, f"{path} entry {number}", REMEDY)
+                alike.setdefault(NUMBERS.sub("#", said.text), []).append((said.step, said.text))
             found += [Warned(stage, name, [s for s, _ in rows], rows[-1][1]) for rows in alike.values()]
     return found
 
@@ -156,7 +178,9 @@ def read_runs(outputs: Path, params: Params) -> list[dict[str, Any]]:
     for stage, name in stage_names(params):
         path = outputs / "run" / stage / f"{name}.json"
         if path.exists():
-            records.append({**_read_json(path, dict), "stage": stage, "name": name})
+            record = read_json(path, REMEDY)
+            check(_Record, record, str(path), REMEDY)
+            records.append({**record, "stage": stage, "name": name})
     return records
 
 
@@ -167,29 +191,10 @@ def read_clips(outputs: Path, experiment: str, policy: str, seed: int) -> list[C
     if not path.exists():
         return []
     clips = []
-    for entry in _read_json(path, list):
-        try:
-            file = folder / bare(entry["file"])
-            clip = Clip(file, entry["split"], entry["task"], entry["success"], entry["episode"])
-        except (KeyError, TypeError):
-            raise UserError(f"{path}: entry {entry!r} is incomplete: {REMEDY}") from None
-        except ValueError as error:
-            raise UserError(f"{path}: {first_line(error)}: {REMEDY}") from None
+    for number, entry in enumerate(read_json_list(path, REMEDY)):
+        video = check(_Video, entry, f"{path} entry {number}", REMEDY)
+        clip = Clip(folder / video.file, video.split, video.task, video.success, video.episode)
         if not clip.path.is_file():
             raise UserError(f"{clip.path} does not exist though videos.json lists it: {REMEDY}")
         clips.append(clip)
     return clips
-
-
-def _read_json(path: Path, kind: type) -> Any:
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise UserError(f"{path} is no readable JSON ({_one_line(error)}): {REMEDY}") from None
-    if not isinstance(data, kind):
-        raise UserError(f"{path} must hold a JSON {'object' if kind is dict else 'list'}: {REMEDY}")
-    return data
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:120]

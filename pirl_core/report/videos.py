@@ -4,7 +4,8 @@ import base64
 from typing import NamedTuple
 
 from pirl_core.errors import UserError
-from pirl_core.report.inputs import Clip
+from pirl_core.readers.text import read_bytes
+from pirl_core.report.inputs import REMEDY, Clip
 
 MIME = {".mp4": "video/mp4", ".gif": "image/gif", ".webp": "image/webp", ".webm": "video/webm"}
 PER_POLICY = 6
@@ -46,10 +47,10 @@ def embed(clips: list[Clip], budget: int) -> tuple[list[Embedded], int]:
     for clip in clips:
         mime = MIME.get(clip.path.suffix.lower())
         if mime is None:
-            raise UserError(f"{clip.path}: videos must be one of {sorted(MIME)}: delete its folder and run `dvc repro`")
-        data = clip.path.read_bytes()
-        if len(data) > budget:
+            raise UserError(f"{clip.path}: videos must be one of {sorted(MIME)}: {REMEDY}")
+        if clip.path.stat().st_size > budget:
             continue
+        data = read_bytes(clip.path, REMEDY, budget)
         budget -= len(data)
         uri = f"data:{mime};base64,{base64.b64encode(data).decode()}"
         embedded.append(Embedded(clip, uri, mime.startswith("video")))
