@@ -3,7 +3,6 @@
 An artifact that cannot be written costs a line in the log and nothing else.
 """
 
-import json
 import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +18,7 @@ from prefect.artifacts import (
 )
 
 from flows.lines import Progress, clock
+from pirl_core.readers.text import read_json, read_text
 
 Log: TypeAlias = logging.Logger | logging.LoggerAdapter[Any]
 Row = dict[str, Any]
@@ -74,12 +74,12 @@ def write_results(log: Log, folder: Path) -> None:
     from pirl_core.report.tables import rates_table
 
     def table() -> None:
-        header, cells = rates_table(json.loads((folder / "results/metrics.json").read_text(encoding="utf-8")))
+        header, cells = rates_table(read_json(folder / "results/metrics.json", "run stage report"))
         rows = [dict(zip(header, line, strict=True)) for line in cells]
         create_table_artifact(rows, key="pirl-results", description=f"Success rates: {folder / 'results'}")
 
     def report() -> None:
-        text = (folder / "results/report.md").read_text(encoding="utf-8")
+        text = read_text(folder / "results/report.md", "run stage report")
         page = folder / "outputs/report/report.html"
         where = f"Page with curves and videos: [{page}]({page.as_uri()}) (open it from the disk)\n\n"
         without_figures = re.sub(r"^!\[[^\]]*\]\([^)]*\)\s*$", "", text, flags=re.MULTILINE)

@@ -2,19 +2,18 @@
 
 import argparse
 import atexit
-import re
 import sys
 from pathlib import Path
 from typing import Any
 
 import httpx
-import yaml
 
 from flows.processes import Guards
 from flows.server import free_port, start_server
 from flows.workspace import check
 from pirl_core.errors import UserError
 from pirl_core.scale import SCALES
+from pirl_core.strict_yaml import parse_yaml
 
 
 def parser() -> argparse.ArgumentParser:
@@ -55,12 +54,7 @@ def parse_overrides(given: list[str]) -> dict[str, Any]:
         key, equals, value = text.partition("=")
         if not equals or not key:
             raise UserError(f"--set {text}: must be KEY=VALUE, as rl.actor_lr=1e-5")
-        try:
-            # YAML itself takes 1e-5 for a word, params.yaml does not.
-            number = re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", value.strip())
-            overrides[key.strip()] = float(value) if number else yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise UserError(f"--set {text}: the value is not valid YAML") from None
+        overrides[key.strip()] = parse_yaml(value, f"--set {text}")
     return overrides
 
 

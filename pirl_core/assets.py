@@ -14,7 +14,6 @@ import shutil
 import sys
 import urllib.error
 import urllib.request
-import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -23,15 +22,26 @@ from typing import NamedTuple
 
 from pirl_core.damage import damaged
 from pirl_core.errors import UserError
+from pirl_core.readers.archives import open_archive
 
 CHUNK = 2**20
 
 
 class Archive(NamedTuple):
-    """A zip file. sha256: as published, None where upstream publishes none (the zip's own checksums are compared)."""
+    """A zip file. sha256: as published."""
 
     url: str
-    sha256: str | None
+    sha256: str
+
+
+class Commit(NamedTuple):
+    """A commit's files as a zip file. The server packs them anew now and then: its bytes may change, the files may not.
+
+    listing: their ``listing_digest``, from the commit's own tree.
+    """
+
+    url: str
+    listing: str
 
 
 class Dataset(NamedTuple):
@@ -45,7 +55,7 @@ class Part(NamedTuple):
     """folder: below the root of the assets ("": the root). holds: paths in it that tell whether it is there."""
 
     folder: str
-    source: Archive | Dataset
+    source: Archive | Commit | Dataset
     holds: tuple[str, ...]
 
 
@@ -85,7 +95,11 @@ ASSETS = {
             ),
             Part(
                 "robots/widowx",
-                Archive("https://github.com/haosulab/ManiSkill-WidowX250S/archive/refs/tags/v0.2.0.zip", None),
+                Commit(
+                    "https://github.com/haosulab/ManiSkill-WidowX250S/archive/"
+                    "6a12bb745d964aab9fc897f0999cad53aa29000c.zip",
+                    "7b01aced496a395b9022270ae8720f6d02222d4c3241ea35b8a93519a10bdb82",
+                ),
                 ("wx250s.urdf",),
             ),
         ),
@@ -97,9 +111,9 @@ ASSETS = {
         (
             Part(
                 "",
-                Archive(
+                Commit(
                     "https://github.com/mees/calvin_env/archive/797142c588c21e76717268b7b430958dbd13bf48.zip",
-                    None,
+                    "3dc9f50282837f97a470ff8f8bb79860684a1e8b7d86143a8c82878e9985786f",
                 ),
                 ("calvin_env", "conf", "data"),
             ),
@@ -184,7 +198,13 @@ def _download(part: Part, target: Path, work: Path) -> None:
     if isinstance(part.source, Dataset):
         whole = _snapshot(part.source, work)
     else:
-        whole = _unpacked(_archive(part.source, work / "archive.zip"), work / "unpacked")
+        archive = work / "archive.zip"
+        _fetch_file(part.source.url, archive)
+        if isinstance(part.source, Archive) and _sha256(archive) != part.source.sha256:
+            raise _other(archive, part.source.url, "the checksum differs from the published one")
+        whole = _unpacked(archive, work / "unpacked")
+        if isinstance(part.source, Commit) and listing_digest(whole) != part.source.listing:
+            raise _other(archive, part.source.url, "its files are not those of the commit")
     if target.exists():
         target.rmdir()
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -216,23 +236,31 @@ def _agrees(path: Path, blob: str, lfs: object) -> bool:
         return False
     if lfs is not None:
         return _sha256(path) == getattr(lfs, "sha256", None)
+    return _git_blob(path) == blob
+
+
+def listing_digest(folder: Path) -> str:
+    """SHA-256 over ``git``'s number of each file and its path, a line each, as ``git ls-tree -r`` has them."""
+    paths = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+    return hashlib.sha256("".join(f"{_git_blob(paths[name])} {name}\n" for name in sorted(paths)).encode()).hexdigest()
+
+
+def _git_blob(path: Path) -> str:
     content = path.read_bytes()
-    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest() == blob
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 
-def _archive(source: Archive, path: Path) -> Path:
+def _fetch_file(url: str, path: Path) -> None:
     """Goes on where an earlier download broke off."""
     from tqdm import tqdm
 
     begun = path.stat().st_size if path.exists() else 0
-    request = urllib.request.Request(source.url, headers={"Range": f"bytes={begun}-"} if begun else {})
+    request = urllib.request.Request(url, headers={"Range": f"bytes={begun}-"} if begun else {})
     try:
         with urllib.request.urlopen(request, timeout=60) as answer:
             begun = begun if answer.status == 206 else 0
             size = int(answer.headers.get("Content-Length") or 0)
-            bar = tqdm(
-                total=begun + size or None, initial=begun, unit="B", unit_scale=True, desc=source.url.split("/")[-1]
-            )
+            bar = tqdm(total=begun + size or None, initial=begun, unit="B", unit_scale=True, desc=url.split("/")[-1])
             with bar, path.open("ab" if begun else "wb") as file:
                 while chunk := answer.read(CHUNK):
                     bar.update(file.write(chunk))
@@ -241,21 +269,23 @@ def _archive(source: Archive, path: Path) -> Path:
     except urllib.error.HTTPError as error:
         if error.code != 416:  # nothing lacks
             raise
-    if source.sha256 is not None and _sha256(path) != source.sha256:
-        path.unlink()
-        raise UserError(f"{source.url}: the checksum differs from the published one; run the command again")
-    return path
+
+
+def _other(archive: Path, url: str, what: str) -> UserError:
+    """The next attempt shall not go on from these bytes."""
+    archive.unlink()
+    return UserError(f"{url}: {what}; run the command again")
 
 
 def _unpacked(archive: Path, folder: Path) -> Path:
     """The archive's content, without the one folder in which some archives have it all."""
     shutil.rmtree(folder, ignore_errors=True)
     try:
-        with zipfile.ZipFile(archive) as file:
+        with open_archive(archive, "run the command again") as file:
             file.extractall(folder)
-    except zipfile.BadZipFile as error:
+    except UserError:
         archive.unlink()
-        raise UserError(f"{archive.name}: damaged ({error}); run the command again") from None
+        raise
     inner = list(folder.iterdir())
     return inner[0] if len(inner) == 1 and inner[0].is_dir() else folder
 

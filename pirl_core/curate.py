@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -26,6 +27,7 @@ from pirl_core.errors import UserError
 from pirl_core.files import replace_folder, write_json
 from pirl_core.params import Curate, Env
 from pirl_core.policy.normalize import variation_notes
+from pirl_core.readers.archives import read_arrays
 from pirl_core.resume import Checkpoints
 from pirl_core.track import Tracker
 
@@ -192,8 +194,8 @@ def _save(episode: DemoEpisode, folder: Path) -> None:
 
 
 def _load(folder: Path) -> DemoEpisode:
-    with np.load(folder / DEMONSTRATION, allow_pickle=False) as file:
-        values = [file[name] for name in DemoEpisode._fields]
+    file = read_arrays(folder / DEMONSTRATION, f"delete {folder}")
+    values: list[Any] = [file[name] for name in DemoEpisode._fields]
     return DemoEpisode(*(value if value.ndim else value.item() for value in values))
 
 

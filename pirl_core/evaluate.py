@@ -15,6 +15,7 @@ from pirl_core import seeds
 from pirl_core.params import Env, Evaluate
 from pirl_core.policy.flow_policy import FlowPolicy, keyed_normals
 from pirl_core.ranks import agreed, gathered, join
+from pirl_core.readers.archives import read_arrays
 from pirl_core.resume import Checkpoints
 from pirl_core.rl.rollout import ChunkEnv, play
 from pirl_core.track import Tracker
@@ -144,9 +145,9 @@ def save_outcomes(outcomes: list[Outcome], folder: Path) -> None:
 
 def load_outcomes(folder: Path, episodes: list[Episode]) -> list[Outcome]:
     """What ``save_outcomes`` wrote for ``episodes``."""
-    with np.load(folder / OUTCOMES, allow_pickle=False) as file:
-        parts = np.split(file["actions"], file["steps"].cumsum()[:-1])
-        columns = (file["success"].tolist(), file["steps"].tolist(), file["reward"].tolist(), parts)
+    file = read_arrays(folder / OUTCOMES, f"delete {folder}")
+    parts = np.split(file["actions"], file["steps"].cumsum()[:-1])
+    columns = (file["success"].tolist(), file["steps"].tolist(), file["reward"].tolist(), parts)
     return [Outcome(*row) for row in zip(episodes, *columns, strict=True)]
 
 

@@ -6,7 +6,6 @@ written beside and renamed, with a checksum of every file in it; the newest KEPT
 """
 
 import hashlib
-import json
 import os
 import shutil
 import time
@@ -16,6 +15,7 @@ from typing import Any
 
 from pirl_core.errors import UserError
 from pirl_core.files import replace_folder, write_json
+from pirl_core.readers.text import open_regular, read_json
 
 KEPT = 2
 ROOT = Path(".pirl/resume")
@@ -24,7 +24,7 @@ SUMS = "checksums.json"
 
 def checksum(path: Path) -> str:
     """SHA-256 of a file, in hexadecimal digits."""
-    with path.open("rb") as file:
+    with open_regular(path, "delete it") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -73,9 +73,9 @@ class Checkpoints:
 
     def _whole(self, folder: Path, say: Callable[[str], None]) -> bool:
         try:
-            sums = json.loads((folder / SUMS).read_text())
+            sums = read_json(folder / SUMS, "delete it")
             damaged = [name for name, value in sums.items() if checksum(folder / name) != value]
-        except (OSError, ValueError, AttributeError):
+        except (UserError, OSError):
             damaged = [SUMS]
         if damaged:
             say(f"warning: checkpoint {folder} is damaged ({damaged[0]}); passed over")
@@ -106,11 +106,7 @@ def link_tree(source: Path, target: Path) -> None:
 
 def read_state(folder: Path) -> dict[str, Any]:
     """The numbers beside the tensors. Raises UserError for a checkpoint that another version wrote."""
-    try:
-        state: dict[str, Any] = json.loads((folder / "state.json").read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{folder}/state.json: not readable ({error}); delete {folder}") from None
-    return state
+    return read_json(folder / "state.json", f"delete {folder}")
 
 
 def _sync(path: Path) -> None:

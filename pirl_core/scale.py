@@ -12,6 +12,7 @@ from pirl_core.errors import UserError
 from pirl_core.files import write_text
 from pirl_core.param_file import load_params
 from pirl_core.params import Scale
+from pirl_core.readers.text import read_bytes
 
 SUMMARY = "write params.yaml from a preset, or tell which scale it holds and check it"
 SCALES: tuple[str, ...] = get_args(Scale)
@@ -21,7 +22,8 @@ PRESETS = Path(__file__).parent / "presets"
 def switch(scale: str, path: Path, force: bool) -> None:
     """Raises UserError rather than overwrite a file that differs from every preset, unless ``force``."""
     texts = {name: (PRESETS / f"{name}.yaml").read_text(encoding="utf-8") for name in SCALES}
-    if path.exists() and not force and path.read_bytes() not in [text.encode() for text in texts.values()]:
+    known = [text.encode() for text in texts.values()]
+    if path.exists() and not force and read_bytes(path, "give another --params") not in known:
         raise UserError(f"{path} has edits that would be lost; keep a copy and add --force (make: FORCE=1)")
     write_text(path, texts[scale])
 
@@ -30,7 +32,7 @@ def describe(path: Path) -> str:
     """One line on a valid parameter file. Raises UserError for an invalid one."""
     params = load_params(path)
     preset = (PRESETS / f"{params.scale}.yaml").read_bytes()
-    edited = "" if path.read_bytes() == preset else ", edited"
+    edited = "" if read_bytes(path, "give another --params") == preset else ", edited"
     count = len(params.experiments) * len(params.seeds)
     return (
         f"{path}: scale {params.scale}{edited}; experiments {', '.join(params.experiments)}; "

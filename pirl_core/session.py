@@ -6,13 +6,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from safetensors.torch import load_file
-
 from pirl_core import ranks
 from pirl_core.files import replace_folder, write_json, write_tensors
 from pirl_core.learner import Learner, LearnerState
 from pirl_core.params import Supervision
 from pirl_core.ranks import Ranks
+from pirl_core.readers.tensors import read_tensors
 from pirl_core.resume import Checkpoints, link_tree, open_checkpoints, read_state
 from pirl_core.track import Tracker
 
@@ -36,7 +35,8 @@ class Session(NamedTuple):
         if self.found is None:
             return None
         state = read_state(self.found)
-        learner.restore(LearnerState(load_file(self.found / "learner.safetensors"), state["steps"], state["skipped"]))
+        tensors = read_tensors(self.found / "learner.safetensors", f"delete {self.found}")
+        learner.restore(LearnerState(tensors, state["steps"], state["skipped"]))
         numbers: dict[str, Any] = state["numbers"]
         return numbers
 

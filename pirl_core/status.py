@@ -12,6 +12,7 @@ from typing import Any
 import psutil
 
 from pirl_core.errors import UserError
+from pirl_core.readers.text import read_json
 from pirl_core.report.tables import aligned
 from pirl_core.track import STATUS, clock
 
@@ -40,16 +41,18 @@ def read_statuses(root: Path, now: float) -> list[Status]:
     found = []
     for path in sorted((root / STATUS).glob("*.json")):
         try:
-            status: Status = json.loads(path.read_text(encoding="utf-8"))
+            status: Status = read_json(path, "delete it")
             saved = status["checkpoint_at"]
             status["updated_age"] = max(0.0, now - status["updated"])
             status["checkpoint_age"] = None if saved is None else max(0.0, now - saved)
             if status["state"] == "running" and not _alive(status):
                 status |= {"state": "killed", "eta_seconds": None}
             ORDER.index(status["state"])
-        except FileNotFoundError:  # removed a moment ago
-            continue
-        except (OSError, ValueError, KeyError, TypeError):
+        except UserError:
+            if path.exists():
+                raise
+            continue  # removed a moment ago
+        except (ValueError, KeyError, TypeError):
             raise UserError(f"{path}: not a status file of this version; delete it") from None
         found.append(status)
     return sorted(found, key=lambda status: (ORDER.index(status["state"]), status["updated_age"]))

@@ -4,6 +4,7 @@ import errno
 import hashlib
 import io
 import re
+import subprocess
 import time
 import zipfile
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ import pytest
 from huggingface_hub import constants
 
 from pirl_core import assets
-from pirl_core.assets import Archive, Assets, Dataset, Part
+from pirl_core.assets import Archive, Assets, Commit, Dataset, Part
 from pirl_core.errors import UserError
 from tests.fake_hub import REPO, Hub, serve
 
@@ -97,8 +98,26 @@ def use(monkeypatch: pytest.MonkeyPatch, *parts: Part) -> None:
     monkeypatch.setitem(assets.ASSETS, "calvin", Assets("PIRL_CALVIN_ENV", parts, "MIT"))
 
 
-def widget(server: Server, sha256: str | None = None) -> Part:
-    return Part("arm", Archive(server.url, sha256), ("urdf/arm.urdf",))
+def widget(server: Server, sha256: str = "", listing: str = "") -> Part:
+    source = Commit(server.url, listing) if listing else Archive(server.url, sha256)
+    return Part("arm", source, ("urdf/arm.urdf",))
+
+
+def listing(files: dict[str, bytes], folder: Path) -> str:
+    """What git itself numbers the files."""
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    names = sorted(files)
+    told = subprocess.run(["git", "hash-object", *names], cwd=folder, capture_output=True, text=True, check=True)
+    lines = [f"{number} {name}\n" for number, name in zip(told.stdout.split(), names, strict=True)]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+@pytest.fixture
+def of_commit(tmp_path: Path) -> str:
+    """The listing of the server's archive."""
+    return listing({"urdf/arm.urdf": b"<robot/>", "mesh.bin": bytes(range(256)) * 8000}, tmp_path / "commit")
 
 
 def left(folder: Path) -> list[str]:
@@ -107,9 +126,15 @@ def left(folder: Path) -> list[str]:
 
 @pytest.mark.parametrize("published", [True, False])
 def test_an_archive_is_fetched_once(
-    published: bool, server: Server, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    published: bool,
+    server: Server,
+    of_commit: str,
+    home: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    use(monkeypatch, widget(server, hashlib.sha256(server.content).hexdigest() if published else None))
+    sha256 = hashlib.sha256(server.content).hexdigest()
+    use(monkeypatch, widget(server, sha256) if published else widget(server, listing=of_commit))
     assert assets.main(["check", "calvin"]) == 2
     assert assets.main(["fetch", "calvin"]) == 0
     assert "100%" in capsys.readouterr().err
@@ -140,10 +165,25 @@ def test_a_wrong_checksum_leaves_nothing(server: Server, home: Path, monkeypatch
     assert not (home / "calvin").exists()
 
 
-def test_a_damaged_archive_without_published_checksum_is_noticed(
-    server: Server, home: Path, monkeypatch: pytest.MonkeyPatch
+def test_other_files_than_the_commits_leave_nothing(
+    server: Server, of_commit: str, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    use(monkeypatch, widget(server))
+    """However they are packed; and one more file, which Python might import, is another listing too."""
+    use(monkeypatch, widget(server, listing=of_commit))
+    for name, content in (("urdf/arm.urdf", "<robot></robot>"), ("sitecustomize.py", "")):
+        packed = io.BytesIO(archive())
+        with zipfile.ZipFile(packed, "a") as file:
+            file.writestr(f"widget-1.0/{name}", content)
+        server.content = packed.getvalue()
+        with pytest.raises(UserError, match="its files are not those of the commit"):
+            assets.fetch("calvin")
+        assert not (home / "calvin").exists()
+
+
+def test_a_damaged_archive_is_noticed(
+    server: Server, of_commit: str, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(monkeypatch, widget(server, listing=of_commit))
     good, at = server.content, len(server.content) // 2
     server.content = good[:at] + bytes([good[at] ^ 1]) + good[at + 1 :]
     with pytest.raises(UserError, match="damaged"):
@@ -155,7 +195,7 @@ def test_a_damaged_archive_without_published_checksum_is_noticed(
 def test_without_network_one_line_tells_what_to_do(
     home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    use(monkeypatch, Part("", Archive(CLOSED, None), ("data",)))
+    use(monkeypatch, Part("", Archive(CLOSED, ""), ("data",)))
     assert assets.main(["fetch", "calvin"]) == 2
     line = capsys.readouterr().err
     assert line.count("\n") == 1
@@ -189,7 +229,7 @@ def test_bytes_that_the_hub_does_not_list_are_refused(
 def test_a_users_folder_is_taken_as_it_is_or_refused(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    use(monkeypatch, Part("arm", Archive(CLOSED, None), ("urdf", "mesh.bin")))
+    use(monkeypatch, Part("arm", Archive(CLOSED, ""), ("urdf", "mesh.bin")))
     own = tmp_path / "own"
     (own / "arm/urdf").mkdir(parents=True)
     monkeypatch.setenv("PIRL_CALVIN_ENV", str(own))

@@ -279,7 +279,7 @@ def test_partly_downloaded_folders_are_told(tmp_path: Path) -> None:
 )
 def test_an_index_may_only_name_files_of_its_folder(index: str, tmp_path: Path) -> None:
     (tmp_path / "model.safetensors.index.json").write_text(index)
-    assert "no valid index" in told(open_weights, tmp_path)
+    assert "index.json: no " in told(open_weights, tmp_path)
 
 
 def test_a_full_disk_leaves_the_earlier_export(tmp_path: Path) -> None:

@@ -197,7 +197,7 @@ def drop_action(folder: Path) -> None:
 IMAGE = "observation.images.corner2"
 BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     "folder absent": (shutil.rmtree, "meta/info.json: missing"),
-    "info is no JSON": (truncate("meta/info.json", 40), "not readable as JSON"),
+    "info is no JSON": (truncate("meta/info.json", 40), "info.json: no valid JSON"),
     "version 2": (
         edit_json("meta/info.json", lambda i: i.update(codebase_version="v2.1")),
         "convert_dataset_v21_to_v30",
@@ -238,9 +238,9 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     "NaN": (edit_column("action", lambda a: [*a[:-1], [float("nan")] * 4]), "not finite in frame 24"),
     "no image bytes": (
         edit_column(IMAGE, lambda a: [*a[:3], {"bytes": b"xx", "path": None}, *a[4:]]),
-        "frame 3 is no readable image",
+        "frame 3: no readable picture",
     ),
-    "null image": (edit_column(IMAGE, lambda a: [None, *a[1:]]), "frame 0 is no readable image"),
+    "null image": (edit_column(IMAGE, lambda a: [None, *a[1:]]), "no value in 1 rows"),
     "frames out of order": (edit_column("frame_index", lambda a: a[::-1]), "does not count"),
     "unknown task": (edit_column("task_index", lambda a: [5, *a[1:]]), "task_index outside the 2"),
     "tasks absent": (lambda folder: (folder / "meta/tasks.parquet").unlink(), "tasks.parquet: missing"),

@@ -100,7 +100,7 @@ def test_a_state_file_runs_nothing(tmp_path: Path) -> None:
         read_states(path)
     assert not mark.exists()
     path.write_bytes(b"no zip")
-    with pytest.raises(UserError, match="no stored states"):
+    with pytest.raises(UserError, match="no zip file"):
         read_states(path)
 
 

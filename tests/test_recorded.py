@@ -165,15 +165,15 @@ FAULTS: dict[str, tuple[Any, str]] = {
     ),
     "numbers": (lambda: feature("actions", shape=[8]), r"'actions' of recorded is of shape \[8\]; LIBERO has 7"),
     "lengths": (lambda: pq.write_table(pq.read_table(LAST).slice(0, 0), LAST), "episode_000004.parquet cannot be used"),
-    "cut": (lambda: Path(LAST).write_bytes(Path(LAST).read_bytes()[:99]), "episode_000004.parquet cannot be used"),
-    "missing": (lambda: Path(LAST).unlink(), "episode_000004.parquet cannot be used"),
-    "description": (lambda: Path("recorded/meta/info.json").write_text("{"), "info.json cannot be used"),
+    "cut": (lambda: Path(LAST).write_bytes(Path(LAST).read_bytes()[:99]), "episode_000004.parquet: damaged parquet"),
+    "missing": (lambda: Path(LAST).unlink(), "episode_000004.parquet: no such file"),
+    "description": (lambda: Path("recorded/meta/info.json").write_text("{"), "info.json: no valid JSON"),
     "columns": (lambda: info(features=["state"]), "info.json cannot be used .'features' does not describe"),
     "pattern": (lambda: info(data_path="data/{episode}.parquet"), "info.json cannot be used .data_path"),
     "chunks": (lambda: info(chunks_size="many"), "info.json cannot be used .chunks_size is 'many'"),
     "numbering": (
         lambda: Path("recorded/meta/episodes.jsonl").write_text('{"episode_index": -1, "tasks": ["x"], "length": 1}'),
-        "episodes.jsonl cannot be used .line 1",
+        "episodes.jsonl cannot be used .entry 1",
     ),
     "sentences": (
         lambda: Path("recorded/meta/episodes.jsonl").write_text(

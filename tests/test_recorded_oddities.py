@@ -222,20 +222,21 @@ def picture(change: Callable[[np.ndarray], Any]) -> Callable[[Dataset], None]:
     return column("image", lambda cells: [change(pixels_of(cell)) for cell in cells])
 
 
-TABLE = r"odd/data/chunk-001/episode_000003.parquet cannot be used"
+FILE = r"odd/data/chunk-001/episode_000003.parquet"
+TABLE = f"{FILE} cannot be used"
 INFO = r"odd/meta/info.json cannot be used"
 REMEDIES = "fetch it again|fetch both again|curate.keep_episodes|as PNG inside the file|lie in its folder|as LeRobot v2"
 REFUSED: dict[str, tuple[Callable[[Dataset], object], str]] = {
     "a frame twice": (cell("frame_index", lambda _: 1), f"{TABLE} .'frame_index' .* 1 where 2 should be"),
     "from one on": (column("frame_index", lambda v: [1 + x for x in v]), f"{TABLE} .'frame_index' .* 1 where 0"),
     "half a frame": (column("frame_index", lambda v: [x / 2 for x in v]), f"{TABLE} .'frame_index' .* 0.5 where 1"),
-    "no frame": (cell("frame_index", lambda _: None), f"{TABLE} .'frame_index' .* 3 where 2"),
-    "words": (column("frame_index", lambda v: ["first"] * len(v)), f"{TABLE} .'frame_index' is not equally many numb"),
+    "no frame": (cell("frame_index", lambda _: None), f"{FILE}: column 'frame_index' has no value"),
+    "words": (column("frame_index", lambda v: ["first"] * len(v)), f"{FILE}: column 'frame_index' must hold numbers"),
     "back in time": (column("timestamp", lambda v: v[::-1]), f"{TABLE} .'timestamp' goes from 0.4 to 0.3 s at frame 1"),
     "twice as slow": (column("timestamp", lambda v: [2 * x for x in v]), f"{TABLE} .'timestamp' .* says 10 frames"),
-    "timeless": (cell("timestamp", lambda _: None), f"{TABLE} .'timestamp' goes from 0.1 to nan"),
+    "timeless": (cell("timestamp", lambda _: None), f"{FILE}: column 'timestamp' has no value"),
     "another's rows": (cell("episode_index", lambda _: 2), f"{TABLE} .'episode_index' is 2 in it, not 3"),
-    "no column": (lambda d: d.tables[3].pop("timestamp"), f"{TABLE} .no column 'timestamp'"),
+    "no column": (lambda d: d.tables[3].pop("timestamp"), f"{FILE}: column 'timestamp' is missing"),
     "shorter": (line(length=9), f"{INFO} .total_frames is 13, in meta/episodes.jsonl there are 17"),
     "shorter in both": (
         lambda d: (line(length=9)(d), information(total_frames=17)(d))[0],
@@ -243,19 +244,19 @@ REFUSED: dict[str, tuple[Callable[[Dataset], object], str]] = {
     ),
     "fewer episodes": (information(total_episodes=5), f"{INFO} .total_episodes is 5, in meta/episodes.jsonl .* are 4"),
     "no total": (information(total_frames=None), f"{INFO} .total_frames is None"),
-    "a number twice": (line(episode_index=0), "odd/meta/episodes.jsonl cannot be used .line 4: episode_index 0 comes"),
-    "no length": (line(length=None), "odd/meta/episodes.jsonl cannot be used .line 4: needs .* length"),
-    "empty": (line(length=0), "odd/meta/episodes.jsonl cannot be used .line 4: needs .* length"),
-    "no sentence": (line(tasks=[]), "odd/meta/episodes.jsonl cannot be used .line 4: needs .* tasks"),
+    "a number twice": (line(episode_index=0), "odd/meta/episodes.jsonl cannot be used .entry 4: episode_index 0 comes"),
+    "no length": (line(length=None), "odd/meta/episodes.jsonl cannot be used .entry 4: needs .* length"),
+    "empty": (line(length=0), "odd/meta/episodes.jsonl cannot be used .entry 4: needs .* length"),
+    "no sentence": (line(tasks=[]), "odd/meta/episodes.jsonl cannot be used .entry 4: needs .* tasks"),
     "nan": (cell("state", with_one(np.nan)), f"{TABLE} .'state' is nan at frame 2, number 2.*keep_episodes"),
     "inf": (cell("actions", with_one(-np.inf)), f"{TABLE} .'actions' is -inf at frame 2, number 2.*keep_episodes"),
-    "null": (cell("actions", lambda row: None), f"{TABLE} .'actions' is not equally many numbers"),
+    "null": (cell("actions", lambda row: None), f"{FILE}: column 'actions' has no value in 1 rows"),
     "ragged": (cell("actions", lambda row: row[:-1]), f"{TABLE} .'actions' is not equally many numbers"),
     "too many numbers": (
         column("actions", lambda v: [np.append(row, 0) for row in v]),
         f"{TABLE} .'actions' holds 8 numbers, LIBERO's action 7",
     ),
-    "nothing": (cell("image", lambda _: None), f"{TABLE} .'image' at frame 2: neither bytes, nor a path, nor pixels"),
+    "nothing": (cell("image", lambda _: None), f"{FILE}: column 'image' has no value in 1 rows"),
     "neither": (
         column("image", lambda v: [{"bytes": None, "path": None}] * len(v)),
         f"{TABLE} .'image' at frame 0: neither bytes, nor a path",
@@ -273,7 +274,7 @@ REFUSED: dict[str, tuple[Callable[[Dataset], object], str]] = {
         f"{TABLE} .'image' at frame 0: '/etc/hostname' leaves its folder",
     ),
     "spoilt": (cell("image", lambda c: {**c, "bytes": c["bytes"][:60]}), f"{TABLE} .'image' at frame 2: .*truncated"),
-    "no picture": (cell("image", lambda c: {**c, "bytes": b"<html>"}), f"{TABLE} .'image' at frame 2: cannot identify"),
+    "no picture": (cell("image", lambda c: {**c, "bytes": b"<html>"}), f"{TABLE} .'image' at frame 2: no readable picture: none of PNG"),
     "16 bits": (
         picture(lambda p: {"bytes": encoded(p[..., 0].astype(np.uint16) * 255), "path": None}),
         f"{TABLE} .'image' at frame 0: its pixels are I;?1?6?, 8 bits",

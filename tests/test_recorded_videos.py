@@ -175,7 +175,10 @@ FAULTS: dict[str, tuple[Callable[[], object], str]] = {
         lambda: write_video(LAST, np.zeros((6, 84, 84, 3), np.uint8)),
         "wrist/episode_000004.mp4 cannot be used .it has 6 frames, its parquet file 7 rows.; fetch it again",
     ),
-    "no column": (lambda: rewrite(**{"state.gripper": None}), "episode_000004.parquet cannot be used"),
+    "no column": (
+        lambda: rewrite(**{"state.gripper": None}),
+        "episode_000004.parquet: column 'state.gripper' is missing",
+    ),
     "four angles": (
         lambda: rewrite(**{"action.delta_ee_rot": list(np.zeros((7, 4)))}),
         r"episode_000004.parquet cannot be used .'action.delta_ee_pos .* holds 8 numbers, CALVIN's action 7",

@@ -1,16 +1,17 @@
 """``pirl export`` and ``pirl push``. torch and the hub's library load only when one of them runs."""
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
 from pirl_core.checkpoints.card import BASES, Facts, model_card
 from pirl_core.checkpoints.layouts import TARGETS, layout_of
 from pirl_core.errors import UserError
+from pirl_core.readers.text import read_json
 
 EXPORT_SUMMARY = "write a policy in the layout of openpi, lerobot or Isaac-GR00T"
 PUSH_SUMMARY = "put a policy on the Hugging Face hub, with a model card, as one commit"
+RERUN = "rerun the stage that writes it, or give its path"
 OWN_DATA = "scripted demonstrations made by this pipeline (stage curate)"
 
 
@@ -57,8 +58,8 @@ def add_push(parser: argparse.ArgumentParser) -> None:
 
 def run_push(args: argparse.Namespace) -> None:
     """Raises UserError where record, metrics or folder are not fit for it, and for the hub's refusals."""
-    facts = _facts(args, _read(args.record))
-    card = model_card(facts, _read(args.metrics))
+    facts = _facts(args, read_json(args.record, RERUN))
+    card = model_card(facts, read_json(args.metrics, RERUN))
     if args.dry_run:
         print(card, end="")
         return
@@ -91,19 +92,7 @@ def _base(sft: Path) -> dict[str, Any] | None:
     path = sft / "pretrained.json"
     if not path.exists():
         return None
-    base = _read(path)
+    base = read_json(path, RERUN)
     if base.get("family") not in BASES or not {"repo", "commit"} <= base.keys():
         raise UserError(f"{path}: names no family of {', '.join(BASES)} with repo and commit; rerun stage sft")
     return dict(base)
-
-
-def _read(path: Path) -> Any:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); run the pipeline, or give its path") from None
-    except ValueError as error:
-        raise UserError(f"{path}: no valid JSON ({error}); rerun the stage that writes it") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: no JSON object; rerun the stage that writes it")
-    return content

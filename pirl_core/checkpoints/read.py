@@ -1,16 +1,17 @@
 """Safetensors checkpoints, whole or sharded: which keys, whose layout, and a strict load tensor by tensor."""
 
-import json
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from pirl_core.errors import UserError
 from pirl_core.paths import bare
+from pirl_core.readers.tensors import tensor_shapes
+from pirl_core.readers.text import read_json
 
 Rename = Callable[[str], str | None]
 """A checkpoint's key to our state_dict key; None for one that is dropped on purpose; UserError for a strange one."""
@@ -18,7 +19,6 @@ Rename = Callable[[str], str | None]
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLES = (".pt", ".pth", ".bin", ".ckpt")
 AGAIN = "copy or download it again"
-LFS_POINTER = b"version https://git-lfs"
 PI_LAYOUTS = {"paligemma_with_expert.": "openpi", "model.paligemma_with_expert.": "lerobot"}
 OTHER_LAYOUTS = {
     "model.vlm_with_expert.": "lerobot_smolvla",
@@ -45,7 +45,7 @@ def open_weights(folder: Path) -> Weights:
     Raises UserError for pickles, for files that are missing, cut short or damaged, and for an index that lies.
     """
     if (folder / SINGLE).exists():
-        whole = _shapes(folder / SINGLE)
+        whole = tensor_shapes(folder / SINGLE, AGAIN)
         return Weights(folder, dict.fromkeys(whole, folder / SINGLE), whole)
     if not (folder / INDEX).exists():
         raise _nothing(folder)
@@ -60,7 +60,7 @@ def open_weights(folder: Path) -> Weights:
     files: dict[str, Path] = {}
     shapes: dict[str, tuple[int, ...]] = {}
     for shard in shards:
-        here = _shapes(folder / shard)
+        here = tensor_shapes(folder / shard, AGAIN)
         promised = {key for key, file in named.items() if file == shard}
         if promised != here.keys():
             wrong = sorted(promised ^ here.keys())
@@ -184,26 +184,14 @@ def _finite(tensor: Tensor) -> bool:
     return tensor.numel() == 0 or bool(torch.stack(torch.aminmax(tensor)).isfinite().all())
 
 
-def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118 - no mapping
-    except (OSError, SafetensorError) as error:
-        with path.open("rb") as raw:
-            if raw.read(len(LFS_POINTER)) == LFS_POINTER:
-                raise UserError(f"{path}: only a pointer of Git LFS; run `git lfs pull` in its repository") from None
-        raise UserError(f"{path}: cut short or damaged ({error}); {AGAIN}") from None
-
-
 def _read_index(path: Path) -> dict[str, str]:
+    named = read_json(path, AGAIN).get("weight_map")
     try:
-        content: Any = json.loads(path.read_text(encoding="utf-8"))
-        named = content["weight_map"]
-        if not named:
+        if not isinstance(named, dict) or not named:
             raise ValueError("weight_map names no file")
         for file in set(named.values()):
             bare(file)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError) as error:
         raise UserError(f"{path}: no valid index of shards ({error}); {AGAIN}") from None
     return dict(named)
 

@@ -6,12 +6,13 @@ settings. Isaac-GR00T N1.5 acts with its numbers as they are. ``pirl export`` wr
 config.json. openpi keeps it in its code: none of its files says it.
 """
 
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from pirl_core.errors import UserError
+from pirl_core.readers.text import read_json
 
+AGAIN = "copy or download it again"
 LEROBOT, LEROBOT_POST = "policy_preprocessor.json", "policy_postprocessor.json"
 GROOT = "experiment_cfg/metadata.json"
 CONFIG, OURS = "config.json", "pirl_delta_actions"
@@ -32,7 +33,7 @@ def relative_numbers(folder: Path, numbers: int) -> Said | None:
 
     Raises UserError for a file that is damaged, that contradicts itself, or that has a transformation of another kind.
     """
-    config = _read(folder / CONFIG) if (folder / CONFIG).is_file() else {}
+    config = read_json(folder / CONFIG, AGAIN) if (folder / CONFIG).is_file() else {}
     if OURS in config:
         count = config[OURS]
         if type(count) is not int or not 0 <= count <= numbers:
@@ -113,7 +114,7 @@ def _enabled(path: Path) -> list[tuple[str, dict[str, Any]]]:
         return []
     found = []
     try:
-        for step in _read(path)["steps"]:
+        for step in read_json(path, AGAIN)["steps"]:
             kind, settings = str(step.get("registry_name", "")), step.get("config") or {}
             ours = kind.endswith((*RELATIVE, ABSOLUTE))
             # LeRobot's own default is off.
@@ -139,13 +140,3 @@ def _words(path: Path, value: object) -> list[str]:
     if not isinstance(value, list) or not all(isinstance(word, str) for word in value):
         raise UserError(f"{path}: {value!r:.60} is no list of action numbers' names; copy or download it again")
     return [word.lower() for word in value]
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(content, dict):
-            raise ValueError("no JSON object")
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: no valid JSON ({error}); copy or download it again") from None
-    return content

@@ -5,18 +5,19 @@ safetensors file with tensors such as observation.state.mean, and says how each 
 experiment_cfg/metadata.json, statistics by embodiment and by part of the robot, which follow each other.
 """
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
 from pirl_core.checkpoints.relative import GROOT, LEROBOT
 from pirl_core.errors import UserError
+from pirl_core.paths import bare
+from pirl_core.readers.tensors import read_tensors
+from pirl_core.readers.text import read_json
 
+AGAIN = "copy or download them again"
 OPENPI = "norm_stats.json"
 # What LeRobot calls the modes of params.yaml.
 MODES = {"MEAN_STD": "mean_std", "QUANTILES": "quantile", "MIN_MAX": "min_max"}
@@ -79,24 +80,22 @@ def first_fault(stats: Stats, lower: str, upper: str) -> str | None:
 def _checked(folder: Path, path: Path, read: Callable[[Path, Path], Published]) -> Published:
     try:
         return read(folder, path)
-    except (
-        OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError, StopIteration, OverflowError
-    ) as error:  # fmt: skip
+    except (ValueError, KeyError, TypeError, AttributeError, StopIteration, OverflowError) as error:
         what = f"{error} is missing" if isinstance(error, KeyError) else str(error) or "a part is missing"
-        raise UserError(f"{path}: no statistics in the known format ({what}); copy or download them again") from None
+        raise UserError(f"{path}: no statistics in the known format ({what}); {AGAIN}") from None
 
 
 def _openpi(folder: Path, path: Path) -> Published:
-    content = json.loads(path.read_text(encoding="utf-8"))["norm_stats"]
+    content = read_json(path, AGAIN, bounded=False)["norm_stats"]
     return Published(folder, path, _numbers(content["state"]), _numbers(content["actions"]), {}, 1e-6)
 
 
 def _lerobot(folder: Path, path: Path) -> Published:
-    steps = json.loads(path.read_text(encoding="utf-8"))["steps"]
+    steps = read_json(path, AGAIN)["steps"]
     step = next(step for step in steps if step.get("registry_name") == "normalizer_processor")
-    numbers = folder / Path(step["state_file"]).name
+    numbers = folder / bare(step["state_file"])
     by_feature: dict[str, Stats] = {"observation.state": {}, "action": {}}
-    for key, value in load_file(numbers).items():
+    for key, value in read_tensors(numbers, AGAIN).items():
         feature, _, name = key.rpartition(".")
         if feature in by_feature:
             by_feature[feature][name] = value.double().reshape(-1).tolist()
@@ -108,7 +107,7 @@ def _lerobot(folder: Path, path: Path) -> Published:
 
 
 def _groot(folder: Path, path: Path) -> Published:
-    embodiments = json.loads(path.read_text(encoding="utf-8"))
+    embodiments = read_json(path, AGAIN, bounded=False)
     if len(embodiments) != 1:
         raise UserError(f"{path}: has the embodiments {', '.join(embodiments)}; keep the one that is meant in the file")
     kinds = next(iter(embodiments.values()))["statistics"]

@@ -3,18 +3,19 @@
 Axes: H W pixels, C channels: one of grey, three of colour, or these and an alpha, which is dropped.
 """
 
-import io
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from pirl_core.readers.pictures import MOST_PIXELS, decode_picture
+
 CHANNELS = (1, 3, 4)
 
 
 def decode_image(encoded: bytes, size: int) -> np.ndarray:
-    """An image file's content → (size, size, 3) uint8. Raises as Pillow does: OSError, ValueError, SyntaxError."""
-    picture = Image.open(io.BytesIO(encoded))
+    """An image file's content → (size, size, 3) uint8. Raises ValueError for anything else."""
+    picture = decode_picture(encoded)
     if picture.mode[0] in "IF":
         raise ValueError(f"its pixels are {picture.mode}, 8 bits a channel are needed")
     return _resized(picture, size)
@@ -50,10 +51,13 @@ def decode_video(path: Path, size: int) -> list[np.ndarray]:
 
     frames: list[np.ndarray] = []
     try:
-        with av.open(str(path)) as container:
+        # Of this one format: others are lists of further files and addresses to read.
+        with av.open(str(path), format="mp4") as container:
             if not container.streams.video:
                 raise ValueError("no video in it")
             for frame in container.decode(video=0):
+                if frame.width * frame.height > MOST_PIXELS:
+                    raise ValueError(f"frames of {frame.width} x {frame.height} pixels")
                 if frame.is_corrupt:
                     raise ValueError(f"frame {len(frames)} is damaged")
                 frames.append(_resized(frame.to_image(), size))

@@ -11,7 +11,6 @@ import os
 import pickle
 import sys
 import tempfile
-import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,8 +20,10 @@ import numpy as np
 
 from pirl_core import assets
 from pirl_core.envs.libero_tasks import FILES
-from pirl_core.errors import UserError
+from pirl_core.errors import UserError, first_line
+from pirl_core.readers.archives import open_archive
 
+MOST_BYTES = 2**26
 INSTALL = "run make setup EXTRAS=libero"
 
 _DATA_ONLY = {
@@ -68,15 +69,18 @@ def stored_states(task: str) -> np.ndarray:
 
 def read_states(path: Path) -> np.ndarray:
     """One file of stored states, of torch's zip format around a pickled array."""
+    again = "install hf-libero again"
+    with open_archive(path, again, MOST_BYTES) as archive:
+        members = [name for name in archive.namelist() if name.endswith("/data.pkl")]
+        content = archive.read(members[0]) if len(members) == 1 else b""
     try:
-        with zipfile.ZipFile(path) as archive:
-            (member,) = [name for name in archive.namelist() if name.endswith("/data.pkl")]
-            states = _ArrayUnpickler(io.BytesIO(archive.read(member))).load()
-    except (OSError, ValueError, zipfile.BadZipFile, pickle.UnpicklingError, EOFError) as error:
-        raise UserError(f"{path}: no stored states ({error}); install hf-libero again") from None
-    if not isinstance(states, np.ndarray) or states.ndim != 2 or not np.isfinite(states).all():
-        raise UserError(f"{path}: not a table of finite numbers; install hf-libero again")
-    return states
+        states = _ArrayUnpickler(io.BytesIO(content)).load()
+    except Exception as error:  # of pickle and numpy, whatever the file provokes
+        raise UserError(f"{path}: no stored states ({first_line(error)}); {again}") from None
+    numbers = isinstance(states, np.ndarray) and states.dtype == np.float64 and states.nbytes <= MOST_BYTES
+    if not numbers or states.ndim != 2 or not np.isfinite(states).all():
+        raise UserError(f"{path}: not a table of finite numbers; {again}")
+    return np.asarray(states)
 
 
 @functools.cache

@@ -1,14 +1,11 @@
 """A policy folder is complete in itself: model.safetensors, config.json, normalization.json and tokenizer.json."""
 
-import json
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_type_hints
+from typing import Annotated, Any, Literal, get_type_hints
 
 import torch
 from accelerate import init_empty_weights
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from pydantic import Field, create_model
 
 from pirl_core.envs.benchmarks import facts_of
 from pirl_core.errors import UserError, first_line
@@ -18,6 +15,9 @@ from pirl_core.policy.backbone import Backbone, Family, Shape, family_of, new_ba
 from pirl_core.policy.flow_policy import FlowPolicy
 from pirl_core.policy.normalize import Affine, Normalization
 from pirl_core.policy.tokenizer import Prompt, check_words, load_tokenizer
+from pirl_core.readers.tensors import read_tensors
+from pirl_core.readers.text import read_json
+from pirl_core.readers.typed import M, Strict, check
 
 FORMAT = 2
 RERUN = "rerun the stage that writes this folder"
@@ -28,11 +28,7 @@ Number = Annotated[float, Field(ge=-FP32.max, le=FP32.max)]
 Scale = Annotated[float, Field(ge=FP32.tiny, le=FP32.max)]
 
 
-class _Checked(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-
-class _Config(_Checked):
+class _Config(Strict):
     format: Literal[2]
     backbone: Family
     prompt: Prompt
@@ -41,18 +37,15 @@ class _Config(_Checked):
     shape: dict[str, bool | int | float | str]
 
 
-class _Affine(_Checked):
+class _Affine(Strict):
     center: list[Number]
     scale: list[Scale]
 
 
-class _Normalization(_Checked):
+class _Normalization(Strict):
     state: _Affine
     action: _Affine
     delta: Annotated[int, Field(ge=0)]
-
-
-C = TypeVar("C", bound=BaseModel)
 
 
 def save_policy(policy: FlowPolicy, folder: Path) -> None:
@@ -63,8 +56,8 @@ def save_policy(policy: FlowPolicy, folder: Path) -> None:
     """
     kinds = policy.normalization
     numbers = {"state": kinds.state._asdict(), "action": kinds.action._asdict(), "delta": kinds.delta}
-    checked = _check(_Normalization, numbers, folder / "normalization.json")
-    _normalization(checked, policy.backbone.shape, folder / "normalization.json")
+    place = folder / "normalization.json"
+    _normalization(check(_Normalization, numbers, str(place), RERUN), policy.backbone.shape, place)
     # Files are replaced, never written into: a checkpoint may hold links to the earlier ones.
     # Rounded weights are not written back: the frozen ones are the source's, bit for bit.
     state = policy.backbone.state_dict() | policy.originals
@@ -99,6 +92,10 @@ def load_policy(folder: Path) -> FlowPolicy:
     return policy.eval()
 
 
+def _read(model: type[M], path: Path) -> M:
+    return check(model, read_json(path, RERUN), str(path), RERUN)
+
+
 def _backbone(config: _Config, path: Path) -> Backbone:
     """The network without its weights (they are on torch's meta device): sizes are judged before memory is taken.
 
@@ -107,7 +104,7 @@ def _backbone(config: _Config, path: Path) -> Backbone:
     kind = shape_class(config.backbone)
     whole = Annotated[int, Field(ge=0, le=1_000_000)]
     ranges: Any = {name: (whole if field is int else field, ...) for name, field in get_type_hints(kind).items()}
-    checked = _check(create_model("shape", __base__=_Checked, **ranges), config.shape, path, "shape.")
+    checked = check(create_model("shape", __base__=Strict, **ranges), config.shape, f"{path}: shape", RERUN)
     try:
         with init_empty_weights():
             return new_backbone(kind(**checked.model_dump()))
@@ -145,10 +142,7 @@ def require_fit(policy: FlowPolicy, env: Env, folder: Path) -> None:
 
 
 def _load_weights(policy: FlowPolicy, path: Path) -> None:
-    try:
-        weights: dict[str, torch.Tensor] = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{path}: not readable as safetensors ({error}); {RERUN}") from None
+    weights = read_tensors(path, RERUN)
     expected = policy.backbone.state_dict()
     missing, unexpected = sorted(set(expected) - set(weights)), sorted(set(weights) - set(expected))
     if missing or unexpected:
@@ -161,26 +155,9 @@ def _load_weights(policy: FlowPolicy, path: Path) -> None:
             raise UserError(
                 f"{path}: {name} has shape {tuple(weights[name].shape)}, config.json asks for {tuple(value.shape)}"
             )
+        if weights[name].dtype != torch.float32:
+            raise UserError(f"{path}: {name} is {weights[name].dtype}, not torch.float32; {RERUN}")
         if not torch.isfinite(weights[name]).all():
             raise UserError(f"{path}: {name} holds numbers that are not finite; {RERUN}")
     # The file's own memory becomes the network's: nothing is allocated twice.
     policy.backbone.load_state_dict(weights, assign=True)
-
-
-def _read(model: type[C], path: Path) -> C:
-    try:
-        content = json.loads(path.read_text())
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); {RERUN}") from None
-    except ValueError as error:
-        raise UserError(f"{path}: no valid JSON ({error}); {RERUN}") from None
-    return _check(model, content, path)
-
-
-def _check(model: type[C], content: Any, path: Path, inside: str = "") -> C:
-    try:
-        return model.model_validate(content)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = inside + ".".join(map(str, first["loc"])) or "content"
-        raise UserError(f"{path}: {where} = {first['input']!r:.60}: {first['msg'].lower()}; {RERUN}") from None

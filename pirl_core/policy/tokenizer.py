@@ -10,12 +10,14 @@ from typing import Literal
 import numpy as np
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
-from pirl_core.errors import UserError
+from pirl_core.errors import UserError, first_line
 from pirl_core.policy.backbone import Shape
 from pirl_core.policy.groot import GrootShape
+from pirl_core.readers.text import read_text
 
 PAD, UNKNOWN, START = "<pad>", "<unk>", "<start>"
 IMAGE = "<IMG_CONTEXT>"
+RERUN = "restore the policy folder or rerun its stage"
 Prompt = Literal["words", "words_state", "pi0", "pi05_state", "smolvla", "groot"]
 """How an instruction is put to the model. words: the word tokenizer's. The others are the published checkpoints', for
 their own tokenizers; _state: the state's numbers, each one of 256 bins, follow the instruction."""
@@ -53,9 +55,11 @@ def load_tokenizer(path: Path) -> Tokenizer:
 
             published: Tokenizer = Qwen2Tokenizer.from_pretrained(str(path.parent)).backend_tokenizer
             return published
-        return Tokenizer.from_file(str(path))
+        return Tokenizer.from_str(read_text(path, RERUN))
+    except UserError:
+        raise
     except Exception as error:  # the library raises bare Exception
-        raise UserError(f"{path}: not a tokenizer ({error}); restore the policy folder or rerun its stage") from None
+        raise UserError(f"{path}: not a tokenizer ({first_line(error)}); {RERUN}") from None
 
 
 def check_words(tokenizer: Tokenizer, prompt: Prompt, shape: Shape, path: Path) -> None:

@@ -3,7 +3,7 @@
 import io
 import warnings
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from pirl_core.errors import first_line
 
@@ -20,6 +20,8 @@ def decode_picture(encoded: bytes) -> Image.Image:
         if picture.width * picture.height > MOST_PIXELS:
             raise ValueError(f"{picture.width} x {picture.height} pixels, of {MOST_PIXELS:,} at most")
         picture.load()
+    except UnidentifiedImageError:
+        raise ValueError(f"no readable picture: none of {', '.join(FORMATS)}") from None
     except Exception as error:  # Pillow's decoders raise whatever a damaged file provokes
         raise ValueError(f"no readable picture: {first_line(error)}") from None
     return picture

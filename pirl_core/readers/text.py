@@ -4,8 +4,9 @@ import errno
 import json
 import os
 import stat
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from pirl_core.errors import UserError, first_line
 
@@ -18,7 +19,7 @@ LARGEST = 1e100
 LARGEST_WHOLE = 2**63 - 1
 
 
-def open_regular(path: Path, remedy: str) -> BinaryIO:
+def open_regular(path: Path, remedy: str) -> BufferedReader:
     """The file for reading. Raises UserError for one that is absent, closed to us, or no regular file."""
     try:
         # Without O_NONBLOCK a pipe would wait here for its writer.
@@ -55,9 +56,9 @@ def read_text(path: Path, remedy: str, most: int = MOST_BYTES) -> str:
         raise UserError(f"{path}: byte {error.start} is not UTF-8 text; {remedy}") from None
 
 
-def read_json(path: Path, remedy: str) -> dict[str, Any]:
+def read_json(path: Path, remedy: str, bounded: bool = True) -> dict[str, Any]:
     """The JSON object in ``path``. Raises UserError as ``read_text`` and ``parse_json`` do."""
-    return _object(parse_json(read_text(path, remedy), str(path), remedy), str(path), remedy)
+    return _object(parse_json(read_text(path, remedy), str(path), remedy, bounded), str(path), remedy)
 
 
 def read_json_list(path: Path, remedy: str) -> list[Any]:
@@ -74,15 +75,17 @@ def read_json_lines(path: Path, remedy: str) -> list[dict[str, Any]]:
     return [_object(parse_json(line, at, remedy), at, remedy) for at, line in places if line.strip()]
 
 
-def parse_json(text: str, place: str, remedy: str) -> Any:
-    """The value that ``text`` says. ``place``: where it stands, for the message.
+def parse_json(text: str, place: str, remedy: str, bounded: bool = True) -> Any:
+    """The value that ``text`` says. ``place``: where it stands, for the message. ``bounded``: False lets numbers be of any
+    size, NaN and infinite ones too, for a reader who names them himself.
 
     Raises UserError for what is no JSON, NaN and infinity among it; for a key that an object has twice; for values
     nested deeper than DEEPEST; and for numbers beyond LARGEST, or beyond 64 bits if whole.
     """
     try:
+        number, whole = (_number, _whole) if bounded else (float, float)
         value = json.loads(
-            text, parse_int=_whole, parse_float=_number, parse_constant=_number, object_pairs_hook=_each_key_once
+            text, parse_int=whole, parse_float=number, parse_constant=number, object_pairs_hook=_each_key_once
         )
         check_extent(value, MOST_VALUES)
         value_texts = text if text.isascii() and "\\u" not in text else json.dumps(value, ensure_ascii=False)

@@ -1,24 +1,26 @@
 """``python -m pirl_core.report.show``: the results table and where the report is. Loads no heavy library."""
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
 from pirl_core.errors import UserError
+from pirl_core.readers.text import read_json
 from pirl_core.report.tables import memory, results_table, seconds
+
+REMEDY = "run `make reproduce`"
 
 
 def show(results: Path, page: Path) -> str:
     """The text to print. Raises UserError where there are no results yet."""
     try:
-        metrics = json.loads((results / "metrics.json").read_text(encoding="utf-8"))
-        runs = json.loads((results / "run.json").read_text(encoding="utf-8"))
+        metrics = read_json(results / "metrics.json", REMEDY)
+        runs = read_json(results / "run.json", REMEDY)
         table = results_table(metrics)
         wall, peak = seconds(runs["total_wall_seconds"]), memory(runs["peak_memory_mib"])
         cost = f"{wall} over {runs['recorded']} stage runs, peak memory {peak}"
-    except (OSError, ValueError, KeyError, TypeError):
-        raise UserError(f"{results} holds no readable metrics.json and run.json: run `make reproduce`") from None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise UserError(f"{results} holds metrics.json and run.json of another version; {REMEDY}") from None
     where = page.resolve().as_uri() if page.exists() else f"{page} is absent: run `dvc repro report`"
     return f"{table}\n\nWall time  {cost}\nReport     {where}"
 

@@ -3,21 +3,26 @@
 Axes: N frames of all episodes, C cameras, H W pixels, S state numbers, A action numbers, K chunk horizon.
 """
 
-import io
-import json
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
-from PIL import Image
+from pydantic import Field
 
 from pirl_core.data.lerobot import schema
-from pirl_core.errors import UserError, first_line
+from pirl_core.errors import UserError
+from pirl_core.readers.pictures import decode_picture
+from pirl_core.readers.tables import PICTURE, TEXT, VECTOR, WHOLE, Kind, column_names, read_table
+from pirl_core.readers.text import read_json
+from pirl_core.readers.typed import Open, check
 
 REMAKE = "make the dataset again (dvc repro --force on its curate stage) or fetch an intact copy"
+
+
+class _Feature(Open):
+    dtype: str
+    shape: list[Annotated[int, Field(ge=0, le=4096)]]
 
 
 class Frames(NamedTuple):
@@ -52,7 +57,9 @@ def read_dataset(folder: Path, cameras: list[str], object_state: bool) -> Frames
     pictures = [schema.IMAGE.format(camera=camera) for camera in cameras]
     vectors = [schema.STATE, schema.ACTION] + [schema.ENVIRONMENT_STATE] * object_state
     shapes = _shapes(folder, info, pictures, vectors)
-    table = _read_table(folder, info, [*pictures, *vectors, "episode_index", "frame_index", "task_index"])
+    indices = ("episode_index", "frame_index", "task_index")
+    kinds = dict.fromkeys(pictures, PICTURE) | dict.fromkeys(vectors, VECTOR) | dict.fromkeys(indices, WHOLE)
+    table = _read_table(folder, info, kinds)
     values = {name: _vectors(folder, table, name, shapes[name][0]) for name in vectors}
     state = values[schema.STATE]
     if object_state:
@@ -64,9 +71,7 @@ def read_dataset(folder: Path, cameras: list[str], object_state: bool) -> Frames
             raise UserError(f"{folder}: {name} is {shapes[name]}, {pictures[0]} {size}; record all cameras at one size")
         _decode(folder, table, name, images[:, camera])
     tasks = _read_tasks(folder)
-    episode, frame, task = (
-        _whole_numbers(folder, table, name) for name in ("episode_index", "frame_index", "task_index")
-    )
+    episode, frame, task = (np.asarray(table[name].to_numpy(), np.int64) for name in indices)
     if task.min() < 0 or task.max() >= len(tasks):
         raise UserError(f"{folder}: a frame has a task_index outside the {len(tasks)} of {schema.TASKS}; {REMAKE}")
     starts = np.flatnonzero(np.diff(episode, prepend=-1))
@@ -125,9 +130,8 @@ def _shapes(folder: Path, info: dict[str, Any], pictures: list[str], vectors: li
     for name in [*pictures, *vectors]:
         if name not in features:
             raise UserError(f"{folder}: no feature '{name}'; the dataset has {', '.join(sorted(features))}")
-        if not isinstance(features[name], dict):
-            raise UserError(f"{folder / schema.INFO}: feature '{name}' is {features[name]!r}, not a mapping; {REMAKE}")
-        kind, shape = features[name].get("dtype"), tuple(features[name].get("shape", ()))
+        feature = check(_Feature, features[name], f"{folder / schema.INFO}: feature '{name}'", REMAKE)
+        kind, shape = feature.dtype, tuple(feature.shape)
         if kind == "video":
             raise UserError(
                 f"{folder}: '{name}' is stored as video; record it with images in parquet (use_videos=False)"
@@ -140,33 +144,32 @@ def _shapes(folder: Path, info: dict[str, Any], pictures: list[str], vectors: li
     return shapes
 
 
-def _read_table(folder: Path, info: dict[str, Any], columns: list[str]) -> pa.Table:
+def _read_table(folder: Path, info: dict[str, Any], columns: dict[str, Kind]) -> pa.Table:
     files = sorted((folder / "data").glob("chunk-*/file-*.parquet"))
     if not files:
         raise UserError(f"{folder}: no data/chunk-*/file-*.parquet; {REMAKE}")
     tables = []
     for path in files:
-        table = _read_parquet(path, columns)
-        missing = [name for name in columns if name not in table.schema.names]
-        if missing:
-            raise UserError(f"{path}: column '{missing[0]}' is missing; {REMAKE}")
-        tables.append(table)
+        tables.append(read_table(path, REMAKE, columns))
     rows = sum(len(table) for table in tables)
     if rows != info["total_frames"]:
         raise UserError(f"{folder}: {rows} frames in data/, {info['total_frames']} in {schema.INFO}; {REMAKE}")
-    return pa.concat_tables([table.replace_schema_metadata() for table in tables])
+    if any(table.schema != tables[0].schema for table in tables):
+        raise UserError(f"{folder}: the files of data/ have columns of different types; {REMAKE}")
+    return pa.concat_tables(tables)
 
 
 def _read_tasks(folder: Path) -> list[str]:
     path = folder / schema.TASKS
     if not path.is_file():
         raise UserError(f"{path}: missing; {REMAKE}")
-    table: pd.DataFrame = _read_parquet(path, None).to_pandas()
-    if "task" in table.columns:
-        table = table.set_index("task")
-    if "task_index" not in table.columns or sorted(table["task_index"]) != list(range(len(table))):
+    # A column, or the index of the data frame that was saved.
+    name = "task" if "task" in column_names(path, REMAKE) else "__index_level_0__"
+    table = read_table(path, REMAKE, {name: TEXT, "task_index": WHOLE})
+    tasks = dict(zip(table["task_index"].to_pylist(), table[name].to_pylist(), strict=True))
+    if len(tasks) != len(table) or sorted(tasks) != list(range(len(table))):
         raise UserError(f"{path}: task_index does not count 0, 1, ...; {REMAKE}")
-    return [str(task) for task in table.sort_values("task_index").index]
+    return [tasks[index] for index in range(len(tasks))]
 
 
 def _vectors(folder: Path, table: pa.Table, name: str, length: int) -> np.ndarray:
@@ -184,22 +187,14 @@ def _vectors(folder: Path, table: pa.Table, name: str, length: int) -> np.ndarra
     return values
 
 
-def _whole_numbers(folder: Path, table: pa.Table, name: str) -> np.ndarray:
-    if table[name].null_count or not pa.types.is_integer(table[name].type):
-        raise UserError(f"{folder}: '{name}' is not a whole number in every frame; {REMAKE}")
-    return np.asarray(table[name].to_numpy(), np.int64)
-
-
 def _decode(folder: Path, table: pa.Table, name: str, images: np.ndarray) -> None:
-    """PNG (or JPEG) bytes of column ``name`` → images (N, H, W, 3), in place."""
-    if not pa.types.is_struct(table[name].type) or table[name].type.get_field_index("bytes") < 0:
-        raise UserError(f"{folder}: '{name}' holds no image bytes; record it with images in parquet")
+    """Pictures' bytes of column ``name`` → images (N, H, W, 3), in place."""
     size = images.shape[1:]
     for index, row in enumerate(table[name]):
         try:
-            picture = np.asarray(Image.open(io.BytesIO(row["bytes"].as_py())).convert("RGB"))
-        except (OSError, TypeError, SyntaxError):
-            raise UserError(f"{folder}: '{name}' of frame {index} is no readable image; {REMAKE}") from None
+            picture = np.asarray(decode_picture(row["bytes"].as_py()).convert("RGB"))
+        except ValueError as error:
+            raise UserError(f"{folder}: '{name}' of frame {index}: {error}; {REMAKE}") from None
         if picture.shape != size:
             raise UserError(
                 f"{folder}: '{name}' of frame {index} is {picture.shape}, {schema.INFO} says {size}; {REMAKE}"
@@ -207,23 +202,8 @@ def _decode(folder: Path, table: pa.Table, name: str, images: np.ndarray) -> Non
         images[index] = picture
 
 
-def _read_parquet(path: Path, columns: list[str] | None) -> pa.Table:
-    """The chosen columns that exist, or all."""
-    try:
-        with pq.ParquetFile(path) as content:
-            return content.read(columns)
-    except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{path}: damaged parquet ({first_line(error)}); {REMAKE}") from None
-
-
 def _read_json(folder: Path, name: str) -> dict[str, Any]:
     path = folder / name
     if not path.is_file():
         raise UserError(f"{path}: missing; give the folder of a LeRobot v3.0 dataset, or make it (dvc repro)")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise UserError(f"{path}: not readable as JSON ({first_line(error)}); {REMAKE}") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: holds no JSON object; {REMAKE}")
-    return content
+    return read_json(path, REMAKE)

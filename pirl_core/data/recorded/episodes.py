@@ -11,18 +11,19 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from pirl_core.checkpoints.hub import snapshot
 from pirl_core.data.lerobot import DemoEpisode, schema
 from pirl_core.data.pictures import decode_image, decode_video, picture_of
-from pirl_core.data.recorded.index import EPISODES, ROWS, UNREADABLE, Listed, Recorded, damaged, lengths_of
+from pirl_core.data.recorded.index import AGAIN, EPISODES, ROWS, UNREADABLE, Listed, Recorded, damaged, lengths_of
 from pirl_core.data.recorded.tasks import plain
 from pirl_core.envs.benchmarks import facts_of
 from pirl_core.envs.facts import Facts
 from pirl_core.errors import first_line
 from pirl_core.params import Env
 from pirl_core.paths import fill, inside
+from pirl_core.readers.tables import VECTOR, Kind, read_table
+from pirl_core.readers.text import read_bytes
 
 UNKNOWN_SEED = -1
 """Of the simulator in an episode that others recorded."""
@@ -31,6 +32,8 @@ PATHS = {
     "video_path": "videos/chunk-{episode_chunk:03d}/{video_key}/episode_{episode_index:06d}.mp4",
 }
 """Where LeRobot v2 keeps files, unless info.json says otherwise."""
+PIXELS = Kind("pictures", lambda kind: True)
+"""In any of the forms that ``_picture`` reads."""
 EPISODES_AT_ONCE = 64
 """Downloaded in one go: the hub's client compares every file of a dataset with every wanted one, and beyond 32,768 of
 these it compiles each anew every time."""
@@ -88,7 +91,8 @@ def _episode(files: dict[str, Path], folder: Path, data: Recorded, env: Env, epi
     assert episode.task is not None
     facts, path = facts_of(env.benchmark), files["data"]
     stored = {what: names for what, names in data.columns.items() if what not in data.videos}
-    table = _table(path, [*(name for names in stored.values() for name in names), *ROWS])
+    kinds = {name: PIXELS if what in env.cameras else VECTOR for what, names in stored.items() for name in names}
+    table = read_table(path, AGAIN, kinds | dict.fromkeys(ROWS, VECTOR))
     table = table.take(_order(path, table, data.info["fps"], episode))
     vectors = {
         what: _vectors(path, table, stored[what], what, facts) for what in lengths_of(facts).keys() & stored.keys()
@@ -116,18 +120,6 @@ def _episode(files: dict[str, Path], folder: Path, data: Recorded, env: Env, epi
         last.astype(np.float32),
         last,
     )
-
-
-def _table(path: Path, names: list[str]) -> pa.Table:
-    try:
-        with pq.ParquetFile(path) as content:
-            table = content.read(names)
-    except UNREADABLE as error:
-        raise damaged(path, error) from None
-    for name in names:
-        if table.schema.names.count(name) != 1:
-            raise damaged(path, f"no column '{name}'")
-    return table
 
 
 def _order(path: Path, table: pa.Table, rate: float, episode: Listed) -> np.ndarray:
@@ -209,7 +201,7 @@ def _picture(value: Any, shape: list[int], folder: Path, size: int) -> np.ndarra
             file = inside(folder, name)
             if not file.is_file():
                 raise ValueError(f"it lies in {name}, which is not there")
-            return decode_image(file.read_bytes(), size)
+            return decode_image(read_bytes(file, AGAIN), size)
         case _:
             raise ValueError("neither bytes, nor a path, nor pixels")
 

@@ -1,6 +1,5 @@
 """What a LeRobot v2 dataset says of itself: where its episodes lie, what they hold, which task each shows."""
 
-import json
 import math
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +14,7 @@ from pirl_core.envs.benchmarks import facts_of
 from pirl_core.envs.facts import Facts
 from pirl_core.errors import UserError
 from pirl_core.params import Env
+from pirl_core.readers.text import read_json, read_json_lines
 
 OTHER_NAMES: dict[str, dict[str, tuple[str, ...]]] = {
     "libero": {
@@ -33,6 +33,7 @@ OTHER_NAMES: dict[str, dict[str, tuple[str, ...]]] = {
 """By benchmark: columns of known datasets that do not have LeRobot's names; numbers of several follow one another."""
 ROWS = ("frame_index", "episode_index", "timestamp")
 """Columns of every LeRobot dataset that say which frame a row is."""
+AGAIN = "fetch it again"
 EPISODES = "meta/episodes.jsonl"
 UNREADABLE = (OSError, ValueError, TypeError, KeyError, SyntaxError, pa.ArrowException)
 
@@ -73,7 +74,7 @@ def open_recorded(source: str, revision: str | None, env: Env) -> Recorded:
     there, or shows none of the sentences of a task.
     """
     folder, repo, commit = _find(source, revision)
-    info = _json(folder / schema.INFO)
+    info = read_json(folder / schema.INFO, AGAIN)
     if not str(info.get("codebase_version")).startswith("v2."):
         raise UserError(
             f"curate.dataset: {source} is LeRobot {info.get('codebase_version')}; give one of v2.0 or v2.1, with an"
@@ -98,7 +99,7 @@ def lengths_of(facts: Facts) -> dict[str, int]:
     return {"state": len(facts.state), "action": len(facts.action), "environment": facts.object_state}
 
 
-def damaged(path: Path, reason: object, remedy: str = "fetch it again") -> UserError:
+def damaged(path: Path, reason: object, remedy: str = AGAIN) -> UserError:
     """The line for a file of the dataset that cannot be used."""
     said = (str(reason).strip().splitlines() or ["no details"])[0][:160]
     return UserError(f"curate.dataset: {path} cannot be used ({said}); {remedy}")
@@ -181,33 +182,16 @@ def _find(source: str, revision: str | None) -> tuple[Path, str | None, str | No
 def _rows(path: Path) -> list[tuple[int, int, str]]:
     """Number, length and first sentence of each episode, by rising number."""
     found: dict[int, tuple[int, int, str]] = {}
-    for at, row in _json_lines(path):
+    for at, row in enumerate(read_json_lines(path, AGAIN), 1):
         match row:
             case {"episode_index": int(number), "length": int(length), "tasks": [str(sentence), *_]} if (
                 number >= 0 and length > 0 and number not in found
             ):
                 found[number] = number, length, sentence
             case {"episode_index": int(number)} if number in found:
-                raise damaged(path, f"line {at}: episode_index {number} comes twice")
+                raise damaged(path, f"entry {at}: episode_index {number} comes twice")
             case _:
-                raise damaged(path, f"line {at}: needs episode_index from 0 on, length from 1 on and tasks, a sentence")
+                raise damaged(
+                    path, f"entry {at}: needs episode_index from 0 on, length from 1 on and tasks, a sentence"
+                )
     return [found[number] for number in sorted(found)]
-
-
-def _json_lines(path: Path) -> list[tuple[int, Any]]:
-    """Line numbers and what the lines hold; empty ones are left out."""
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")  # a sentence may hold other ends of lines
-        return [(at, json.loads(line)) for at, line in enumerate(lines, 1) if line.strip()]
-    except (OSError, ValueError) as error:
-        raise damaged(path, error) from None
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise damaged(path, error) from None
-    if not isinstance(content, dict):
-        raise damaged(path, "no JSON object")
-    return content

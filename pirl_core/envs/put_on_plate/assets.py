@@ -1,17 +1,18 @@
 """Put-on-plate's models and pictures (``pirl_core.assets`` fetches them)."""
 
-import json
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from PIL import Image
 
 from pirl_core.assets import find
 from pirl_core.errors import UserError
+from pirl_core.readers.pictures import decode_picture
+from pirl_core.readers.text import read_bytes, read_json
 
+AGAIN = "download it again"
 Kind = Literal["carrot", "plate", "table"]
 
 
@@ -22,12 +23,7 @@ def folder(kind: Kind) -> Path:
 @cache
 def models(kind: Kind) -> Mapping[str, Any]:
     """The folder's entries by file or folder name, in the order of ``names``. Raises UserError for a damaged list."""
-    path = folder(kind) / "model_db.json"
-    try:
-        entries: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error}); download it again") from error
-    return entries
+    return read_json(folder(kind) / "model_db.json", AGAIN)
 
 
 def key(kind: Kind, number: int) -> str:
@@ -39,10 +35,9 @@ def key(kind: Kind, number: int) -> str:
 def picture(path: Path) -> np.ndarray:
     """(H, W, 3) uint8. Raises UserError where the file is no picture."""
     try:
-        with Image.open(path) as image:
-            return np.asarray(image.convert("RGB"))
-    except (OSError, SyntaxError) as error:
-        raise UserError(f"{path} is no readable picture ({error}); download it again") from error
+        return np.asarray(decode_picture(read_bytes(path, AGAIN)).convert("RGB"))
+    except ValueError as error:
+        raise UserError(f"{path}: {error}; {AGAIN}") from None
 
 
 def table(number: int) -> np.ndarray:
