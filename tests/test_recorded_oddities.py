@@ -274,7 +274,10 @@ REFUSED: dict[str, tuple[Callable[[Dataset], object], str]] = {
         f"{TABLE} .'image' at frame 0: '/etc/hostname' leaves its folder",
     ),
     "spoilt": (cell("image", lambda c: {**c, "bytes": c["bytes"][:60]}), f"{TABLE} .'image' at frame 2: .*truncated"),
-    "no picture": (cell("image", lambda c: {**c, "bytes": b"<html>"}), f"{TABLE} .'image' at frame 2: no readable picture: none of PNG"),
+    "no picture": (
+        cell("image", lambda c: {**c, "bytes": b"<html>"}),
+        f"{TABLE} .'image' at frame 2: no readable picture: none of PNG",
+    ),
     "16 bits": (
         picture(lambda p: {"bytes": encoded(p[..., 0].astype(np.uint16) * 255), "path": None}),
         f"{TABLE} .'image' at frame 0: its pixels are I;?1?6?, 8 bits",

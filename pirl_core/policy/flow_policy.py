@@ -6,6 +6,7 @@ Time: τ = 0 is noise, τ = 1 is the action.
 """
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +18,7 @@ from pirl_core import seeds
 from pirl_core.errors import UserError
 from pirl_core.flow import chain
 from pirl_core.flow.chain import Noise
+from pirl_core.params import Precision
 from pirl_core.policy.backbone import Backbone, family_of
 from pirl_core.policy.context import Context, Inputs
 from pirl_core.policy.groot import GrootShape
@@ -57,7 +59,8 @@ class Evaluation(NamedTuple):
 
 
 class FlowPolicy(nn.Module):
-    """Observation in, action chunk out. ``forward`` is the only entry that trains (any other would bypass DDP)."""
+    """Observation in, action chunk out. ``forward`` is the only entry that trains (any other would bypass DDP); the
+    others decide, in the arithmetic of ``precision``: rollouts, validation and evaluation have one."""
 
     state_center: Tensor
     state_scale: Tensor
@@ -80,6 +83,8 @@ class FlowPolicy(nn.Module):
         self.normalization = normalization
         self.replan = replan
         self.denoise_steps = denoise_steps
+        # Of its training, for which ``precision.round_weights`` stores the weights.
+        self.precision: Precision = "fp32"
         # Weights before they were rounded to be frozen, by their names in the backbone: see ``precision``.
         self.originals: dict[str, Tensor] = {}
         self.noise_net: NoiseNet | None = None
@@ -128,8 +133,15 @@ class FlowPolicy(nn.Module):
         tokens, tokens_valid = torch.from_numpy(ids).to(device), torch.from_numpy(valid).to(device)
         return Inputs(images, tokens, tokens_valid, pad_last(state, shape.state_dim))
 
+    def arithmetic(self) -> AbstractContextManager[None]:
+        """Around what is computed to decide; simulators are outside, for they may use torch too."""
+        # Not an autocast that is switched off, which would end one around it.
+        return nullcontext() if self.precision == "fp32" else torch.autocast(self.device.type, torch.bfloat16)
+
     def encode(self, observation: Observation) -> Context:
-        return self.backbone.encode(self.inputs(observation))
+        inputs = self.inputs(observation)
+        with self.arithmetic():
+            return self.backbone.encode(inputs)
 
     def normalize_actions(self, actions: Tensor, state: Tensor) -> Tensor:
         """Chunks (B, H, A) in simulator units, with the states (B, S) they start from, as the network has them:
@@ -157,7 +169,9 @@ class FlowPolicy(nn.Module):
         start = normals[:, None].expand(-1, self.denoise_steps + 1, -1, -1)
         # The rule is never drawn from: every step is an ODE step.
         rule = Noise("constant_sde", 0.0, 0.0, 0.0)
-        return self.executed(chain.sample(self._velocity(context), start, still, rule, None)[0], context)
+        with self.arithmetic():
+            states = chain.sample(self._velocity(context), start, still, rule, None)[0]
+        return self.executed(states, context)
 
     @torch.no_grad()
     def decide(self, context: Context, normals: Tensor, uniforms: Tensor, noise: Noise, process: Process) -> Decision:
@@ -166,8 +180,9 @@ class FlowPolicy(nn.Module):
         normals: (B, K+1, H, D), start noise then the noise of each step. uniforms: (B,) draw the hybrid's step.
         """
         stochastic = chain.stochastic_steps(process.mdp, process.hybrid_draw, uniforms, self.denoise_steps)
-        states, score = chain.sample(self._velocity(context), normals, stochastic, noise, self.noise_net)
-        result = self._evaluate(context, states, stochastic, score, process)
+        with self.arithmetic():
+            states, score = chain.sample(self._velocity(context), normals, stochastic, noise, self.noise_net)
+            result = self._evaluate(context, states, stochastic, score, process)
         return Decision(self.executed(states, context), states, stochastic, result.log_prob, result.value)
 
     def forward(

@@ -10,7 +10,7 @@ from pydantic import Field, create_model
 from pirl_core.envs.benchmarks import facts_of
 from pirl_core.errors import UserError, first_line
 from pirl_core.files import write_json, write_tensors, write_text
-from pirl_core.params import Env
+from pirl_core.params import Env, Precision
 from pirl_core.policy.backbone import Backbone, Family, Shape, family_of, new_backbone, shape_class
 from pirl_core.policy.flow_policy import FlowPolicy
 from pirl_core.policy.normalize import Affine, Normalization
@@ -19,7 +19,7 @@ from pirl_core.readers.tensors import read_tensors
 from pirl_core.readers.text import read_json
 from pirl_core.readers.typed import M, Strict, check
 
-FORMAT = 2
+FORMAT = 3
 RERUN = "rerun the stage that writes this folder"
 Size = Annotated[int, Field(ge=1, le=1_000_000)]
 # As the network has them, in fp32: what is beyond is infinite there, and a smaller scale is none.
@@ -29,11 +29,13 @@ Scale = Annotated[float, Field(ge=FP32.tiny, le=FP32.max)]
 
 
 class _Config(Strict):
-    format: Literal[2]
+    format: Literal[3]
     backbone: Family
     prompt: Prompt
     replan: Size
     denoise_steps: Annotated[int, Field(ge=1, le=1000)]
+    precision: Precision
+    frozen_vlm: bool
     shape: dict[str, bool | int | float | str]
 
 
@@ -51,6 +53,7 @@ class _Normalization(Strict):
 def save_policy(policy: FlowPolicy, folder: Path) -> None:
     """Write the velocity model, in fp32, and all that it needs; critic and noise net are left behind.
 
+    ``precision`` and whether the VLM was frozen say in which arithmetic the policy was trained and validated.
     ``folder`` must exist. Raises UserError, before anything is written, for a normalisation that ``load_policy`` would
     refuse.
     """
@@ -69,6 +72,8 @@ def save_policy(policy: FlowPolicy, folder: Path) -> None:
         "prompt": policy.prompt,
         "replan": policy.replan,
         "denoise_steps": policy.denoise_steps,
+        "precision": policy.precision,
+        "frozen_vlm": not any(p.requires_grad for module in policy.backbone.vlm_modules for p in module.parameters()),
         "shape": policy.backbone.shape._asdict(),
     }
     write_json(folder / "config.json", config)
@@ -77,7 +82,8 @@ def save_policy(policy: FlowPolicy, folder: Path) -> None:
 
 
 def load_policy(folder: Path) -> FlowPolicy:
-    """Raises UserError when a file is missing, damaged, or does not fit the others."""
+    """The weights are in fp32, as in the file; ``round_weights`` with the policy's own ``precision`` makes them
+    those of its training. Raises UserError when a file is missing, damaged, or does not fit the others."""
     config = _read(_Config, folder / "config.json")
     numbers = _read(_Normalization, folder / "normalization.json")
     backbone = _backbone(config, folder / "config.json")
@@ -89,6 +95,9 @@ def load_policy(folder: Path) -> FlowPolicy:
     check_words(tokenizer, config.prompt, shape, folder / "tokenizer.json")
     policy = FlowPolicy(backbone, tokenizer, config.prompt, normalization, config.replan, config.denoise_steps)
     _load_weights(policy, folder / "model.safetensors")
+    policy.precision = config.precision
+    if config.frozen_vlm:
+        policy.backbone.freeze_vlm()
     return policy.eval()
 
 

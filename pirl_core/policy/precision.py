@@ -18,9 +18,11 @@ MATRICES = (nn.Linear, nn.Conv2d, nn.Embedding)
 def round_weights(policy: FlowPolicy, precision: Precision) -> None:
     """Store the weights as ``precision`` has them, in place; call it when frozen is frozen, before the optimiser.
 
+    A policy that is read from its folder and gets its own ``precision`` decides, bit for bit, as it did in training.
     What was frozen is kept, as it was, in ``policy.originals``, from which the policy folder is written. On the CPU it
     is a page of the source folder's file as long as nobody asks for it.
     """
+    policy.precision = precision
     if precision == "fp32":
         return
     backbone = policy.backbone

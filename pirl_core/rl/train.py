@@ -108,8 +108,8 @@ def train_rl(
     )
 
     def validated(iteration: int) -> float:
-        """In the arithmetic of the rollouts, which rounded weights need."""
-        with learner.accelerator.autocast():
+        """Of what evaluation will read: with the adapters merged."""
+        with merged(policy):
             return validate(iteration)
 
     def improved() -> None:
@@ -130,8 +130,7 @@ def train_rl(
         started = time.monotonic()
         noise = noise_at(rl, iteration)
         episodes = iteration_episodes(tasks, shift, rl, seed, iteration)
-        with learner.accelerator.autocast():
-            rollout, share, metrics = collect(policy, envs, episodes, noise, process, rl, (seed, iteration))
+        rollout, share, metrics = collect(policy, envs, episodes, noise, process, rl, (seed, iteration))
         collected = time.monotonic()
         rng = seeds.generator("minibatch", seed, iteration)
         warming = iteration < rl.critic_warmup_iterations and process.critic is not None

@@ -104,8 +104,7 @@ def update(
     for part in present:
         with nullcontext() if part.last else learner.accumulating():
             batch = take(rollout.samples, part.rows)
-            with learner.accelerator.autocast():
-                context = next(contexts)
+            context = next(contexts)
             with learner.accelerator.autocast():
                 result = learner.module(context, batch.states, batch.stochastic, noise, process)
             losses = losses_of(result, batch, process, rl)

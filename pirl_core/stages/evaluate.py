@@ -15,6 +15,7 @@ def run(job: Job) -> None:
     from pirl_core.evaluate import play_splits, resumed, split_episodes
     from pirl_core.params import split_label
     from pirl_core.policy.folder import load_policy, require_fit
+    from pirl_core.policy.precision import round_weights
     from pirl_core.resume import open_checkpoints
     from pirl_core.starts import shared_starts
     from pirl_core.track import Tracker
@@ -25,6 +26,7 @@ def run(job: Job) -> None:
     policy = load_policy(source)
     require_fit(policy, env, source)
     here = ranks.join()
+    round_weights(policy, policy.precision)
     policy.to("cuda" if torch.cuda.is_available() else "cpu")
     splits = {name: split_episodes(env, evaluate, name) for name in evaluate.splits}
     total = sum(map(len, splits.values()))

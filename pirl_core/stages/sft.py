@@ -45,6 +45,8 @@ def run(job: Job) -> None:
                 print(f"{job.label} note: {note}", flush=True)
         if sft.steps:
             train_sft(policy, frames, env.cameras, sft, job.seed, session)
+        else:
+            policy.precision = sft.precision
         if session.ranks.main:
             save_policy(policy, session.policy)
             if origin:
