@@ -76,8 +76,8 @@ def read_json_lines(path: Path, remedy: str) -> list[dict[str, Any]]:
 
 
 def parse_json(text: str, place: str, remedy: str, bounded: bool = True) -> Any:
-    """The value that ``text`` says. ``place``: where it stands, for the message. ``bounded``: False admits numbers of any
-    size, NaN and infinite ones too, for a reader that names them itself.
+    """The value that ``text`` says. ``place``: where it stands, for the message. ``bounded``: False admits numbers
+    of any size, NaN and infinite ones too, for a reader that names them itself.
 
     Raises UserError for what is no JSON, NaN and infinity among it; for a key that an object has twice; for values
     nested deeper than DEEPEST; and for numbers beyond LARGEST, or beyond 64 bits if whole.
