@@ -71,12 +71,14 @@ def write_stages(log: Log, rows: Sequence[Row]) -> None:
 
 def write_results(log: Log, folder: Path) -> None:
     """Results table and report, as far as this run has left them."""
-    from pirl_core.report.tables import rates_table
+    from pirl_core.report.tables import rates_table, seed_note
 
     def table() -> None:
-        header, cells = rates_table(read_json(folder / "results/metrics.json", "run stage report"))
+        metrics = read_json(folder / "results/metrics.json", "run stage report")
+        header, cells = rates_table(metrics)
         rows = [dict(zip(header, line, strict=True)) for line in cells]
-        create_table_artifact(rows, key="pirl-results", description=f"Success rates: {folder / 'results'}")
+        said = f"Success rates: {folder / 'results'}. {seed_note(metrics['rows'])}".strip()
+        create_table_artifact(rows, key="pirl-results", description=said)
 
     def report() -> None:
         text = read_text(folder / "results/report.md", "run stage report")

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pirl_core.errors import UserError
-from pirl_core.report.tables import aligned, interval, percent, points, split_title
+from pirl_core.report.tables import aligned, interval, percent, points, seed_note, split_title
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
 
 SUMMARY = "two evaluations side by side, with their paired difference and its interval"
 EVALUATIONS = Path("outputs/evaluate")
-SAMPLES = 10_000
 EPISODE = ["split", "task", "env_seed"]
 Row = dict[str, Any]
 
@@ -101,30 +101,30 @@ def _tuple(key: Any) -> tuple[str, ...]:
 
 
 def _row(key: tuple[str, ...], a: "pd.DataFrame | None", b: "pd.DataFrame | None", pairs: "pd.DataFrame | None") -> Row:
-    from pirl_core import seeds
-    from pirl_core.stats import paired_difference, wilson
+    from pirl_core.stats import difference_interval, grid_of, mean_interval
 
     row: Row = {"split": key[0], "task": key[1] if len(key) > 1 else None}
     for side, frame in (("a", a), ("b", b)):
-        n = 0 if frame is None else len(frame)
-        wins = 0 if frame is None else int(frame["success"].sum())
-        low, high = wilson(wins, n)
-        row[side] = {"n": n, "successes": wins, "rate": wins / n, "low": float(low), "high": float(high)} if n else None
-        row[f"unpaired_{side}"] = n - (0 if pairs is None else len(pairs))
+        row[side] = None
+        if frame is not None:
+            grid = grid_of(*_design(frame), frame["success"].to_numpy(float))
+            rate = mean_interval(grid)
+            row[side] = {"n": grid.n, "successes": int(frame["success"].sum()), "rate": float(rate.mean)}
+            row[side] |= {"low": float(rate.low), "high": float(rate.high), "single_seed": grid.single_seed}
+        row[f"unpaired_{side}"] = (0 if frame is None else len(frame)) - (0 if pairs is None else len(pairs))
     row["pairs"] = 0 if pairs is None else len(pairs)
     row["difference"] = None
     if pairs is not None:
-        # A stream of its own for each row: its interval does not depend on what else is shown.
-        found = paired_difference(
-            pairs["seed"].to_numpy(),
-            pairs["task"].to_numpy(str),
-            pairs["success_a"].to_numpy(),
-            pairs["success_b"].to_numpy(),
-            SAMPLES,
-            seeds.generator("comparison", *key),
-        )
-        row["difference"] = {"mean": found.diff, "low": found.low, "high": found.high}
+        a_wins, b_wins = (pairs[name].to_numpy(float) for name in ("success_a", "success_b"))
+        grid = grid_of(*_design(pairs), b_wins - a_wins)
+        found = difference_interval(grid)
+        row["difference"] = {"mean": float(found.mean), "low": float(found.low), "high": float(found.high)}
+        row["difference"]["single_seed"] = grid.single_seed
     return row
+
+
+def _design(frame: "pd.DataFrame") -> "tuple[np.ndarray, np.ndarray, np.ndarray]":
+    return frame["seed"].to_numpy(), frame["task"].to_numpy(str), frame["env_seed"].to_numpy()
 
 
 def render(a: Result, b: Result, rows: list[Row]) -> str:
@@ -149,15 +149,20 @@ def render(a: Result, b: Result, rows: list[Row]) -> str:
     for label, side in (("A", a), ("B", b)):
         several = "s" if len(side.seeds) > 1 else ""
         lines.append(f"{label}  {side.name}, training seed{several} {', '.join(map(str, side.seeds))}")
-    return "\n".join([*lines, "", aligned(header, cells)])
+    note = seed_note(part for row in rows for part in (row["a"], row["b"], row["difference"]) if part)
+    return "\n".join([*lines, "", aligned(header, cells), *([note] if note else [])])
 
 
 def _side(side: Row | None) -> list[str]:
-    return [percent(side["rate"]), interval(side["low"], side["high"]), str(side["n"])] if side else ["–", "–", "0"]
+    if not side:
+        return ["–", "–", "0"]
+    return [percent(side["rate"]), interval(side["low"], side["high"], side["single_seed"]), str(side["n"])]
 
 
 def _difference(found: Row | None) -> list[str]:
-    return [points(found["mean"]), f"{points(found['low'])} to {points(found['high'])}"] if found else ["–", "–"]
+    if not found:
+        return ["–", "–"]
+    return [points(found["mean"]), interval(found["low"], found["high"], found["single_seed"], points)]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> list[argparse.Action]:

@@ -321,8 +321,6 @@ class Report(Section):
     """How the results are shown."""
 
     title: Text
-    bootstrap_samples: Annotated[int, Field(ge=100)]
-    seed: Whole
 
 
 class Supervision(Section):

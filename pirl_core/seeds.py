@@ -28,8 +28,6 @@ Purpose = Literal[
     "step",  # which denoising step of a decision is stochastic (as chain)
     "minibatch",  # order of an iteration's decisions in the update (training seed, iteration)
     "chunk",  # start noise of a deterministic chunk (episode seed, decision)
-    "bootstrap",  # resamples for a row of the report (report seed, name of the row)
-    "comparison",  # resamples for a row of `pirl compare` (name of the row)
 ]
 PURPOSES: tuple[Purpose, ...] = get_args(Purpose)
 

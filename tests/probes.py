@@ -87,7 +87,7 @@ BASE: dict[str, dict[str, Any]] = {
         "splits": {"id": {"tasks": None, "shift": "none", "episodes_per_task": 4}},
     },
     "Split": {"tasks": None, "shift": "none", "episodes_per_task": 4},
-    "Report": {"title": "A title", "bootstrap_samples": 100, "seed": 0},
+    "Report": {"title": "A title"},
     "Supervision": SUPERVISION,
     "Experiment": EXPERIMENT,
     "Params": {

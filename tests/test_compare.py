@@ -11,6 +11,7 @@ import pytest
 from scipy.stats import binomtest
 
 from pirl_core.cli import main
+from pirl_core.stats import Grid, difference_interval, grid_of
 
 TASKS = ("reach-v3", "hammer-v3")
 N = 25
@@ -64,9 +65,9 @@ def test_every_number(tasks: bool, pirl: Callable[..., Any]) -> None:
         mine = [part(read(f"metaworld-{name}-0"), row) for name in ("sft", "flow_sde")]
         for side, frame in zip("ab", mine, strict=True):
             if len(frame):
-                low, high = binomtest(int(frame["success"].sum()), len(frame)).proportion_ci(method="wilson")
+                low, high = binomtest(int(frame["success"].sum()), len(frame)).proportion_ci(method="exact")
                 wanted = {"n": len(frame), "rate": frame["success"].mean(), "low": low, "high": high}
-                assert row[side] == pytest.approx(wanted | {"successes": frame["success"].sum()})
+                assert row[side] == pytest.approx(wanted | {"successes": frame["success"].sum(), "single_seed": True})
         if row["split"] == "ood:tasks":
             assert (row["a"], row["pairs"], row["difference"], row["unpaired_a"]) == (None, 0, None, 0)
             assert row["unpaired_b"] == len(mine[1])
@@ -76,11 +77,11 @@ def test_every_number(tasks: bool, pirl: Callable[..., Any]) -> None:
         change = wins["success_b"] - wins["success_a"]
         assert (row["pairs"], row["unpaired_a"], row["unpaired_b"]) == (len(pairs), 0, 0)
         assert row["difference"]["mean"] == pytest.approx(change.mean())
-        # The percentile bootstrap within tasks is near the normal interval of the stratified mean.
-        half = 1.96 * np.sqrt(change.groupby(pairs["task"]).var(ddof=0).mean() / len(change))
-        assert (row["difference"]["low"], row["difference"]["high"]) == pytest.approx(
-            (change.mean() - half, change.mean() + half), abs=0.05
-        )
+        seed, task, state = (pairs[key].to_numpy() for key in ("seed_a", "task", "env_seed"))
+        grid = grid_of(seed, task, state, change.to_numpy())
+        _, low, high = difference_interval(grid)
+        assert (row["difference"]["low"], row["difference"]["high"]) == pytest.approx((low, high))
+        assert row["difference"]["single_seed"]
 
 
 def test_seeds_are_paired_with_their_own_kind(pirl: Callable[..., Any]) -> None:
@@ -92,15 +93,20 @@ def test_seeds_are_paired_with_their_own_kind(pirl: Callable[..., Any]) -> None:
     assert (told["a"]["seeds"], told["b"]["seeds"]) == ([0, 1, 10], [0, 10])
     (row,) = told["rows"]
     assert (row["pairs"], row["unpaired_a"], row["unpaired_b"]) == (100, 50, 0)
-    change = [
-        read(f"metaworld-flow_sde-{seed}")["success"].mean() - read(f"metaworld-sft-{seed}")["success"].mean()
-        for seed in (0, 10)
-    ]
+    wins = {
+        name: np.stack([read(f"metaworld-{name}-{seed}")["success"] for seed in (0, 10)]).astype(float)
+        for name in ("sft", "flow_sde")
+    }
+    change = wins["flow_sde"] - wins["sft"]
     assert row["difference"]["mean"] == pytest.approx(np.mean(change))
+    assert not any(row[part]["single_seed"] for part in ("a", "b", "difference"))
+    _, low, high = difference_interval(Grid(change, np.ones((2, 2 * N), bool), np.repeat([0, 1], N)))
+    assert (row["difference"]["low"], row["difference"]["high"]) == pytest.approx((low, high))
     # Two single runs are compared whatever their training seeds; the same run differs nowhere from itself.
     assert pirl("metaworld-sft-1", "metaworld-flow_sde-10")["rows"][0]["pairs"] == 50
     (same,) = pirl("metaworld-sft", "metaworld-sft")["rows"]
-    assert same["difference"] == {"mean": 0, "low": 0, "high": 0}
+    found = same["difference"]
+    assert (found["mean"], found["low"]) == (0, -found["high"]) and 0.01 < found["high"] < 0.1
 
 
 def test_every_way_to_name_an_evaluation(pirl: Callable[..., Any], tmp_path: Path) -> None:
@@ -125,8 +131,13 @@ def test_the_table_shows_what_json_says(capsys: pytest.CaptureFixture[str]) -> N
     assert "A  metaworld-sft, training seed 0\nB  metaworld-flow_sde, training seed 0\n" in text
     row = text.splitlines()[5].split("  ")
     assert [cell.strip() for cell in row if cell.strip()] == [
-        "ID", "0.0", "0.0 to 7.1", "50", "100.0", "92.9 to 100.0", "50", "+100.0", "+100.0 to +100.0", "50",
+        "ID", "0.0", "0.0 to 7.1 †", "50", "100.0", "92.9 to 100.0 †", "50", "+100.0", "+89.9 to +100.0 †", "50",
     ]  # fmt: skip
+    assert text.splitlines()[-1] == "† One training seed: the interval says nothing of seed-to-seed variance."
+    table("sft", 0.0, seed=1)
+    table("flow_sde", 1.0, seed=1)
+    assert main(["compare", "metaworld-sft", "metaworld-flow_sde"]) == 0
+    assert "†" not in capsys.readouterr().out
     assert "unpaired" not in text
 
 

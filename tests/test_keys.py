@@ -149,7 +149,7 @@ CHANGES: dict[str, dict[str, Change]] = {
         "tasks": Change([["drawer-close-v3"]]), "shift": Change(["visual", "position"]),
         "episodes_per_task": Change([5]),
     },
-    "Report": {"title": Change(["Another"]), "bootstrap_samples": Change([150]), "seed": Change([1])},
+    "Report": {"title": Change(["Another"])},
     "Supervision": {
         "checkpoint_minutes": Change([60.0]),
         "trackers": Change([["trackio"]]),  # asked for where it is not installed

@@ -3,12 +3,14 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from pirl_core.envs.benchmarks import facts_of
 from pirl_core.report.page import paper_note
 from pirl_core.report.paper import BY_GROUP, CALVIN, PUT_ON_PLATE, paper_rate
 from pirl_core.report.tables import results_table
+from pirl_core.stats import Grid, mean_interval
 from tests.test_report import build, change, fill, make_params, text_of
 
 
@@ -64,8 +66,12 @@ def test_sequences_are_counted_by_the_subtasks_they_reached(tmp_path: Path) -> N
     assert row["reached"] == [6 / 8, 4 / 8, 3 / 8, 1 / 8, 1 / 8]  # single tasks do not count
     assert (row["n"], row["average"], row["paper"]) == (8, sum(solved) / 8, 3.766)
     assert metrics["rows"][0]["paper"] == 0.575
+    _, low, high = mean_interval(Grid(np.array([solved], float), np.ones((1, 8), bool), np.zeros(8, int)), 5)
+    assert (row["ci_low"], row["ci_high"]) == pytest.approx((low, high), abs=1e-6)
+    limits = f"{low:.3f} to {high:.3f} †"
     # A subtask had the preset's 100 steps, and the env's shift plays the list that the split plays.
-    line = "| calvin | ID | SFT | 8 | 75.0 | 50.0 | 37.5 | 12.5 | 12.5 | 1.875 | 3.766 | 100, the protocol 360 |"
+    rest = "100, the protocol 360"
+    line = f"| calvin | ID | SFT | 8 | 75.0 | 50.0 | 37.5 | 12.5 | 12.5 | 1.875 | {limits} | 3.766 | {rest} |"
     written = (tmp_path / "results/report.md").read_text()
     assert line in written
     [shared] = metrics["shared_starts"]
@@ -74,8 +80,8 @@ def test_sequences_are_counted_by_the_subtasks_they_reached(tmp_path: Path) -> N
     seen = text_of((tmp_path / "outputs/report/report.html").read_text())
     for text in (seen, results_table(metrics)):
         words = " ".join(text.lower().split())
-        assert "len-5 % average paper steps a subtask" in words
-        assert "75.0 50.0 37.5 12.5 12.5 1.875 3.766 100, the protocol 360" in words
+        assert "len-5 % average 95 % interval paper steps a subtask" in words
+        assert f"75.0 50.0 37.5 12.5 12.5 1.875 {limits} 3.766 {rest}" in words
         assert shared["note"] in words
 
 

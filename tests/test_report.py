@@ -9,11 +9,11 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
 from PIL import Image
-from scipy.stats import binomtest
 
 from pirl_core.errors import UserError
 from pirl_core.param_file import load_params
@@ -22,10 +22,11 @@ from pirl_core.report.build import build_report
 from pirl_core.report.figures import learning_picture
 from pirl_core.report.inputs import Clip
 from pirl_core.report.show import show
-from pirl_core.report.tables import METHODS, points, results_table, seconds
+from pirl_core.report.tables import METHODS, SINGLE_SEED, percent, points, results_table, seconds
 from pirl_core.report.videos import choose
 from pirl_core.stages.cli import report_main
 from pirl_core.stages.report import run
+from pirl_core.stats import Grid, difference_interval, mean_interval
 
 EASY, MEDIUM = "reach-v3", "hammer-v3"
 PRESET = Path(__file__).parents[1] / "pirl_core" / "presets" / "laptop.yaml"
@@ -57,7 +58,7 @@ def make_params(folder: Path, edit: Edit = lambda _: None) -> Params:
         "ood_visual": {"tasks": None, "shift": "visual", "episodes_per_task": N},
         "id": {"tasks": None, "shift": "none", "episodes_per_task": N},
     }
-    data["report"] = {"title": "A report", "bootstrap_samples": 200, "seed": 0}
+    data["report"] = {"title": "A report"}
     edit(data)
     path = folder / "params.yaml"
     path.write_text(yaml.safe_dump(data, sort_keys=False))
@@ -135,6 +136,12 @@ def text_of(html: str) -> str:
     return " ".join(" ".join(found).split())
 
 
+def played(split: str, method: str) -> Grid:
+    """What `fill` writes: both seeds have the same outcomes on 20 states of each task."""
+    value = np.concatenate([np.arange(N) < wins for wins in COUNTS[split, method].values()])
+    return Grid(np.tile(value.astype(float), (2, 1)), np.ones((2, 2 * N), bool), np.repeat([0, 1], N))
+
+
 def test_every_number_of_every_row(tmp_path: Path, params: Params) -> None:
     fill(tmp_path / "outputs", params)
     metrics = build(tmp_path, params)
@@ -144,9 +151,8 @@ def test_every_number_of_every_row(tmp_path: Path, params: Params) -> None:
     for row in metrics["rows"]:
         wins = 2 * sum(COUNTS[row["split"], row["method"]].values())
         assert (row["n"], row["successes"], row["rate"]) == (80, wins, round(wins / 80, 6))
-        wilson = binomtest(wins, 80).proportion_ci(method="wilson")
-        assert (row["ci_low"], row["ci_high"]) == pytest.approx((wilson.low, wilson.high), abs=1e-6)
-        assert row["boot_low"] <= row["rate"] <= row["boot_high"]
+        wanted = mean_interval(played(row["split"], row["method"]))
+        assert (row["ci_low"], row["ci_high"], row["single_seed"]) == pytest.approx((*wanted[1:], False), abs=1e-6)
         assert (row["benchmark"], row["seeds"]) == ("metaworld", [0, 1])
         beside = row["experiment"] == "tiny" and row["split"] == "id"
         paper = {"sft": 0.508, "flow_sde": 0.781, "flow_noise": 0.858}[row["method"]]
@@ -163,10 +169,12 @@ def test_differences_pair_episodes_and_tasks_keep_their_counts(tmp_path: Path, p
     for row in metrics["differences"]:
         rl, sft = (sum(COUNTS[row["split"], m].values()) for m in (row["method"], "sft"))
         assert (row["n"], row["diff"]) == (80, round((rl - sft) / 40, 6))
-        assert row["low"] <= row["diff"] <= row["high"]
-    # Flow-Noise wins and loses exactly where SFT does under the visual shift: every pair is a tie.
+        after, before = (played(row["split"], method) for method in (row["method"], "sft"))
+        wanted = difference_interval(after._replace(value=after.value - before.value))
+        assert (row["ci_low"], row["ci_high"], row["single_seed"]) == pytest.approx((*wanted[1:], False), abs=1e-6)
+    # Flow-Noise wins and loses exactly where SFT does under the visual shift: every pair is a tie, of 40 states.
     tie = next(r for r in metrics["differences"] if r["method"] == "flow_noise" and r["split"] == "ood:visual")
-    assert (tie["diff"], tie["low"], tie["high"]) == (0, 0, 0)
+    assert (tie["diff"], tie["ci_low"], tie["ci_high"]) == pytest.approx((0, -0.0881, 0.0881), abs=5e-5)
     for row in metrics["tasks"]:
         assert (row["successes"], row["n"]) == (2 * COUNTS[row["split"], row["method"]][row["task"]], 40)
     assert len(metrics["tasks"]) == 2 * 2 * 3 * 2
@@ -178,11 +186,11 @@ def test_page_twin_and_terminal_say_the_same_numbers(tmp_path: Path, params: Par
     page = (tmp_path / "outputs/report/report.html").read_text()
     seen, twin, terminal = text_of(page), (tmp_path / "results/report.md").read_text(), results_table(metrics)
     for row in metrics["rows"]:
-        for key in ("rate", "ci_low", "ci_high", "boot_low", "boot_high"):
+        for key in ("rate", "ci_low", "ci_high"):
             assert all(f"{100 * row[key]:.1f}" in text for text in (seen, twin, terminal))
         assert all(METHODS[row["method"]] in text for text in (seen, twin, terminal))
     for row in metrics["differences"]:
-        assert all(points(row[key]) in text for key in ("diff", "low", "high") for text in (seen, twin, terminal))
+        assert all(points(row[key]) in text for key in ("diff", "ci_low", "ci_high") for text in (seen, twin, terminal))
     for task, wins in COUNTS["id", "flow_sde"].items():
         assert f"| {task} |" in twin
         assert f"({2 * wins}/40)" in twin
@@ -283,10 +291,27 @@ def test_one_task_one_episode_no_success(tmp_path: Path) -> None:
     metrics = build(tmp_path, params)
     sft, rl = metrics["rows"]
     assert (sft["rate"], sft["ci_low"], rl["rate"], rl["ci_high"]) == (0, 0, 1, 1)
-    assert 0.7 < sft["ci_high"] < 0.9
+    assert sft["ci_high"] == 0.975
     assert metrics["differences"][0]["diff"] == 1
     assert sft["group_mean"] == 0
     assert "mean of groups" not in results_table(metrics)
+
+
+@pytest.mark.parametrize("seeds", [[0], [0, 1]])
+def test_intervals_of_one_training_seed_are_marked(tmp_path: Path, seeds: list[int]) -> None:
+    params = make_params(tmp_path, lambda data: data.update(seeds=seeds))
+    fill(tmp_path / "outputs", params)
+    metrics = build(tmp_path, params)
+    single = len(seeds) == 1
+    assert all(row["single_seed"] == single for kind in metrics.values() for row in kind)
+    limits = [
+        f"{show(row['ci_low'])} to {show(row['ci_high'])}"
+        for kind, show in (("rows", percent), ("differences", points)) for row in metrics[kind]
+    ]  # fmt: skip
+    page, twin = (tmp_path / path for path in ("outputs/report/report.html", "results/report.md"))
+    for text in (text_of(page.read_text()), twin.read_text(), results_table(metrics)):
+        assert all((f"{limit} †" in text) == single for limit in limits)
+        assert (SINGLE_SEED in text) == single
 
 
 def test_without_sft_curves_records_and_videos(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from pirl_core.errors import UserError
+from pirl_core.report.tables import SINGLE_SEED
 
 Row = Mapping[str, Any]
 
@@ -118,8 +119,9 @@ def _legend(rows: list[Row], facts: Facts) -> str:
     pooled = f"The episodes of training seeds {', '.join(map(str, seeds))} are pooled; this policy is that of seed "
     return (
         f"Benchmark {rows[0]['benchmark']}, model {rows[0]['model']}. "
-        "Wilson intervals of the success rate over episodes. " + (f"{pooled}{facts.seed}." if len(seeds) > 1 else "")
-    ).strip()
+        "Intervals are for new initial states and new training seeds. "
+        + (f"{pooled}{facts.seed}." if len(seeds) > 1 else SINGLE_SEED)
+    )
 
 
 def _origin(facts: Facts) -> str:

@@ -92,7 +92,7 @@ def learning_panels(methods: Sequence[str], sft: list[Curve], rl: Curves) -> lis
 
 
 def split_panel(title: str, methods: Sequence[str], rows: list[Row]) -> Panel:
-    """Bars with Wilson whiskers, one group per split, one bar per method."""
+    """Bars with the intervals as whiskers, one group per split, one bar per method."""
     splits = list(dict.fromkeys(row["split"] for row in rows))
     with mpl.rc_context(STYLE):
         figure, axes = _canvas(width=max(3.6, 1.1 * len(splits) + 1.2), height=2.5)

@@ -1,7 +1,7 @@
 """From the per-episode table to results/metrics.json.
 
-The file is a function of the episodes and the parameters alone: no clock, no machine, keys sorted, six digits.
-Each bootstrap has its own random stream, named after its row, so adding or removing a row changes no other row.
+The file is a function of the episodes and the parameters alone: no clock, no machine, no random number, keys sorted,
+six digits. A row with `single_seed` has an interval that says nothing of how training seeds differ.
 """
 
 import json
@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pirl_core import seeds
 from pirl_core.envs.benchmarks import Name, facts_of
 from pirl_core.errors import UserError
 from pirl_core.param_file import resolve
@@ -18,7 +17,7 @@ from pirl_core.params import Params
 from pirl_core.report.inputs import listed_splits
 from pirl_core.report.paper import paper_chain, paper_rate
 from pirl_core.starts import shared_starts
-from pirl_core.stats import paired_difference, success_rate, wilson
+from pirl_core.stats import Estimate, Grid, difference_interval, grid_of, mean_interval
 
 Row = dict[str, Any]
 PAIR = ["seed", "task", "env_seed"]
@@ -70,21 +69,13 @@ def _rate_row(params: Params, experiment: str, benchmark: Name, method: str, spl
     entry = params.experiments[experiment]
     groups = {facts_of(benchmark).task(task).group for task in part["task"].unique()}
     group = groups.pop() if len(groups) == 1 else "average"
-    rng = _stream(params, "rate", experiment, method, split)
-    rate = success_rate(
-        part["seed"].to_numpy(),
-        part["task"].to_numpy(str),
-        part["success"].to_numpy(),
-        params.report.bootstrap_samples,
-        rng,
-    )
     return {
         "experiment": experiment,
         "benchmark": benchmark,
         "model": entry.model,
         "method": method,
         "split": split,
-        **rate._asdict(),
+        **_rate(part),
         "seeds": list(params.seeds),
         "paper": paper_rate(benchmark, entry.paper_model, method, split, group),
         "paper_model": entry.paper_model,
@@ -100,33 +91,22 @@ def _difference_row(params: Params, experiment: str, method: str, split: str, he
             f"outputs/evaluate: {experiment}-{method} and {experiment}-sft saw different episodes of split '{split}': "
             "run `dvc repro -f evaluate` so that both follow one protocol"
         )
-    difference = paired_difference(
-        pairs["seed"].to_numpy(),
-        pairs["task"].to_numpy(str),
-        pairs["success_sft"].to_numpy(),
-        pairs["success_rl"].to_numpy(),
-        params.report.bootstrap_samples,
-        _stream(params, "difference", experiment, method, split),
-    )
-    return {"experiment": experiment, "method": method, "split": split, **difference._asdict()}
+    grid = _grid(pairs, pairs["success_rl"].to_numpy(float) - pairs["success_sft"].to_numpy(float))
+    estimate = difference_interval(grid)
+    return {
+        "experiment": experiment,
+        "method": method,
+        "split": split,
+        "n": grid.n,
+        "diff": float(estimate.mean),
+        **_interval(grid, estimate),
+    }
 
 
 def _task_rows(experiment: str, method: str, split: str, part: pd.DataFrame) -> list[Row]:
-    counts = part.groupby("task", sort=True)["success"].agg(["sum", "count"])
-    low, high = wilson(counts["sum"].to_numpy(), counts["count"].to_numpy())
     return [
-        {
-            "experiment": experiment,
-            "method": method,
-            "split": split,
-            "task": str(task),
-            "successes": int(k),
-            "n": int(n),
-            "rate": k / n,
-            "ci_low": float(lo),
-            "ci_high": float(hi),
-        }
-        for task, k, n, lo, hi in zip(counts.index, counts["sum"], counts["count"], low, high, strict=True)
+        {"experiment": experiment, "method": method, "split": split, "task": str(task), **_rate(here)}
+        for task, here in part.groupby("task", sort=True)
     ]
 
 
@@ -135,27 +115,18 @@ def _group_rows(row: Row, part: pd.DataFrame) -> list[Row]:
     if row["split"] != "id":
         return []
     facts = facts_of(row["benchmark"])
-    counts = part.groupby(part["task"].map(lambda task: facts.task(task).group))["success"].agg(["sum", "count"])
-    rows = []
-    for group in facts.groups:
-        if group not in counts.index:
-            continue
-        k, n = (int(counts[column].to_dict()[group]) for column in ("sum", "count"))
-        low, high = wilson(k, n)
-        rows.append(
-            {
-                "experiment": row["experiment"],
-                "method": row["method"],
-                "group": group,
-                "successes": k,
-                "n": n,
-                "rate": k / n,
-                "ci_low": float(low),
-                "ci_high": float(high),
-                "paper": paper_rate(row["benchmark"], row["paper_model"], row["method"], "id", group),
-            }
-        )
-    return rows
+    parts = dict(list(part.groupby(part["task"].map(lambda task: facts.task(task).group))))
+    return [
+        {
+            "experiment": row["experiment"],
+            "method": row["method"],
+            "group": group,
+            **_rate(parts[group]),
+            "paper": paper_rate(row["benchmark"], row["paper_model"], row["method"], "id", group),
+        }
+        for group in facts.groups
+        if group in parts
+    ]
 
 
 def _chain_rows(row: Row, part: pd.DataFrame, limit: int) -> list[Row]:
@@ -165,18 +136,22 @@ def _chain_rows(row: Row, part: pd.DataFrame, limit: int) -> list[Row]:
     facts = facts_of(row["benchmark"])
     lengths = part["task"].map(lambda task: facts.task(task).length)
     published = [steps for task in part["task"].unique() if (steps := facts.task(task).steps)]
-    solved = part["reward"][lengths > 1].round()
-    if solved.empty:
+    sequences = part[lengths > 1]
+    if sequences.empty:
         return []
+    solved, longest = sequences["reward"].round(), int(lengths.max())
+    grid = _grid(sequences, solved.to_numpy(float))
+    estimate = mean_interval(grid, longest)
     figures = paper_chain(row["benchmark"], row["paper_model"], row["method"], row["split"])
     return [
         {
             "experiment": row["experiment"],
             "method": row["method"],
             "split": row["split"],
-            "n": len(solved),
-            "reached": [float((solved >= count).mean()) for count in range(1, lengths.max() + 1)],
-            "average": float(solved.mean()),
+            "n": grid.n,
+            "reached": [float((solved >= count).mean()) for count in range(1, longest + 1)],
+            "average": float(estimate.mean),
+            **_interval(grid, estimate),
             "subtask_steps": limit,
             "protocol_steps": max(published, default=limit),
             "paper": None if figures is None else figures.average,
@@ -184,8 +159,24 @@ def _chain_rows(row: Row, part: pd.DataFrame, limit: int) -> list[Row]:
     ]
 
 
-def _stream(params: Params, *name: str) -> np.random.Generator:
-    return seeds.generator("bootstrap", params.report.seed, *name)
+def _grid(episodes: pd.DataFrame, value: np.ndarray) -> Grid:
+    columns = (episodes["seed"].to_numpy(), episodes["task"].to_numpy(str), episodes["env_seed"].to_numpy())
+    return grid_of(*columns, value)
+
+
+def _rate(part: pd.DataFrame) -> Row:
+    grid = _grid(part, part["success"].to_numpy(float))
+    estimate = mean_interval(grid)
+    return {
+        "n": grid.n,
+        "successes": int(part["success"].sum()),
+        "rate": float(estimate.mean),
+        **_interval(grid, estimate),
+    }
+
+
+def _interval(grid: Grid, estimate: Estimate) -> Row:
+    return {"ci_low": float(estimate.low), "ci_high": float(estimate.high), "single_seed": grid.single_seed}
 
 
 def _rounded(value: Any) -> Any:

@@ -55,6 +55,7 @@ def render_html(
         method=method_label,
         split=split_title,
         points=tables.points,
+        interval=tables.interval,
         seconds=tables.seconds,
         memory=tables.memory,
         inline=_inliner(),
@@ -79,6 +80,10 @@ def render_html(
         paper_note=paper_note(params),
         shared_starts=tables.shared_starts(metrics),
         no_warning=NO_WARNING,
+        intervals=INTERVALS,
+        pairs=PAIRS,
+        point_format=tables.points,
+        seed_note=tables.seed_note(metrics["rows"]),
         dropped_clips=dropped_clips,
     )
 
@@ -97,11 +102,13 @@ def _inliner() -> Callable[[str], Markup]:
 def render_markdown(params: Params, metrics: dict[str, list[Row]], runs: dict[str, Any], warned: Table) -> str:
     """Tables only; results/learning.svg is its one figure."""
     groups, chains = tables.groups_table(metrics), tables.chains_table(metrics)
+    seeds = tables.seed_note(metrics["rows"])
     parts = [
         f"# {params.report.title}",
         f"Scale `{params.scale}`, training seeds {', '.join(map(str, params.seeds))}. {INTERVALS}",
         "## Results",
         tables.markdown(*tables.rates_table(metrics)),
+        seeds,
         paper_note(params),
         *tables.shared_starts(metrics),
     ]
@@ -121,8 +128,8 @@ def render_markdown(params: Params, metrics: dict[str, list[Row]], runs: dict[st
 
 
 INTERVALS = (
-    "Success is the share of episodes that reach the goal within the time limit. The interval is Wilson's at 95 % "
-    "over the pooled episodes; the bootstrap draws training seeds, then episodes within each task."
+    "Success is the share of episodes that reach the goal within the time limit. Every training seed plays the same "
+    "initial states; the 95 % intervals are for new training seeds and new initial states (docs/statistics.md)."
 )
 CHAINS = (
     "Len-k is the share of sequences of which at least the first k subtasks were solved, each in turn without a reset; "
@@ -132,7 +139,7 @@ CHAINS = (
 NO_WARNING = "No training run raised a warning."
 PAIRS = (
     "Every policy plays the same episodes, so each RL episode is paired with the SFT episode of the same task, "
-    "initial state and training seed; the interval is the stratified bootstrap's."
+    "initial state and training seed."
 )
 
 

@@ -1,7 +1,7 @@
 """Metrics as text. Imports nothing heavy: the terminal table at the end of a run must cost no time."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 METHODS = {
@@ -11,6 +11,7 @@ METHODS = {
     "flow_cps": "Flow-CPS",
     "grpo": "GRPO",
 }
+SINGLE_SEED = "One training seed: the interval says nothing of seed-to-seed variance."
 NUMBER = re.compile(r"[+−]?[\d.]+( |$)|–$")
 Row = dict[str, Any]
 
@@ -28,13 +29,24 @@ def percent(rate: float | None, digits: int = 1) -> str:
     return "–" if rate is None else f"{100 * rate:.{digits}f}"
 
 
-def interval(low: float, high: float) -> str:
-    return f"{percent(low)} to {percent(high)}"
+def interval(low: float, high: float, single_seed: bool, show: Callable[[float], str] = percent) -> str:
+    """Limits as ``show`` prints one; marked where they come of one training seed."""
+    return f"{show(low)} to {show(high)}" + (" †" if single_seed else "")
+
+
+def seed_note(rows: Iterable[Row]) -> str:
+    """What the mark means; '' where no row bears it."""
+    return f"† {SINGLE_SEED}" if any(row["single_seed"] for row in rows) else ""
 
 
 def points(diff: float) -> str:
     """A difference in percentage points, always with its sign."""
     return f"{100 * diff:+.1f}".replace("-", "−")
+
+
+def length(value: float) -> str:
+    """Subtasks solved of a sequence."""
+    return f"{value:.3f}"
 
 
 def seconds(value: float | None) -> str:
@@ -59,7 +71,7 @@ def rates_table(metrics: dict[str, list[Row]]) -> tuple[list[str], list[list[str
     """Header and cells of the main table. The column of group means appears only where it says something new."""
     rows = metrics["rows"]
     means = any(row["group_mean"] not in (None, row["rate"]) for row in rows)
-    header = ["experiment", "model", "split", "method", "n", "success %", "95 % interval", "bootstrap"]
+    header = ["experiment", "model", "split", "method", "n", "success %", "95 % interval"]
     header += ["mean of groups %", "paper %"] if means else ["paper %"]
     cells = []
     for row in rows:
@@ -70,8 +82,7 @@ def rates_table(metrics: dict[str, list[Row]]) -> tuple[list[str], list[list[str
             method_label(row["method"]),
             str(row["n"]),
             percent(row["rate"]),
-            interval(row["ci_low"], row["ci_high"]),
-            interval(row["boot_low"], row["boot_high"]),
+            interval(row["ci_low"], row["ci_high"], row["single_seed"]),
         ]
         cells.append(line + ([percent(row["group_mean"])] if means else []) + [percent(row["paper"])])
     return header, cells
@@ -86,7 +97,7 @@ def differences_table(metrics: dict[str, list[Row]]) -> tuple[list[str], list[li
             method_label(row["method"]),
             str(row["n"]),
             points(row["diff"]),
-            f"{points(row['low'])} to {points(row['high'])}",
+            interval(row["ci_low"], row["ci_high"], row["single_seed"], points),
         ]
         for row in metrics["differences"]
     ]
@@ -105,7 +116,7 @@ def groups_table(metrics: dict[str, list[Row]]) -> tuple[list[str], list[list[st
             row["group"].replace("_", " "),
             str(row["n"]),
             percent(row["rate"]),
-            interval(row["ci_low"], row["ci_high"]),
+            interval(row["ci_low"], row["ci_high"], row["single_seed"]),
             percent(row["paper"]),
         ]
         for row in metrics["groups"]
@@ -119,7 +130,7 @@ def chains_table(metrics: dict[str, list[Row]]) -> tuple[list[str], list[list[st
     rows = metrics.get("chains", [])
     longest = max((len(row["reached"]) for row in rows), default=0)
     header = ["experiment", "split", "method", "n", *[f"Len-{count} %" for count in range(1, longest + 1)]]
-    header += ["average", "paper", "steps a subtask"]
+    header += ["average", "95 % interval", "paper", "steps a subtask"]
     cells = [
         [
             row["experiment"],
@@ -128,8 +139,9 @@ def chains_table(metrics: dict[str, list[Row]]) -> tuple[list[str], list[list[st
             str(row["n"]),
             *[percent(rate) for rate in row["reached"]],
             *["–"] * (longest - len(row["reached"])),
-            f"{row['average']:.3f}",
-            "–" if row["paper"] is None else f"{row['paper']:.3f}",
+            length(row["average"]),
+            interval(row["ci_low"], row["ci_high"], row["single_seed"], length),
+            "–" if row["paper"] is None else length(row["paper"]),
             _limit(row["subtask_steps"], row["protocol_steps"]),
         ]
         for row in rows
@@ -194,7 +206,7 @@ def results_table(metrics: dict[str, list[Row]]) -> str:
         parts.append(aligned(*chains))
     if metrics["differences"]:
         parts.append(aligned(*differences_table(metrics)))
-    return "\n\n".join(parts)
+    return "\n\n".join(part for part in (*parts, seed_note(metrics["rows"])) if part)
 
 
 def aligned(header: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
