@@ -14,8 +14,8 @@ SIMULATORS := $(if $(filter all,$(WANTED)),maniskill libero calvin,$(WANTED))
 
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export PYTHONUNBUFFERED := 1
-# DVC gives up its lock while a stage runs: wait to get it back, or a finished training would not be recorded.
-REPRO := dvc --wait-for-lock repro
+# `dvc repro` that first checks the parameters, mends what a kill left of DVC's files, and waits for another run here.
+REPRO := python -m pirl_core.repro
 
 .DEFAULT_GOAL := help
 .PHONY: help setup reproduce stage experiment flow serve test test-slow test-all lint format bench clean dist-clean
@@ -88,24 +88,19 @@ vulkan:
 	$(RENDERS); \
 	echo "make: no Vulkan although $(VULKAN) are installed; see Troubleshooting in README.md" >&2; exit 1
 
-# DVC clears a stage's outputs before it runs, so the parameters are checked first; once is enough for one params.yaml.
-CHECK = $(if $(SCALE),python -m pirl_core.scale $(SCALE) $(if $(FORCE),--force),$(MAKE) --no-print-directory .pirl/checked)
-
-.pirl/checked: params.yaml pirl_core/params.py
-	@python -m pirl_core.scale
-	@mkdir -p .pirl && touch $@
+SWITCH = $(if $(SCALE),python -m pirl_core.scale $(SCALE) $(if $(FORCE),--force))
 
 reproduce: setup ## the whole pipeline, then the results table; SCALE=laptop and others write params.yaml first
-	@$(CHECK)
+	@$(SWITCH)
 	@$(REPRO)
 	@python -m pirl_core.report.show
 
 stage: setup ## one stage and what it needs: STAGE=rl@metaworld-flow_sde-0
-	@$(CHECK)
+	@$(SWITCH)
 	@$(REPRO) $(or $(STAGE),$(error say which: make stage STAGE=rl@metaworld-flow_sde-0))
 
 experiment: setup ## one experiment up to its evaluation: EXPERIMENT=metaworld
-	@$(CHECK)
+	@$(SWITCH)
 	@$(REPRO) --glob 'evaluate@$(or $(EXPERIMENT),$(error say which: make experiment EXPERIMENT=metaworld))-*'
 
 flow: setup ## the pipeline as a Prefect flow, stages side by side: EXPERIMENT=, SCALE=, SET=rl.actor_lr=1e-5, FORCE=1

@@ -5,6 +5,7 @@ GRACE: seconds between asking and SIGKILL.
 Imports little: one of these starts with each stage.
 """
 
+import contextlib
 import ctypes
 import os
 import select
@@ -17,24 +18,35 @@ from collections.abc import Callable
 import psutil
 
 _PR_SET_CHILD_SUBREAPER = 36
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def main(grace: float, command: list[str]) -> int:
     """Exit code of the command, or 128 + the signal that ended it."""
     told, tell = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-    signal.set_wakeup_fd(tell)
+    signal.set_wakeup_fd(tell, warn_on_full_buffer=False)
     # A handler, even an idle one, also gives the command back the default action: a shell's `&` has SIGINT ignored.
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in (*ENDING, signal.SIGCHLD):
         signal.signal(number, lambda *_: None)
     adopt_orphans()
     child = subprocess.Popen(command, stdin=subprocess.DEVNULL)
-    exited = os.pidfd_open(child.pid)
-    ready, _, _ = select.select([0, told, exited], [], [])
-    if exited not in ready:
-        stop(child.pid, grace)
-    end(lambda process: process.kill())
+    while child.returncode is None:
+        ready, _, _ = select.select([0, told], [], [])
+        reap(child)
+        if 0 in ready or (told in ready and set(os.read(told, 512)) & set(ENDING)):
+            stop(child, grace)
+            break
+    end(child, lambda process: process.kill())
     code = child.wait()
     return code if code >= 0 else 128 - code
+
+
+def reap(child: "subprocess.Popen[bytes]") -> None:
+    """Take the exit codes of all that has ended, adopted orphans too: zombies would pass for alive by their number."""
+    with contextlib.suppress(ChildProcessError):
+        while (ended := os.waitpid(-1, os.WNOHANG))[0]:
+            if ended[0] == child.pid:
+                child.returncode = os.waitstatus_to_exitcode(ended[1])
 
 
 def adopt_orphans() -> None:
@@ -42,19 +54,21 @@ def adopt_orphans() -> None:
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
-def stop(direct: int, grace: float) -> None:
-    """Ask all to end, and wait a little. ``direct`` is DVC: SIGTERM would stop it from giving its locks back."""
+def stop(child: "subprocess.Popen[bytes]", grace: float) -> None:
+    """Ask all to end, and wait a little. ``child`` is DVC: SIGTERM would stop it from giving its locks back."""
     told: set[int] = set()
 
     def ask(process: psutil.Process) -> None:
         if process.pid not in told:
             told.add(process.pid)
-            process.send_signal(signal.SIGINT if process.pid == direct else signal.SIGTERM)
+            process.send_signal(signal.SIGINT if process.pid == child.pid else signal.SIGTERM)
 
-    end(ask, time.monotonic() + grace)
+    end(child, ask, time.monotonic() + grace)
 
 
-def end(action: Callable[[psutil.Process], None], deadline: float = float("inf")) -> None:
+def end(
+    child: "subprocess.Popen[bytes]", action: Callable[[psutil.Process], None], deadline: float = float("inf")
+) -> None:
     """Apply ``action`` to every process below, newly born ones too, until none is left."""
     while (alive := below()) and time.monotonic() < deadline:
         for process in alive:
@@ -63,6 +77,8 @@ def end(action: Callable[[psutil.Process], None], deadline: float = float("inf")
             except psutil.NoSuchProcess:
                 continue
         time.sleep(0.05)
+        reap(child)
+    reap(child)
 
 
 def below() -> list[psutil.Process]:

@@ -21,6 +21,9 @@ from flows.watch import watch
 from flows.workspace import check, open_workspace
 from pirl_core.errors import UserError
 from pirl_core.params import Scale
+from pirl_core.repro import PIPELINE
+from pirl_core.stages.lock import take
+from pirl_core.stages.mend import mend
 
 
 @flow(name="pirl", task_runner=ThreadPoolTaskRunner[Any]())  # type: ignore[arg-type]
@@ -41,26 +44,28 @@ def pirl(
         keep_going: when a stage fails, go on with those that do not need it.
     """
     log = get_run_logger()
-    try:
-        wish = check(Path.cwd(), scale, overrides, experiments)
-        folder = open_workspace(wish)
-        graph = read_graph(folder)
-    except UserError as error:
-        return Failed(name=REFUSAL, message=str(error))
-    if wish.differs:
-        log.info("the parameters differ from params.yaml: this run and its results are in %s", folder)
     limits, api_url = _server()
     guards = Guards()
     over = watch(guards, api_url, served=deployment.id is not None)
     try:
-        machine = Machine(limits, os.environ, visible_gpus(os.environ))
-        log.info("stages at once: %s", machine.describe())
-        scheduler = Scheduler(graph, select(graph, experiments), Board(folder, force, guards), machine, log)
-        state = scheduler.run(keep_going)
-        if scheduler.went_well("report"):
-            write_results(log, folder)
+        wish = check(Path.cwd(), scale, overrides, experiments)
+        folder = open_workspace(wish)
+        if wish.differs:
+            log.info("the parameters differ from params.yaml: this run and its results are in %s", folder)
+        with take(folder / PIPELINE, tell=lambda holder: log.info("process %s runs here; waiting for its end", holder)):
+            for line in mend(folder):
+                log.warning(line)
+            graph = read_graph(folder)
+            machine = Machine(limits, os.environ, visible_gpus(os.environ))
+            log.info("stages at once: %s", machine.describe())
+            scheduler = Scheduler(graph, select(graph, experiments), Board(folder, force, guards), machine, log)
+            state = scheduler.run(keep_going)
+            if scheduler.went_well("report"):
+                write_results(log, folder)
         log.info("results: %s", folder / "results")
         return state
+    except UserError as error:
+        return Failed(name=REFUSAL, message=str(error))
     except BaseException:
         # Cancelled or interrupted: Prefect ends neither its threads nor what these have started.
         guards.end_all()

@@ -17,6 +17,7 @@ from prefect.states import Cancelled, Completed, Failed
 from flows.artifacts import Log
 from flows.lines import REFUSED, Progress, Transcript, level, progress
 from flows.processes import Guards, StoppedError
+from pirl_core.stages.mend import mend
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import TaskRun
@@ -61,6 +62,8 @@ def run_stage(address: str, board: Board, variables: dict[str, str], limit: str 
         variables = {**variables, "PIRL_FRESH": "1"}
     try:
         with _holding(limit, board.guards):
+            for line in mend(board.folder):
+                logger.warning(line)
             tell = _reporter(address, board, transcript, logger)
             code = board.guards.run(command, board.folder, with_own_python(variables), tell)
     except StoppedError:

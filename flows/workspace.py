@@ -18,6 +18,7 @@ from pirl_core.errors import UserError
 from pirl_core.files import write_text
 from pirl_core.param_file import load_params
 from pirl_core.scale import PRESETS, SCALES
+from pirl_core.stages.mend import RECORD, is_whole, read_record
 from pirl_core.strict_yaml import read_yaml
 
 RUNS = Path(".pirl/runs")
@@ -72,9 +73,8 @@ def open_workspace(wish: Wish) -> Path:
     kept = {folder / path.relative_to(wish.root) for path in sources}
     for path in [path for path in (folder / "pirl_core").rglob("*") if path.is_file() and path not in kept]:
         path.unlink()
-    lock = folder / "dvc.lock"
-    if not lock.exists() and (wish.root / lock.name).exists():
-        shutil.copyfile(wish.root / lock.name, lock)
+    if not (folder / RECORD).exists() and is_whole(record := read_record(wish.root)):
+        write_text(folder / RECORD, record.decode())
     _write_dvc_config(wish.root, folder)
     if not (folder / "params.yaml").exists():
         write_text(folder / "params.yaml", text)

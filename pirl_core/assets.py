@@ -6,7 +6,6 @@ is whole: downloaded beside it, compared with upstream's checksums, renamed. A d
 """
 
 import argparse
-import errno
 import fcntl
 import hashlib
 import os
@@ -22,6 +21,7 @@ from typing import NamedTuple
 
 from pirl_core.damage import damaged
 from pirl_core.errors import UserError
+from pirl_core.files import NO_ROOM
 from pirl_core.readers.archives import open_archive
 
 CHUNK = 2**20
@@ -310,7 +310,7 @@ def alone(here: Path) -> Iterator[None]:
 
 def _line(benchmark: str, error: Exception) -> UserError:
     said = (str(error).strip().splitlines() or ["no details"])[0][:160]
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if isinstance(error, OSError) and error.errno in NO_ROOM:
         return UserError(f"{benchmark}: no room for its assets in {root(benchmark).parent}; free some, or set"
                          f" {ASSETS[benchmark].variable} to a folder on a larger disk")  # fmt: skip
     return UserError(

@@ -8,6 +8,7 @@ from pathlib import Path
 from pirl_core import compare, plan, scale, status
 from pirl_core.checkpoints import commands as checkpoints
 from pirl_core.errors import UserError
+from pirl_core.files import no_room
 
 SHELLS = ("bash", "zsh", "tcsh")
 COMPLETION_HELP = "print a completion script for your shell; with bash: source <(pirl completion bash)"
@@ -88,6 +89,9 @@ def main(argv: list[str] | None = None) -> int:
         return 130
     except BrokenPipeError:  # the reader, head or less, has seen enough; nothing more shall be flushed to it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        print(f"pirl: {args.command}: {no_room(error)}", file=sys.stderr)
+        return 2
     return 0
 
 

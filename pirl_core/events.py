@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from pirl_core.files import naming
+
 
 class EventFile:
     """One file of events in ``folder``. Each is on its way to disk at once: no thread, and a kill loses nothing.
@@ -54,12 +56,14 @@ class EventFile:
         self._summary(step, [{"tag": tag, "image": image}])
 
     def close(self) -> None:
-        self._file.close()
+        with naming(Path(self._file.name)):
+            self._file.close()
 
     def _summary(self, step: int, values: list[dict[str, Any]]) -> None:
         self._write(self._event(step=step, summary={"value": values}))
 
     def _write(self, event: Any) -> None:
         event.wall_time = time.time()
-        self._records.write(event.SerializeToString())
-        self._records.flush()
+        with naming(Path(self._file.name)):
+            self._records.write(event.SerializeToString())
+            self._records.flush()

@@ -1,16 +1,40 @@
-"""Outputs that are whole or absent."""
+"""Outputs that are whole or absent, and a full disk that is told by the file it had no room for."""
 
+import errno
 import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """A full disk met in this block is told by this name: writing into an open file raises an error without one."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in NO_ROOM and error.filename is None:
+            error.filename = str(path)
+        raise
+
+
+def no_room(error: OSError) -> str:
+    """What to tell of a full disk, a quota or a limit on files. Raises any other error again."""
+    if error.errno not in NO_ROOM:
+        raise error
+    path = error.filename2 or error.filename
+    where = f" for {path}" if path else ""
+    return f"no room{where} ({os.strerror(error.errno)}); free some, a rerun goes on from there"
 
 
 @contextmanager
@@ -27,7 +51,8 @@ def replace_folder(folder: Path, main: bool = True) -> Iterator[Path]:
         shutil.rmtree(leftover, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
-        yield temporary
+        with naming(folder):
+            yield temporary
         if folder.exists():
             folder.rename(old)
         temporary.rename(folder)
@@ -41,7 +66,8 @@ def write_text(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.partial")
     try:
-        temporary.write_text(text, encoding="utf-8")
+        with naming(path):
+            temporary.write_text(text, encoding="utf-8")
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -63,6 +89,25 @@ def write_tensors(path: Path, tensors: "dict[str, Tensor]", metadata: dict[str, 
         raise OSError(int(code[1]), os.strerror(int(code[1])), str(path)) from None
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def copy_tree(source: Path, target: Path, copy: Callable[[str, str], object] = shutil.copy2) -> None:
+    """Into a folder that may exist. Raises the error of the first file; shutil's own has lost its number."""
+    failed: list[OSError] = []
+
+    def one(path: str, to: str) -> None:
+        try:
+            copy(path, to)
+        except OSError as error:
+            failed.append(error)
+            raise
+
+    try:
+        shutil.copytree(source, target, copy_function=one, dirs_exist_ok=True)
+    except shutil.Error:
+        if failed:
+            raise failed[0] from None
+        raise
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pirl_core.errors import UserError
-from pirl_core.files import replace_folder, write_json
+from pirl_core.files import copy_tree, replace_folder, write_json
 from pirl_core.readers.text import open_regular, read_json
 
 KEPT = 2
@@ -101,7 +101,7 @@ def link_tree(source: Path, target: Path) -> None:
         except OSError:
             shutil.copy2(path, copy)
 
-    shutil.copytree(source, target, copy_function=link, dirs_exist_ok=True)
+    copy_tree(source, target, link)
 
 
 def read_state(folder: Path) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """``python -m pirl_core.scale NAME`` writes params.yaml from a preset; without a name it tells the scale.
 
-Without a name it also checks the whole file: `make reproduce` calls it before DVC, which would clear outputs first.
+Without a name it also checks the whole file.
 """
 
 import argparse

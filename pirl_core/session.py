@@ -1,13 +1,12 @@
 """What surrounds a training loop: the folders it fills, the tracker it reports to, the checkpoints it goes on from."""
 
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from pirl_core import ranks
-from pirl_core.files import replace_folder, write_json, write_tensors
+from pirl_core.files import copy_tree, replace_folder, write_json, write_tensors
 from pirl_core.learner import Learner, LearnerState
 from pirl_core.params import Supervision
 from pirl_core.ranks import Ranks
@@ -53,7 +52,7 @@ class Session(NamedTuple):
             write_json(folder / "state.json", {"steps": state.steps, "skipped": state.skipped, "numbers": numbers})
             link_tree(self.policy, folder / "policy")
             # The log goes on growing: a copy, not a link.
-            shutil.copytree(self.log, folder / "log")
+            copy_tree(self.log, folder / "log")
 
         self.checkpoints.save(step, write)
         self.tracker.checkpointed(step)
@@ -82,7 +81,7 @@ def open_session(
     with replace_folder(policy, here.main) as new_policy, replace_folder(log, here.main) as new_log:
         if slot and here.main:
             link_tree(slot / "policy", new_policy)
-            shutil.copytree(slot / "log", new_log, dirs_exist_ok=True)
+            copy_tree(slot / "log", new_log)
             print(f"{label} resumed at {step}/{total}", flush=True)
         with Tracker(
             stage,

@@ -12,14 +12,14 @@ from contextlib import ExitStack, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import IO, Any, Self
 
 import numpy as np
 import psutil
 
 from pirl_core.errors import UserError
 from pirl_core.events import EventFile
-from pirl_core.files import write_text
+from pirl_core.files import naming, write_text
 
 STATUS = Path(".pirl/status")
 TENSORBOARD = Path(".pirl/tensorboard")
@@ -83,7 +83,10 @@ class Tracker:
         }
         try:
             paths = [folder / file for file in self.FILES] if folder else []
-            self._files = {path.name: self._close.enter_context(path.open("a", encoding="utf-8")) for path in paths}
+            self._files: dict[str, IO[str]] = {}
+            for path in paths:
+                self._files[path.name] = path.open("a", encoding="utf-8")
+                self._close.callback(_close, self._files[path.name])
             self._events = EventFile(TENSORBOARD / stage / name, resumed)
             self._close.callback(self._events.close)
             self._trackers = [_started(tracker, f"{stage}-{name}", config or {}) for tracker in trackers]
@@ -169,8 +172,9 @@ class Tracker:
 
     def _append(self, file: str, row: dict[str, Any]) -> None:
         if file in self._files:
-            self._files[file].write(json.dumps(row) + "\n")
-            self._files[file].flush()
+            with naming(Path(self._files[file].name)):
+                self._files[file].write(json.dumps(row) + "\n")
+                self._files[file].flush()
 
     def _move(self, step: int) -> None:
         """Set step and time left; it is unknown until this process has finished a step of its own."""
@@ -199,6 +203,11 @@ def clock(seconds: float) -> str:
     """m:ss, or h:mm:ss from an hour on."""
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes}:{rest:02d}" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
+
+
+def _close(file: IO[str]) -> None:
+    with naming(Path(file.name)):
+        file.close()
 
 
 def _finite(values: dict[str, float]) -> dict[str, float | None]:

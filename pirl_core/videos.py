@@ -1,6 +1,5 @@
 """A few successes and failures as small GIFs, re-simulated from the recorded actions at full render quality."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -10,6 +9,7 @@ from PIL import Image
 
 from pirl_core.envs.replay import render_episode
 from pirl_core.evaluate import Outcome
+from pirl_core.files import naming, write_json
 from pirl_core.params import Env
 
 SIZE = 160
@@ -64,7 +64,8 @@ def write_videos(env: Env, filmed: list[Filmed], folder: Path) -> Iterator[tuple
         name = f"{number:02d}-{label}-{outcome.episode.task}-{result}.gif"
         name = name.replace(":", "-").replace("/", "-")
         images = quantized(frames)
-        images[0].save(folder / name, save_all=True, append_images=images[1:], duration=1000 // FPS, loop=0)
+        with naming(folder / name):
+            images[0].save(folder / name, save_all=True, append_images=images[1:], duration=1000 // FPS, loop=0)
         yield name.removesuffix(".gif"), frames
         listed.append(
             {
@@ -75,4 +76,4 @@ def write_videos(env: Env, filmed: list[Filmed], folder: Path) -> Iterator[tuple
                 "episode": outcome.episode.seed,
             }
         )
-    (folder / "videos.json").write_text(json.dumps(listed, indent=2) + "\n")
+    write_json(folder / "videos.json", listed)

@@ -23,7 +23,7 @@ from flows.server import free_port
 from flows.workspace import RUNS, check, open_workspace
 from pirl_core.errors import UserError
 from pirl_core.param_file import load_params
-from tests.flow_workspace import PYTHON, environment, make_workspace, seconds_to_end, turn
+from tests.flow_workspace import PYTHON, below, environment, make_workspace, seconds_to_end, turn
 
 EVALUATIONS = ("evaluate@a-sft-0", "evaluate@a-flow_sde-0", "evaluate@b-sft-0", "evaluate@b-flow_sde-0")
 
@@ -318,6 +318,41 @@ def test_the_guard_leaves_nothing_behind(how: str, tmp_path: Path) -> None:
     finally:
         process.kill()
         process.wait()
+
+
+NESTED = """\
+import sys
+from pathlib import Path
+from flows.processes import Guards
+for _ in range(3):
+    print(Guards().run([sys.executable, "-c", "import time; time.sleep(60)"], Path.cwd(), {}, print), flush=True)
+sys.stdin.readline()
+"""
+
+
+def test_a_guard_leaves_no_zombies_of_guards_that_were_killed(workspace: Path) -> None:
+    """As under a served deployment: guards below a guard. DVC takes a zombie's number for a living lock holder."""
+    (workspace / "nested.py").write_text(NESTED)
+    command = [PYTHON, str(GUARD), "1", PYTHON, str(workspace / "nested.py")]
+    with subprocess.Popen(command, stdin=-1, stdout=-1, text=True, env=environment(workspace)) as outer:
+        assert outer.stdin is not None and outer.stdout is not None
+        for _ in range(3):
+            # nested.py, the inner guard and what it guards; that one is orphaned, then killed with the guard's session.
+            while not (pair := [(p, p.children()) for p in below(outer.pid) if _is_guard(p) and p.children()]):
+                time.sleep(0.05)
+            ((inner, orphans),) = pair
+            inner.kill()
+            assert outer.stdout.readline() == "-9\n"
+            deadline = time.monotonic() + 10
+            while any(psutil.pid_exists(process.pid) for process in (inner, *orphans)):
+                assert time.monotonic() < deadline, below(outer.pid)
+                time.sleep(0.05)
+        outer.stdin.close()
+        assert outer.wait(20) == 0
+
+
+def _is_guard(process: psutil.Process) -> bool:
+    return [Path(word).name for word in process.cmdline()[1:2]] == [GUARD.name]
 
 
 def _argument(process: psutil.Process, word: str) -> bool:

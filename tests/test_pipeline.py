@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 import yaml
+from dvc.parsing import DataResolver, ResolveError
+from dvc.repo import Repo
 
 from pirl_core.param_file import load_params
 from pirl_core.stages.cli import NEEDS, READS
@@ -103,8 +105,56 @@ def test_a_stage_declares_the_parameters_it_reads(stage: str, pipeline: dict[str
     if stage == "evaluate":
         expected.add(override + "model")
     assert listed == expected
-    options = set(re.findall(r"--(\w+)", pipeline[stage]["cmd"]))
-    assert options == set(NEEDS[stage])
+    # Of ${item} DVC makes an option for each key of the matrix.
+    assert pipeline[stage]["cmd"] == [f"python -m pirl_core.stages.{stage} ${{item}}"]
+    assert tuple(pipeline[stage]["matrix"]) == NEEDS[stage]
+
+
+HOSTILE = (
+    "x; touch MADE", "x & touch MADE", "x | touch MADE", "x > MADE", "$(touch MADE)", "`touch MADE`", "${seeds}",
+    "\\${seeds}", "x\ntouch MADE\n", "x\rtouch MADE", "x\u2028touch MADE\u2028", "'; touch MADE; '", '"; touch MADE; "',
+    "'\ntouch MADE\n'", "\\'\"; touch MADE; #", "x y", "*", "~", "#", "%s", "a=b", "\\",
+)  # fmt: skip
+
+
+LISTS = {"curate": "experiments", "sft": "seeds", "rl": "methods", "evaluate": "policies"}
+
+
+def resolved(workspace: Path, stage: str, names: Any) -> list[str]:
+    """The commands that DVC makes of one stage when params.yaml lists ``names`` where this stage looks last."""
+    _set(workspace / "params.yaml", (LISTS[stage], names))
+    definition = yaml.safe_load((workspace / "dvc.yaml").read_text())["stages"][stage]
+    with Repo(str(workspace)) as repo:
+        resolver = DataResolver(repo, str(workspace), {"stages": {stage: definition}})
+        return [command for entry in resolver.resolve()["stages"].values() for command in entry["cmd"]]
+
+
+@pytest.mark.parametrize("shell", ["sh", "bash"])
+@pytest.mark.parametrize("stage", LISTS)
+def test_a_name_in_params_is_one_word_to_the_shell(stage: str, shell: str, workspace: Path) -> None:
+    """With a python that tells its arguments."""
+    python = workspace / "bin/python"
+    python.write_text('#!/bin/sh\nfor word; do printf "%s\\0" "$word"; done\n')
+    environment = {"PATH": f"{workspace}/bin:{os.environ['PATH']}"}
+    names = {name: {} for name in HOSTILE} if LISTS[stage] in ("experiments", "methods") else [*HOSTILE]
+    found = set()
+    for command in resolved(workspace, stage, names):
+        done = subprocess.run([shell, "-c", command], cwd=workspace, env=environment, capture_output=True, check=True)
+        _, module, *words, end = done.stdout.decode().split("\0")
+        assert (module, done.stderr, end) == (f"pirl_core.stages.{stage}", b"", "")
+        options = dict(zip(words[::2], words[1::2], strict=True))
+        assert tuple(options) == tuple(f"--{need}" for need in NEEDS[stage])
+        found |= set(options.values())
+    assert found >= {name.replace("\\${", "${") for name in HOSTILE}
+    assert not list(workspace.rglob("MADE*"))
+
+
+@pytest.mark.parametrize("value", [{"x; touch MADE": 1}, ["x; touch MADE"], [["$(touch MADE)"]]])
+@pytest.mark.parametrize("stage", ["sft", "evaluate"])
+def test_dvc_refuses_a_list_of_anything_but_words(stage: str, value: Any, workspace: Path) -> None:
+    """It would quote the values of a mapping, not its keys."""
+    with pytest.raises(ResolveError, match="Cannot interpolate"):
+        resolved(workspace, stage, [value])
 
 
 def _set(path: Path, *edits: tuple[str, Any]) -> None:

@@ -358,9 +358,9 @@ BREAKS: dict[str, Callable[[Path], object]] = {
     ).write_text('{"step": 1}\n'),
     "tiny-flow_sde-0.json: no valid JSON": lambda p: (p.parents[2] / "run/rl/tiny-flow_sde-0.json").write_text("{"),
     "though videos.json lists it": lambda p: (p.parent / "videos/a.gif").unlink(),
-    "videos.json: '/etc/hostname' is no plain name": lambda p: listed_as(p, "/etc/hostname"),
-    "videos.json: '..' is no plain name": lambda p: listed_as(p, ".."),
-    "videos.json: '../episodes.parquet' is no plain name": lambda p: listed_as(p, "../episodes.parquet"),
+    "'/etc/hostname' is no plain name": lambda p: listed_as(p, "/etc/hostname"),
+    "'..' is no plain name": lambda p: listed_as(p, ".."),
+    "'../episodes.parquet' is no plain name": lambda p: listed_as(p, "../episodes.parquet"),
 }
 
 

@@ -1,12 +1,10 @@
 """Downloads from the hub, and what can go wrong with it, in one line each."""
 
-import errno
 from collections.abc import Sequence
 from pathlib import Path
 
 from pirl_core.errors import UserError
-
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+from pirl_core.files import NO_ROOM
 
 
 def snapshot(

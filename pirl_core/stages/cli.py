@@ -5,7 +5,6 @@ It imports torch and simulators inside ``run``: the number of threads has to be 
 """
 
 import argparse
-import errno
 import os
 import re
 import sys
@@ -16,13 +15,14 @@ from typing import Any, NamedTuple
 
 from pirl_core import resume
 from pirl_core.errors import UserError, WorkerDied
-from pirl_core.files import write_json
+from pirl_core.files import no_room, write_json
 from pirl_core.param_file import Run, load_params, resolve
 from pirl_core.params import Experiment, Params, Supervision
 from pirl_core.stages import launch
 from pirl_core.stages.alive import LAUNCHER, mortal
 from pirl_core.stages.fingerprint import fingerprint
 from pirl_core.stages.lock import exclusive
+from pirl_core.stages.mend import keep_record
 from pirl_core.stages.record import MemoryWatch, machine, revision, versions
 
 # What each stage is asked for, and the sections of params.yaml that it may read: dvc.yaml lists the same ones.
@@ -97,6 +97,8 @@ def stage_main(stage: str, run: Callable[[Job], None], argv: Sequence[str] | Non
             command = os.environ.get(launch.COMMAND, "")
             if command and stage in launch.PARALLEL and not is_rank:
                 return launch.launch_by(command, stage, words)
+            if "DVC_STAGE" in os.environ:
+                keep_record(Path())
             with exclusive(stage, job.name):
                 if os.environ.get(FRESH):
                     resume.forget(stage, job.name)
@@ -114,10 +116,7 @@ def stage_main(stage: str, run: Callable[[Job], None], argv: Sequence[str] | Non
     except UserError as error:
         return _say(stage, str(error), 2)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise
-        where = f" for {error.filename}" if error.filename else ""
-        return _say(stage, f"no room{where} ({os.strerror(error.errno)}); free some, a rerun goes on from there", 2)
+        return _say(stage, no_room(error), 2)
     except WorkerDied as error:
         return _say(stage, f"{error}; a rerun goes on from the last checkpoint", 1)
     except RuntimeError as error:
@@ -145,6 +144,8 @@ def report_main(run: Callable[[Params], None], argv: Sequence[str] | None = None
                 run(params)
     except UserError as error:
         return _say("report", str(error), 2)
+    except OSError as error:
+        return _say("report", no_room(error), 2)
     except KeyboardInterrupt:
         return 130
     return 0

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pirl_core.files import replace_folder
+from pirl_core.files import naming, replace_folder
 from pirl_core.stages.cli import Job, stage_main
 
 
@@ -67,7 +67,9 @@ def run(job: Job) -> None:
                         "reward": outcome.reward,
                     }
                 )
-        pd.DataFrame(rows).to_parquet(folder / "episodes.parquet", index=False)
+        table = folder / "episodes.parquet"
+        with naming(table):
+            pd.DataFrame(rows).to_parquet(table, index=False)
         for title, frames in write_videos(env, filmed, folder / "videos"):
             tracker.video(total, title, frames, FPS)
 

@@ -1,39 +1,65 @@
-"""One process at a time runs a stage: two would write the same outputs and checkpoints."""
+"""One process at a time: two would write the same outputs and checkpoints."""
 
 import fcntl
+import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from pirl_core.errors import UserError
+from pirl_core.files import naming
 
+LOCKS = Path(".pirl/lock")
 _PATIENCE_SECONDS = 10.0
+
+
+class HeldError(Exception):
+    """Another process keeps the lock; the message is its number."""
+
+
+def take(path: Path, patience: float = math.inf, tell: Callable[[str], None] = lambda holder: None) -> IO[str]:
+    """The lock as an open file: the system releases it when that is closed, and however its process ends.
+
+    tell: called once with the holder's process number when there is something to wait for. Raises HeldError after
+    ``patience`` seconds.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = path.open("a+")
+    deadline = time.monotonic() + patience
+    waited = False
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read().strip()
+            if time.monotonic() > deadline:
+                file.close()
+                raise HeldError(holder) from None
+            if not waited:
+                tell(holder)
+                waited = True
+            time.sleep(0.2)
+    with naming(path):
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+    return file
 
 
 @contextmanager
 def exclusive(stage: str, name: str) -> Iterator[None]:
-    """Holds ``.pirl/lock/<stage>-<name>``, which the system releases however this process ends.
+    """Holds ``.pirl/lock/<stage>-<name>``.
 
     Waits a little, since a killed run takes a moment to end. Raises UserError when another process keeps it.
     """
-    path = Path(".pirl/lock") / f"{stage}-{name}"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+") as file:
-        deadline = time.monotonic() + _PATIENCE_SECONDS
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    file.seek(0)
-                    raise UserError(
-                        f"{stage} {name} is being run by process {file.read().strip()} already; wait for it or stop it"
-                    ) from None
-                time.sleep(0.2)
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
+    try:
+        file = take(LOCKS / f"{stage}-{name}", _PATIENCE_SECONDS)
+    except HeldError as error:
+        raise UserError(f"{stage} {name} is being run by process {error} already; wait for it or stop it") from None
+    with file:
         yield

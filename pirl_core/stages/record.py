@@ -13,6 +13,8 @@ from typing import Self
 import psutil
 
 PACKAGES = ("torch", "transformers", "accelerate", "peft", "numpy", "mujoco", "metaworld", "pandas", "pyarrow", "dvc")
+MADE = ("dvc.lock", "results")
+SOURCES = ("pirl_core", "flows")
 _MIB = 2**20
 
 
@@ -91,10 +93,22 @@ def versions() -> dict[str, str]:
 
 
 def revision() -> str:
-    """``git describe --always --dirty``, or 'unknown' outside a repository."""
-    command = ["git", "describe", "--always", "--dirty"]
+    """As ``git describe --always --dirty`` says it, or 'unknown' outside a repository.
+
+    The run's own record does not make it dirty, dvc.lock and results/; a source file that git does not know yet does.
+    """
+    # Another git may be at work: this one shall not refresh the index.
+    status = ("--no-optional-locks", "status", "--porcelain")
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=20)
-    except (OSError, subprocess.TimeoutExpired):
+        described = _git("describe", "--always")
+        changed = _git(*status, "--untracked-files=no", "--", ":/", *(f":(top,exclude){path}" for path in MADE))
+        unknown = _git(*status, "--untracked-files=normal", "--", *(f":/{path}" for path in SOURCES))
+    except (OSError, subprocess.SubprocessError):
         return "unknown"
-    return done.stdout.strip() if done.returncode == 0 else "unknown"
+    new = [line for line in unknown.splitlines() if line.startswith("??")]
+    return f"{described}-dirty" if changed or new else described
+
+
+def _git(*words: str) -> str:
+    done = subprocess.run(["git", *words], capture_output=True, text=True, check=True, timeout=20)
+    return done.stdout.strip()

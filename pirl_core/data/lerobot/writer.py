@@ -18,7 +18,7 @@ from pirl_core.data.lerobot import schema
 from pirl_core.data.lerobot.schema import DemoEpisode
 from pirl_core.data.lerobot.stats import image_histogram, image_stats, vector_stats
 from pirl_core.envs.facts import Facts
-from pirl_core.files import write_json
+from pirl_core.files import naming, write_json
 
 
 def write_dataset(
@@ -67,17 +67,19 @@ def write_dataset(
     summed = {name: np.sum([counts[name] for counts in histograms], axis=0) for name in histograms[0]}
     write_json(folder / schema.STATS, _stats(total, summed))
     write_json(folder / schema.INFO, _info(columns, facts, len(rows), writer.frames, len(tasks), file_mb))
-    pd.DataFrame({"task_index": list(tasks.values())}, index=list(tasks)).to_parquet(folder / schema.TASKS)
+    with naming(folder / schema.TASKS):
+        pd.DataFrame({"task_index": list(tasks.values())}, index=list(tasks)).to_parquet(folder / schema.TASKS)
     path = folder / schema.EPISODES.format(chunk_index=0, file_index=0)
     path.parent.mkdir(parents=True)
-    pq.write_table(pa.Table.from_pylist(rows), path)
+    with naming(path):
+        pq.write_table(pa.Table.from_pylist(rows), path)
 
 
 class DataFiles:
     """The data files of a dataset: appends episodes, begins the next file when one is full."""
 
     def __init__(self, folder: Path, arrow_schema: pa.Schema, file_mb: int) -> None:
-        self.folder = folder
+        self.folder = self.path = folder
         self.schema = arrow_schema
         self.limit = file_mb * 2**20
         self.frames = 0
@@ -95,7 +97,8 @@ class DataFiles:
         if self.writer is None or self.bytes + table.nbytes > self.limit:
             self._next_file()
         assert self.writer is not None
-        self.writer.write_table(table)
+        with naming(self.path):
+            self.writer.write_table(table)
         self.bytes += table.nbytes
         self.frames += len(table)
         chunk, file = divmod(self.files - 1, schema.FILES_PER_CHUNK)
@@ -103,14 +106,15 @@ class DataFiles:
 
     def close(self) -> None:
         if self.writer is not None:
-            self.writer.close()
+            with naming(self.path):
+                self.writer.close()
 
     def _next_file(self) -> None:
         self.close()
         chunk, file = divmod(self.files, schema.FILES_PER_CHUNK)
-        path = self.folder / schema.DATA.format(chunk_index=chunk, file_index=file)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self.writer = pq.ParquetWriter(path, self.schema)
+        self.path = self.folder / schema.DATA.format(chunk_index=chunk, file_index=file)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.writer = pq.ParquetWriter(self.path, self.schema)
         self.files += 1
         self.bytes = 0
 
