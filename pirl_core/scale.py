@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import get_args
 
 from pirl_core.errors import UserError
-from pirl_core.files import write_text
+from pirl_core.files import no_room, write_text
 from pirl_core.param_file import load_params
 from pirl_core.params import Scale
 from pirl_core.readers.text import read_bytes
@@ -62,6 +62,9 @@ def main(argv: list[str] | None = None) -> int:
         run(parser.parse_args(argv))
     except UserError as error:
         print(f"pirl: scale: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"pirl: scale: {no_room(error)}", file=sys.stderr)
         return 2
     return 0
 

@@ -1,11 +1,12 @@
 """Kills the pipeline at random moments, runs it again each time, and compares the end with an undisturbed run.
 
-python -m tests.survive_kills --kills 50
+python -m tests.survive_kills --kills 60 --aimed 20
 
-Each round is a fresh copy of the repository at a small scale, run with `dvc repro`. At a random moment SIGKILL goes to
-the whole process tree, or to one process of it: DVC, its shell, the stage, a rank, a simulator worker. What is left
-over after that must be gone within five seconds; then `dvc repro` goes on. metrics.json, policies and metric logs must
-be those of the undisturbed run, byte for byte.
+Each round is a fresh copy of the repository at a small scale, run with `python -m pirl_core.repro`. At a random moment
+SIGKILL goes to the whole process tree, or to one process of it: DVC, its shell, the stage, a rank, a simulator worker.
+An aimed kill meets DVC while it writes one of its own files. What is left over after that must be gone within five
+seconds; then the same command goes on. metrics.json, policies and metric logs must be those of the undisturbed run,
+byte for byte.
 """
 
 import argparse
@@ -19,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
@@ -29,6 +31,11 @@ from tests.test_end_to_end import workspace
 ROOT = Path(__file__).parents[1]
 PATTERNS = ("results/metrics.json", "outputs/policy/*/*", "outputs/*/*/metrics.jsonl", "outputs/evaluate/*/*.parquet")
 LONGEST_SECONDS = 25.0
+# What DVC writes in place. How often its time may change before the kill, and how long after that: a record of 100 kB
+# is written in a dozen pieces, the list of locks in one, twice a stage and more.
+TARGETS = {"dvc.lock": (30, 0.03), ".dvc/tmp/rwlock": (20, 0.001)}
+AIMED = "dvc at "
+PLAIN = ("dvc", "--wait-for-lock", "repro")
 SECONDS_TO_GO = 5.0
 SECONDS_TO_END = 30.0
 
@@ -49,8 +56,10 @@ def prepare(folder: Path) -> Path:
     return folder
 
 
-def repro(folder: Path, ranks: int, *options: str) -> "subprocess.Popen[bytes]":
-    """``dvc repro`` in a session of its own; its output goes to log.txt."""
+def repro(
+    folder: Path, ranks: int, *options: str, module: Sequence[str] = ("pirl_core.repro",)
+) -> "subprocess.Popen[bytes]":
+    """In a session of its own; its output goes to log.txt. module: PLAIN for DVC's own command."""
     environment = {
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
@@ -60,7 +69,7 @@ def repro(folder: Path, ranks: int, *options: str) -> "subprocess.Popen[bytes]":
         "PIRL_WORKERS": "2",
     }
     with (folder / "log.txt").open("ab") as log:
-        command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", *options]
+        command = [sys.executable, "-m", *module, *options]
         return subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log, start_new_session=True)
 
 
@@ -111,13 +120,45 @@ def kill(run: "subprocess.Popen[bytes]", draw: random.Random) -> str:
     return name
 
 
-def disturbed(folder: Path, ranks: int, kills: int, draw: random.Random) -> tuple[Counter[tuple[str, str]], bool]:
-    """Run to the end, killed up to ``kills`` times. Returns how often which stage lost what, and whether it ended."""
+def aim(folder: Path, run: "subprocess.Popen[bytes]", draw: random.Random) -> str:
+    """SIGKILL to DVC while it writes a file of its own; returns which. Empty where it ended before."""
+    name, (most, longest) = draw.choice(list(TARGETS.items()))
+    path = folder / name
+    left, seen = draw.randint(1, most), changed(path)
+    while run.poll() is None:
+        if (now := changed(path)) != seen:
+            left, seen = left - 1, now
+            if not left:
+                time.sleep(draw.uniform(0, longest))
+                run.kill()
+                run.wait()
+                return f"{AIMED}{name}"
+        time.sleep(0.0002)
+    return ""
+
+
+def changed(path: Path) -> int:
+    return path.stat().st_mtime_ns if path.exists() else 0
+
+
+def disturbed(
+    folder: Path, ranks: int, kills: int, draw: random.Random, aimed: int = 0
+) -> tuple[Counter[tuple[str, str]], bool]:
+    """Run to the end, killed up to ``kills`` times, ``aimed`` of them at DVC's own writes.
+
+    Returns how often which stage lost what, and whether it ended.
+    """
     done: Counter[tuple[str, str]] = Counter()
     last_kill = ""
     while True:
         run = repro(folder, ranks)
         last = done.total() >= kills
+        still = aimed - aimed_kills(done)
+        if not last and draw.random() < still / (kills - done.total()):
+            what = aim(folder, run, draw)
+            if what:
+                last_kill = what
+                done["dvc", what] += 1
         try:
             run.wait(None if last else draw.uniform(1.0, LONGEST_SECONDS))
         except subprocess.TimeoutExpired:
@@ -138,7 +179,7 @@ def disturbed(folder: Path, ranks: int, kills: int, draw: random.Random) -> tupl
         else:
             if run.returncode == 0:
                 return done, True
-            if last:
+            if run.returncode > 0:  # by itself: a hand would be needed
                 return done, False
         deadline = time.monotonic() + SECONDS_TO_GO
         while left := present(folder):
@@ -148,9 +189,14 @@ def disturbed(folder: Path, ranks: int, kills: int, draw: random.Random) -> tupl
             time.sleep(0.1)
 
 
+def aimed_kills(done: Counter[tuple[str, str]]) -> int:
+    return sum(number for (_, what), number in done.items() if what.startswith(AIMED))
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.survive_kills", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--kills", type=int, default=50, help="in all, over all rank counts (default: %(default)s)")
+    parser.add_argument("--aimed", type=int, default=0, help="of these, at DVC's own writes (default: %(default)s)")
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2], help="processes a stage (default: 1 2)")
     parser.add_argument("--seed", type=int, default=0, help="of the moments and victims (default: %(default)s)")
     args = parser.parse_args(argv)
@@ -164,20 +210,24 @@ def main(argv: list[str] | None = None) -> int:
                 raise SystemExit((base / "log.txt").read_text()[-3000:])
             expected = result(base)
             print(f"{ranks} ranks: undisturbed {time.monotonic() - begun:.0f} s, {len(expected)} files", flush=True)
-            left, rounds = args.kills // len(args.ranks), 0
+            left, aimed, rounds = args.kills // len(args.ranks), args.aimed // len(args.ranks), 0
             total: Counter[tuple[str, str]] = Counter()
             while left > 0:
                 rounds += 1
                 folder = prepare(Path(scratch).resolve() / f"round{rounds}")
-                kills, ended = disturbed(folder, ranks, left, draw)
+                kills, ended = disturbed(folder, ranks, left, draw, aimed)
                 left -= kills.total()
+                aimed -= aimed_kills(kills)
                 total += kills
                 found = result(folder)
                 wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
                 good = good and ended and not wrong
                 verdict = "the same bytes" if ended and not wrong else f"DIFFERENT: ended {ended}, {wrong[:5]}"
-                resumed = (folder / "log.txt").read_text().count("] resumed at")
-                print(f"{ranks} ranks, round {rounds}: {kills.total()} kills, {resumed} resumed: {verdict}", flush=True)
+                log = (folder / "log.txt").read_text()
+                mended = len(re.findall("^pirl: repro: .* broken", log, re.MULTILINE))
+                told = f"{kills.total()} kills, {aimed_kills(kills)} aimed"
+                told += f", {log.count('] resumed at')} resumed, {mended} mended"
+                print(f"{ranks} ranks, round {rounds}: {told}: {verdict}", flush=True)
                 if ended and not wrong:
                     shutil.rmtree(folder)
                 else:

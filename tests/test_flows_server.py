@@ -21,6 +21,8 @@ pytest.importorskip("prefect")
 
 from flows.server import free_port
 from flows.watch import SERVER_PATIENCE_SECONDS
+from pirl_core.repro import PIPELINE
+from pirl_core.stages.lock import take
 from tests.flow_workspace import (
     PYTHON,
     ROOT,
@@ -103,7 +105,8 @@ class World:
         """DVC's lock is free, and in the list of who reads and writes what there is nobody alive."""
         with (self.folder / ".dvc/tmp/lock").open("a") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        listed = (self.folder / ".dvc/tmp/rwlock").read_text()
+        holders = self.folder / ".dvc/tmp/rwlock"
+        listed = holders.read_text() if holders.exists() else ""
         assert not [pid for pid in re.findall(r'"pid": (\d+)', listed) if psutil.pid_exists(int(pid))], listed
 
 
@@ -172,6 +175,24 @@ def test_two_at_once_one_fails_and_a_rerun_finishes(world: World) -> None:
     assert set(artifacts) >= {"pirl-progress", "pirl-stages"}
     assert json.loads(artifacts["pirl-stages"]["data"])[0]["state"] == "Unchanged"
     assert artifacts["pirl-progress"]["data"] == 100
+
+
+def test_a_flow_waits_for_its_turn_and_mends_what_a_kill_left(world: World) -> None:
+    turn(world.folder)
+    assert world.finish("flows.run")[0] == 0
+    # A whole record is copied when the next run begins.
+    assert world.finish("flows.run")[0] == 0
+    (world.folder / "dvc.lock").write_bytes(b"")
+    (world.folder / ".dvc/tmp/rwlock").write_text('{"write": {"')
+    earlier = take(world.folder / PIPELINE)
+    with running(world.start("flows.run")) as flow:
+        wait_for(world.log, f"process {os.getpid()} runs here; waiting for its end")
+        earlier.close()
+        assert flow.wait(240) == 0, world.log.read_text()
+    printed = world.log.read_text()
+    assert printed.strip().splitlines()[-1] == "pirl: flow: 11 stages: 0 ran, 11 unchanged"
+    assert "dvc.lock was broken and is put back" in printed and "rwlock was broken and is dropped" in printed
+    world.nothing_is_locked()
 
 
 def test_without_keep_going_the_others_are_stopped_and_a_failure_is_tried_again(world: World) -> None:

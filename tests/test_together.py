@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.survive_kills import disturbed, prepare, present, repro, result
+from tests.survive_kills import PLAIN, disturbed, prepare, present, repro, result
 from tests.test_end_to_end import command, variables
 
 pytestmark = pytest.mark.slow
@@ -27,14 +27,12 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_same_pipeline_twice_at_once(whole: Path, tmp_path: Path) -> None:
     folder = prepare(tmp_path)
     runs = [repro(folder, 1) for _ in range(2)]
-    codes = sorted(run.wait(300) for run in runs)
+    codes = [run.wait(300) for run in runs]
     log = (folder / "log.txt").read_text()
-    assert codes[0] == 0, log[-2000:]
-    if codes[1]:
-        assert "busy" in log or "lock" in log
-    # Whatever the second one did, the next run finds everything done and right.
-    assert repro(folder, 1).wait(120) == 0
-    assert (folder / "log.txt").read_text().rstrip().endswith("Data and pipelines are up to date.")
+    assert codes == [0, 0], log[-2000:]
+    # One of them waited with a word, and found everything done and right.
+    assert log.count(" runs the pipeline here; waiting for its end\n") == 1
+    assert log.rstrip().endswith("Data and pipelines are up to date.")
     assert result(folder) == result(whole)
     assert present(folder) == []
 
@@ -43,7 +41,7 @@ def test_different_stages_at_once(whole: Path, tmp_path: Path) -> None:
     shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
     shutil.rmtree(tmp_path / ".dvc/cache/runs")
     addresses = ["rl@metaworld-flow_sde-0", "rl@metaworld-flow_noise-0", "evaluate@metaworld-sft-0"]
-    runs = [repro(tmp_path, 1, "--force", "--single-item", address) for address in addresses]
+    runs = [repro(tmp_path, 1, "--force", "--single-item", address, module=PLAIN) for address in addresses]
     assert [run.wait(300) for run in runs] == [0, 0, 0], (tmp_path / "log.txt").read_text()[-2000:]
     assert repro(tmp_path, 1).wait(120) == 0
     assert result(tmp_path) == result(whole)
@@ -102,7 +100,7 @@ def test_killed_twice_and_still_the_same_bytes(ranks: int, whole: Path, tmp_path
         expected = prepare(tmp_path / "undisturbed")
         assert repro(expected, ranks).wait(300) == 0
     folder = prepare(tmp_path / "killed")
-    kills, ended = disturbed(folder, ranks, 2, random.Random(ranks))
+    kills, ended = disturbed(folder, ranks, 2, random.Random(ranks), aimed=1)
     assert ended
     assert kills.total() == 2
     assert result(folder) == result(expected)
