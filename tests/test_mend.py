@@ -25,6 +25,7 @@ from pirl_core.stages.mend import BROKEN, COPY, RECORD, is_whole, keep_record, m
 from tests.flow_workspace import PYTHON, environment, make_workspace
 
 HOLDERS = Path(".dvc/tmp/rwlock")
+IDLE = "import time; time.sleep(60)"
 
 
 @pytest.fixture
@@ -117,7 +118,7 @@ def child(*words: str, folder: Path | None = None) -> Iterator["subprocess.Popen
 def test_only_the_locks_of_the_living_stay(here: Path) -> None:
     """Not the dead's, not a zombie's, and not a number's that another process has got since."""
     path = here / HOLDERS
-    with child("-c", "") as zombie, child("-c", "import time; time.sleep(60)") as later:
+    with child("-c", "") as zombie, child("-c", IDLE) as later:
         gone = subprocess.Popen(["true"])
         gone.wait()
         os.waitid(os.P_PID, zombie.pid, os.WEXITED | os.WNOWAIT)
@@ -139,6 +140,11 @@ def test_only_the_locks_of_the_living_stay(here: Path) -> None:
         os.utime(path, (then, then))
         assert len(mend(here)) == 1
         assert json.loads(path.read_text()) == {"write": {"/a": alive}, "read": {"/a": [alive]}}
+        # A clock that was put back must not cost a living process its lock.
+        own = {"pid": later.pid, "cmd": f"/bin/dvc {IDLE}"}
+        path.write_text(json.dumps({"write": {"/d": own}, "read": {}}))
+        os.utime(path, (then, then))
+        assert mend(here) == []
 
 
 @pytest.mark.parametrize("text", ["", '{"write": {"/a": {"pi', "{}{}", "[]", '{"write": {"/a": 3}}', "\0" * 9])

@@ -114,9 +114,9 @@ def _check_holders(folder: Path) -> list[str]:
     since = path.stat().st_mtime
     try:
         listed = json.loads(path.read_bytes())
-        writers = {out: holder for out, holder in listed.get("write", {}).items() if _is_alive(holder["pid"], since)}
+        writers = {out: holder for out, holder in listed.get("write", {}).items() if _is_alive(holder, since)}
         readers = {
-            out: [holder for holder in holders if _is_alive(holder["pid"], since)]
+            out: [holder for holder in holders if _is_alive(holder, since)]
             for out, holders in listed.get("read", {}).items()
         }
     except (ValueError, TypeError, KeyError, AttributeError):
@@ -131,13 +131,18 @@ def _check_holders(folder: Path) -> list[str]:
     return [".dvc/tmp/rwlock named processes that are gone; their locks are released"]
 
 
-def _is_alive(pid: int, since: float) -> bool:
-    """Whether it runs, and did so when the list was last written. Raises TypeError for what is no number."""
+def _is_alive(holder: dict[str, Any], since: float) -> bool:
+    """Whether it runs, and either did so when the list was last written or has the command that the list tells."""
     try:
-        process = psutil.Process(pid)
-        return process.status() != psutil.STATUS_ZOMBIE and process.create_time() < since + _CLOCK_SECONDS
+        process = psutil.Process(holder["pid"])
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return False
+        options = holder["cmd"].partition(" ")[2]
+        return process.create_time() < since + _CLOCK_SECONDS or " ".join(process.cmdline()).endswith(options)
     except psutil.NoSuchProcess:
         return False
+    except psutil.AccessDenied:
+        return True
 
 
 def _works_in(folder: Path) -> bool:
