@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 from benchmarks.measure import Row, table
+from pirl_core import console
 from pirl_core.stages.cli import _set_threads
 from pirl_core.stages.record import machine, revision, versions
 
@@ -50,6 +51,7 @@ the rounds.
 
 
 def main() -> int:
+    console.speak()
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks", description="Run the benchmarks and print one table of what they measured."
     )

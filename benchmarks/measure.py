@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from pirl_core import console
+
 
 class Row(NamedTuple):
     """One line of the table. holds: None where there is no target, or where nothing could be measured."""
@@ -75,6 +77,7 @@ def run_part(
 
 def part_parser(module: str, description: str | None) -> argparse.ArgumentParser:
     """A parser that is called as the part is: ``python -m benchmarks.<module>``."""
+    console.speak()
     about = (description or "").split("\n\n")[0].replace("\n", " ")
     return argparse.ArgumentParser(
         prog=f"python -m benchmarks.{module}",

@@ -15,6 +15,7 @@ guard        the process that sees to it
 watch        ends the flow when its worker or its server is gone
 artifacts    tables, report and progress in the UI
 server       a Prefect server that ends with us
+gate         that server, closed to pages from elsewhere
 """
 
 import os
@@ -23,3 +24,14 @@ import os
 os.environ.setdefault("DO_NOT_TRACK", "1")
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
 os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
+
+
+def past_proxies(names: str) -> str:
+    """A NO_PROXY with this machine's own addresses in it."""
+    known = [name.strip() for name in names.split(",") if name.strip()]
+    return ",".join(dict.fromkeys([*known, "127.0.0.1", "localhost", "::1"]))
+
+
+# Our server is on this machine, whatever proxy leads out of it. The small letters count where both are there.
+_PAST = past_proxies(os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or "")
+os.environ.update(no_proxy=_PAST, NO_PROXY=_PAST)

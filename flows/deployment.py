@@ -8,6 +8,8 @@ import os
 import sys
 from pathlib import Path
 
+from flows.server import known_server, require_server
+from pirl_core import console
 from pirl_core.errors import UserError
 
 NAME = "local"
@@ -28,6 +30,7 @@ def add_schedule(parser: argparse.ArgumentParser) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
+    console.speak()
     parser = argparse.ArgumentParser(
         prog="python -m flows.deployment",
         description="Serve the pipeline's deployment, one run at a time, with the server of PREFECT_API_URL.",
@@ -43,7 +46,12 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def serve(cron: str, timezone: str, paused: bool) -> None:
-    """Until Ctrl-C. Raises UserError for a schedule that is none."""
+    """Until Ctrl-C. Raises UserError for a schedule that is none, or without a server that answers."""
+    api_url = known_server()
+    if api_url is None:
+        # Prefect would start one of its own, open to every page.
+        raise UserError("PREFECT_API_URL is not set; set it to a server's API, or run make serve, which brings one")
+    require_server(api_url)
     from prefect.schedules import Cron
 
     from flows.pipeline import pirl

@@ -62,14 +62,15 @@ def level(line: str) -> int:
 class Transcript:
     """What the lines of one run say about it, gathered as they come.
 
-    exit_code: the stage command's own, where DVC tells; DVC itself exits with 255 or 1 for any failure.
+    raised: the last exception, as its traceback ends. exit_code: the stage command's own, where DVC tells; DVC itself
+    exits with 255 or 1 for any failure.
     """
 
     def __init__(self) -> None:
         self.unchanged = False
+        self.raised = ""
         self.exit_code: int | None = None
         self._said = ""
-        self._raised = ""
         self._error = ""
 
     def add(self, line: str) -> None:
@@ -78,7 +79,7 @@ class Transcript:
         elif line.startswith("pirl: ") and not _WARNING.match(line):
             self._said = _PREFIX.sub("", line)
         elif _EXCEPTION.match(line):
-            self._raised = line
+            self.raised = line
         elif line.startswith("ERROR:"):
             found = _EXIT.search(line)
             if found:
@@ -88,4 +89,4 @@ class Transcript:
     @property
     def message(self) -> str:
         """Why it failed, in one line."""
-        return self._said or self._raised or self._error or "it printed no reason"
+        return self._said or self.raised or self._error or "it printed no reason"

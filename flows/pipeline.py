@@ -19,6 +19,7 @@ from flows.scheduler import Scheduler
 from flows.stage import REFUSAL, Board
 from flows.watch import watch
 from flows.workspace import check, open_workspace
+from pirl_core import variables
 from pirl_core.errors import UserError
 from pirl_core.params import Scale
 from pirl_core.repro import PIPELINE
@@ -48,6 +49,7 @@ def pirl(
     guards = Guards()
     over = watch(guards, api_url, served=deployment.id is not None)
     try:
+        processes = variables.whole(variables.PROCESSES, most=variables.most_processes())
         wish = check(Path.cwd(), scale, overrides, experiments)
         folder = open_workspace(wish)
         if wish.differs:
@@ -56,7 +58,7 @@ def pirl(
             for line in mend(folder):
                 log.warning(line)
             graph = read_graph(folder)
-            machine = Machine(limits, os.environ, visible_gpus(os.environ))
+            machine = Machine(limits, os.environ, visible_gpus(os.environ), processes)
             log.info("stages at once: %s", machine.describe())
             scheduler = Scheduler(graph, select(graph, experiments), Board(folder, force, guards), machine, log)
             state = scheduler.run(keep_going)

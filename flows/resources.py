@@ -44,13 +44,18 @@ def default_slots(cores: int, memory: int, gpus: int, processes: int | None) -> 
 class Machine:
     """Slots of this machine, and which GPUs are how busy."""
 
-    def __init__(self, limits: Mapping[str, int], environment: Mapping[str, str], gpus: Sequence[str]) -> None:
-        """``limits``: the defined ones, by resource."""
+    def __init__(
+        self,
+        limits: Mapping[str, int],
+        environment: Mapping[str, str],
+        gpus: Sequence[str],
+        processes: int | None = None,
+    ) -> None:
+        """``limits``: the defined ones, by resource. processes: those of one stage, None for as many as its GPUs."""
         self.environment = environment
         self.gpus = list(gpus)
         self.cores = len(os.sched_getaffinity(0))
-        wish = environment.get("PIRL_PROCESSES", "")
-        self.processes = int(wish) if wish.isdecimal() else None
+        self.processes = processes
         default = default_slots(self.cores, psutil.virtual_memory().total, len(gpus), self.processes)
         self.slots = {resource: max(1, limits.get(resource, default[resource])) for resource in default}
         self.limited = set(limits)

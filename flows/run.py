@@ -6,12 +6,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import httpx
-
 from flows.processes import Guards
-from flows.server import free_port, start_server
+from flows.server import free_port, known_server, require_server, start_server
 from flows.workspace import check
-from pirl_core.errors import UserError
+from pirl_core import console
+from pirl_core.errors import UserError, told
 from pirl_core.scale import SCALES
 from pirl_core.strict_yaml import parse_yaml
 
@@ -60,6 +59,7 @@ def parse_overrides(given: list[str]) -> dict[str, Any]:
 
 def main(argv: list[str] | None = None) -> int:
     """0; 1 when a stage failed; 2 for bad parameters, told in one line before anything runs; 130 after Ctrl-C."""
+    console.speak()
     args = parser().parse_args(argv)
     try:
         overrides = parse_overrides(args.overrides)
@@ -70,8 +70,10 @@ def main(argv: list[str] | None = None) -> int:
         state = pirl(args.experiment, args.scale, overrides or None, args.force, args.keep_going, return_state=True)
         print(f"pirl: flow: {state.message}", file=sys.stdout if state.is_completed() else sys.stderr)
         return 0 if state.is_completed() else 2 if state.name == "Refused" else 1
-    except UserError as error:
-        print(f"pirl: flow: {error}", file=sys.stderr)
+    except (UserError, OSError) as error:
+        if (said := told(error)) is None:
+            raise
+        print(f"pirl: flow: {said}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("pirl: flow: stopped; a rerun goes on from the last checkpoints", file=sys.stderr)
@@ -81,20 +83,15 @@ def main(argv: list[str] | None = None) -> int:
 def find_server() -> None:
     """The server that PREFECT_API_URL or Prefect's profile names; without one, a temporary one with its UI."""
     from prefect.context import refresh_global_settings_context
-    from prefect.settings import get_current_settings
 
-    api_url = get_current_settings().api.url
-    if api_url:
-        try:
-            httpx.get(f"{api_url}/health", timeout=30)
-        except httpx.ConnectError:
-            raise UserError(f"PREFECT_API_URL = {api_url}: nothing answers; start that server, or unset it") from None
+    if api_url := known_server():
+        require_server(api_url)
         return
     guards = Guards()
     # Done after Prefect has sent its last logs, which happens as Python ends its threads.
     atexit.register(guards.end_all)
     # Schedules are the business of a server that stays.
-    _, api_url = start_server(guards, free_port(), "--no-scheduler", "--no-late-runs")
+    _, api_url = start_server(guards, free_port(), scheduling=False)
     refresh_global_settings_context()
     print(f"Prefect UI while this runs: {api_url.removesuffix('/api')}", flush=True)
 

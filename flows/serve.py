@@ -4,6 +4,7 @@ The deployment runs on its schedule and from the UI, one run at a time. Where no
 """
 
 import argparse
+import contextlib
 import os
 import signal
 import sys
@@ -16,7 +17,22 @@ from flows.deployment import add_schedule
 from flows.processes import Guards
 from flows.server import start_server
 from flows.workspace import check
-from pirl_core.errors import UserError
+from pirl_core import console
+from pirl_core.errors import UserError, told
+
+
+def port_of(api_url: str) -> int | None:
+    """None where it names none, or is no address."""
+    with contextlib.suppress(ValueError):
+        return urlsplit(api_url).port
+    return None
+
+
+def _port(text: str) -> int:
+    value = int(text)
+    if not 1 <= value <= 65535:
+        raise argparse.ArgumentTypeError("give 1 to 65535")
+    return value
 
 
 def parser() -> argparse.ArgumentParser:
@@ -26,8 +42,8 @@ def parser() -> argparse.ArgumentParser:
     add_schedule(parser)
     parser.add_argument(
         "--port",
-        type=int,
-        default=urlsplit(os.environ.get("PREFECT_API_URL", "")).port or 4200,
+        type=_port,
+        default=port_of(os.environ.get("PREFECT_API_URL", "")) or 4200,
         help="of the server on 127.0.0.1 (default: that of PREFECT_API_URL, else 4200)",
     )
     return parser
@@ -35,6 +51,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     """0 after Ctrl-C; 1 when the server or the deployment ended by itself; 2 for bad input."""
+    console.speak()
     args = parser().parse_args(argv)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
@@ -54,8 +71,10 @@ def main(argv: list[str] | None = None) -> int:
         name = "server" if serving.poll() is None else "deployment"
         print(f"pirl: serve: the {name} ended by itself; all is stopped, start again", file=sys.stderr)
         return 1
-    except UserError as error:
-        print(f"pirl: serve: {error}", file=sys.stderr)
+    except (UserError, OSError) as error:
+        if (said := told(error)) is None:
+            raise
+        print(f"pirl: serve: {said}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("pirl: serve: stopping", flush=True)

@@ -19,9 +19,9 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
+from pirl_core import console
 from pirl_core.damage import damaged
-from pirl_core.errors import UserError
-from pirl_core.files import NO_ROOM
+from pirl_core.errors import NO_ROOM, UserError
 from pirl_core.readers.archives import open_archive
 
 CHUNK = 2**20
@@ -321,6 +321,7 @@ def _line(benchmark: str, error: Exception) -> UserError:
 
 
 def main(argv: list[str] | None = None) -> int:
+    console.speak()
     parser = argparse.ArgumentParser(
         prog="python -m pirl_core.assets", description="Assets of the simulators: fetch what lacks, or tell what lacks."
     )

@@ -5,10 +5,9 @@ import os
 import sys
 from pathlib import Path
 
-from pirl_core import compare, plan, scale, status
+from pirl_core import compare, console, plan, scale, status
 from pirl_core.checkpoints import commands as checkpoints
-from pirl_core.errors import UserError
-from pirl_core.files import no_room
+from pirl_core.errors import UserError, told
 
 SHELLS = ("bash", "zsh", "tcsh")
 COMPLETION_HELP = "print a completion script for your shell; with bash: source <(pirl completion bash)"
@@ -72,6 +71,7 @@ def _complete_paths(parser: argparse.ArgumentParser) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Exit code: 0; 2 for bad input, told in one line; 130 after Ctrl-C."""
+    console.speak()
     parser = build_parser()
     args = parser.parse_args(argv)
     try:
@@ -82,15 +82,14 @@ def main(argv: list[str] | None = None) -> int:
             print(shtab.complete(parser, shell=args.shell, preamble=PREAMBLE.get(args.shell, "")))
         else:
             RUN[args.command](args)
-    except UserError as error:
-        print(f"pirl: {args.command}: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # the reader, head or less, has seen enough; nothing more shall be flushed to it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except OSError as error:
-        print(f"pirl: {args.command}: {no_room(error)}", file=sys.stderr)
+    except (UserError, OSError) as error:
+        if (said := told(error)) is None:
+            raise
+        print(f"pirl: {args.command}: {' '.join(said.split())}", file=sys.stderr)
         return 2
     return 0
 

@@ -1,6 +1,5 @@
 """Outputs that are whole or absent, and a full disk that is told by the file it had no room for."""
 
-import errno
 import json
 import os
 import re
@@ -10,11 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pirl_core.errors import NO_ROOM
+
 if TYPE_CHECKING:
     from torch import Tensor
-
-
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextmanager
@@ -26,15 +24,6 @@ def naming(path: Path) -> Iterator[None]:
         if error.errno in NO_ROOM and error.filename is None:
             error.filename = str(path)
         raise
-
-
-def no_room(error: OSError) -> str:
-    """What to tell of a full disk, a quota or a limit on files. Raises any other error again."""
-    if error.errno not in NO_ROOM:
-        raise error
-    path = error.filename2 or error.filename
-    where = f" for {path}" if path else ""
-    return f"no room{where} ({os.strerror(error.errno)}); free some, a rerun goes on from there"
 
 
 @contextmanager

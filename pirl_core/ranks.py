@@ -3,6 +3,7 @@
 Without a launcher there is one rank, and every function here returns what it was given.
 """
 
+import os
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -10,6 +11,7 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor
 
+from pirl_core import rendezvous
 from pirl_core.errors import UserError
 
 T = TypeVar("T")
@@ -28,7 +30,15 @@ class Ranks(NamedTuple):
 
 def join() -> Ranks:
     """This process among its peers; the first call connects them (NCCL with GPUs, else gloo)."""
-    state = PartialState(cpu=not torch.cuda.is_available())
+    meeting: dict[str, Any] = {}
+    if (file := rendezvous.store()) and not torch.distributed.is_initialized():
+        size = int(os.environ["WORLD_SIZE"])
+        meeting = {
+            "store": torch.distributed.FileStore(str(file), size),
+            "rank": int(os.environ["RANK"]),
+            "world_size": size,
+        }
+    state = PartialState(cpu=not torch.cuda.is_available(), **meeting)
     return Ranks(state.process_index, state.num_processes)
 
 

@@ -9,8 +9,7 @@ import os
 import sys
 from pathlib import Path
 
-from pirl_core.errors import UserError
-from pirl_core.files import no_room
+from pirl_core.errors import UserError, told
 from pirl_core.param_file import load_params
 from pirl_core.stages.lock import LOCKS, take
 from pirl_core.stages.mend import mend
@@ -36,11 +35,10 @@ def main(argv: list[str] | None = None) -> int:
         turn = take(PIPELINE, tell=lambda holder: say(f"process {holder} runs the pipeline here; waiting for its end"))
         for line in mend(Path()):
             say(line)
-    except UserError as error:
-        say(str(error))
-        return 2
-    except OSError as error:
-        say(no_room(error))
+    except (UserError, OSError) as error:
+        if (said := told(error)) is None:
+            raise
+        say(said)
         return 2
     except KeyboardInterrupt:
         return 130

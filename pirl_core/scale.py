@@ -8,8 +8,9 @@ import sys
 from pathlib import Path
 from typing import get_args
 
-from pirl_core.errors import UserError
-from pirl_core.files import no_room, write_text
+from pirl_core import console
+from pirl_core.errors import UserError, told
+from pirl_core.files import write_text
 from pirl_core.param_file import load_params
 from pirl_core.params import Scale
 from pirl_core.readers.text import read_bytes
@@ -56,15 +57,15 @@ def run(args: argparse.Namespace) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
+    console.speak()
     parser = argparse.ArgumentParser(prog="python -m pirl_core.scale", description=(__doc__ or "").split("\n")[0])
     add_arguments(parser)
     try:
         run(parser.parse_args(argv))
-    except UserError as error:
-        print(f"pirl: scale: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"pirl: scale: {no_room(error)}", file=sys.stderr)
+    except (UserError, OSError) as error:
+        if (said := told(error)) is None:
+            raise
+        print(f"pirl: scale: {said}", file=sys.stderr)
         return 2
     return 0
 

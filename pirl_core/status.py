@@ -2,17 +2,18 @@
 
 import argparse
 import json
+import os
 import socket
 import sys
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import psutil
+from pydantic import BaseModel, ConfigDict, Field
 
 from pirl_core.errors import UserError
-from pirl_core.readers.text import read_json
 from pirl_core.report.tables import aligned
 from pirl_core.track import STATUS, clock
 
@@ -29,7 +30,33 @@ METRICS = {
 }
 # The clock that a process's start is read from may be set by a second or so while it runs.
 _CLOCK_TOLERANCE = 2.0
+_MOST_BYTES = 1 << 24
 Status = dict[str, Any]
+Number = Annotated[float, Field(allow_inf_nan=False, ge=-1e15, le=1e15)]
+Count = Annotated[int, Field(ge=0, lt=2**31)]
+
+
+class StatusFile(BaseModel):
+    """What `track.Tracker` writes. Points in time are seconds since the epoch."""
+
+    model_config = ConfigDict(strict=True)
+
+    stage: str
+    name: str
+    host: str
+    pid: Count
+    pid_created: Number
+    started: Number
+    updated: Number
+    step: Count
+    total: Count
+    eta_seconds: Number | None
+    metrics: dict[str, Number | None]
+    checkpoint_at: Number | None
+    checkpoint_step: Count | None
+    warnings: list[str]
+    state: Literal["running", "failed", "stopped", "done"]
+    message: str
 
 
 def read_statuses(root: Path, now: float) -> list[Status]:
@@ -41,19 +68,18 @@ def read_statuses(root: Path, now: float) -> list[Status]:
     found = []
     for path in sorted((root / STATUS).glob("*.json")):
         try:
-            status: Status = read_json(path, "delete it")
-            saved = status["checkpoint_at"]
-            status["updated_age"] = max(0.0, now - status["updated"])
-            status["checkpoint_age"] = None if saved is None else max(0.0, now - saved)
-            if status["state"] == "running" and not _alive(status):
-                status |= {"state": "killed", "eta_seconds": None}
-            ORDER.index(status["state"])
-        except UserError:
-            if path.exists():
-                raise
-            continue  # removed a moment ago
-        except (ValueError, KeyError, TypeError):
+            # Opened without waiting: what stands there may be a pipe.
+            with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+                status: Status = StatusFile.model_validate_json(file.read(_MOST_BYTES) or b"").model_dump()
+        except FileNotFoundError:  # removed a moment ago
+            continue
+        except (OSError, ValueError):
             raise UserError(f"{path}: not a status file of this version; delete it") from None
+        saved = status["checkpoint_at"]
+        status["updated_age"] = max(0.0, now - status["updated"])
+        status["checkpoint_age"] = None if saved is None else max(0.0, now - saved)
+        if status["state"] == "running" and not _alive(status):
+            status |= {"state": "killed", "eta_seconds": None}
         found.append(status)
     return sorted(found, key=lambda status: (ORDER.index(status["state"]), status["updated_age"]))
 

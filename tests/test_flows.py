@@ -132,7 +132,7 @@ def test_stages_side_by_side_get_gpus_of_their_own() -> None:
     machine.give_back(taken[0])
     assert machine.take(stages["sft@a-0"], graph()) == taken[0]
 
-    two = Machine({}, {"PIRL_PROCESSES": "2"}, ["0", "1", "2", "3"])
+    two = Machine({}, {}, ["0", "1", "2", "3"], processes=2)
     assert two.slots["gpu"] == 2
     assert [two.take(stages[name], graph()) for name in ("sft@a-0", "sft@b-0")] == [["0", "1"], ["2", "3"]]
 

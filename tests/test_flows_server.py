@@ -288,7 +288,7 @@ def test_a_stopped_flow_with_a_server_of_its_own(sent: signal.Signals, world: Wo
     with running(world.start("flows.run", "--force", api=False)) as flow:
         wait_for(world.log, *TWO_RUNNING)
         everything = [psutil.Process(flow.pid), *below(flow.pid)]
-        assert any("server" in process.cmdline() for process in everything)
+        assert any("flows.gate" in process.cmdline() for process in everything)
         os.killpg(flow.pid, sent)
         flow.wait(LIMIT_SECONDS)
         assert seconds_to_end(everything, LIMIT_SECONDS) < LIMIT_SECONDS

@@ -122,7 +122,7 @@ def test_worker_count(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIRL_WORKERS", "3")
     assert (worker_count(2), worker_count(8)) == (2, 3)
     monkeypatch.setenv("PIRL_WORKERS", "many")
-    with pytest.raises(UserError, match="PIRL_WORKERS=many"):
+    with pytest.raises(UserError, match="PIRL_WORKERS = 'many'"):
         worker_count(2)
 
 

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from pirl_core import console
 from pirl_core.errors import UserError
 from pirl_core.files import replace_folder
 
@@ -144,6 +145,7 @@ def _say(error: Exception, code: int) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
+    console.speak()
     parser = argparse.ArgumentParser(
         prog="python -m pirl_core.checkpoints.convert", description="Pickle to safetensors."
     )

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from pirl_core.checkpoints.read import INDEX, SINGLE
-from pirl_core.errors import UserError
-from pirl_core.files import NO_ROOM, replace_folder, write_json, write_tensors
+from pirl_core.errors import NO_ROOM, UserError
+from pirl_core.files import replace_folder, write_json, write_tensors
 
 SHARD_BYTES = 5_000_000_000
 # Readers of the field refuse safetensors that do not say which framework wrote them.

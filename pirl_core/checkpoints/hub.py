@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from pirl_core.errors import UserError
-from pirl_core.files import NO_ROOM
+from pirl_core.errors import NO_ROOM, UserError
 
 
 def snapshot(

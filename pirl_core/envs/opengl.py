@@ -21,10 +21,23 @@ def prefer() -> None:
 
 
 def chosen() -> str:
-    """The back end MUJOCO_GL names. Raises UserError when it cannot draw without a display or is not installed."""
+    """The back end MUJOCO_GL names. Raises UserError when it cannot draw without a display, is not installed, or
+    PYOPENGL_PLATFORM names another one.
+    """
     name = os.environ.get("MUJOCO_GL", "").lower()
     if name not in LIBRARIES:
         raise UserError(f"MUJOCO_GL={name} cannot draw without a display; set it to egl or osmesa, or unset it")
     if name not in installed():
         raise UserError(f"MUJOCO_GL={name}, but lib{LIBRARIES[name]} is not installed: {REMEDY}")
+    platform = os.environ.get("PYOPENGL_PLATFORM", "")
+    if platform and platform.lower() != name:
+        raise UserError(f"PYOPENGL_PLATFORM={platform}, but MUJOCO_GL={name}; unset it")
     return name
+
+
+def require_device(count: int) -> None:
+    """Raises UserError unless MUJOCO_EGL_DEVICE_ID, where it is set, is one of ``count`` EGL devices."""
+    text = os.environ.get("MUJOCO_EGL_DEVICE_ID")
+    if text is not None and text not in map(str, range(count)):
+        there = f"set it to 0 to {count - 1}, or unset it" if count > 1 else "there is only 0; unset it"
+        raise UserError(f"MUJOCO_EGL_DEVICE_ID={text}: no such EGL device; {there if count else 'there is none'}")

@@ -53,8 +53,14 @@ def _gl_context(size: int) -> Any:
     # llvmpipe otherwise starts a thread per core in each worker process.
     os.environ.setdefault("LP_NUM_THREADS", "0")
     try:
+        if backend == "egl":
+            from mujoco.egl import egl_ext
+
+            opengl.require_device(len(egl_ext.eglQueryDevicesEXT()))
         context = importlib.import_module(f"mujoco.{backend}").GLContext(size, size)
         context.make_current()
+    except UserError:
+        raise
     except Exception as error:  # the bindings raise many kinds: ImportError, AttributeError, GLError, RuntimeError
         others = " or ".join(name for name in opengl.LIBRARIES if name != backend)
         raise UserError(

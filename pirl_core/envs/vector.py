@@ -18,12 +18,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from pirl_core import variables
 from pirl_core.envs.benchmarks import Outcome, facts_of, settings_of
 from pirl_core.errors import UserError, WorkerDied
 from pirl_core.params import Env
 from pirl_core.types import ChunkResult, Episode, Observation
 
-WORKERS_VARIABLE = "PIRL_WORKERS"
 WORKER_ENVIRONMENT = {
     **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"),
     "LP_NUM_THREADS": "0",
@@ -41,10 +41,7 @@ class _Worker(NamedTuple):
 
 def worker_count(num_envs: int) -> int:
     """PIRL_WORKERS, or the processor count, at most one per slot. Raises UserError unless it is a positive integer."""
-    text = os.environ.get(WORKERS_VARIABLE, "")
-    if text and not (text.isdecimal() and int(text) > 0):
-        raise UserError(f"{WORKERS_VARIABLE}={text} is no positive integer; unset it to use one worker per processor")
-    return min(num_envs, int(text) if text else len(os.sched_getaffinity(0)))
+    return min(num_envs, variables.whole(variables.WORKERS) or len(os.sched_getaffinity(0)))
 
 
 class VectorEnv:
@@ -193,7 +190,7 @@ class VectorEnv:
         self.close()
         raise WorkerDied(
             f"environment worker {index} {ending} while it ran {', '.join(tasks) or 'no task'};"
-            f" if memory ran out, lower num_envs or set {WORKERS_VARIABLE}"
+            f" if memory ran out, lower num_envs or set {variables.WORKERS}"
         )
 
 

@@ -4,6 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from pirl_core import console
 from pirl_core.errors import UserError
 from pirl_core.readers.text import read_json
 from pirl_core.report.tables import memory, results_table, seconds
@@ -26,6 +27,7 @@ def show(results: Path, page: Path) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
+    console.speak()
     parser = argparse.ArgumentParser(
         prog="python -m pirl_core.report.show", description="Print the results table and where the report is."
     )

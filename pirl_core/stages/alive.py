@@ -15,6 +15,8 @@ import psutil
 LAUNCHER = "_PIRL_LAUNCHER"
 """Environment variable: process id of the launcher, set for its ranks."""
 _GRACE_SECONDS = 3.0
+# A launcher's ranks have four seconds to end (stages/launch.py), and then it has a line to say.
+_LAUNCHER_GRACE_SECONDS = 5.0
 _POLL_SECONDS = 0.5
 
 
@@ -69,7 +71,8 @@ def _watch(told: socket.socket, above: list[psutil.Process]) -> None:
             ending = signal.SIGTERM
             os.kill(os.getpid(), ending)
         if ending is not None:
-            time.sleep(_GRACE_SECONDS)
+            launches = os.environ.get(LAUNCHER) == str(os.getpid())
+            time.sleep(_LAUNCHER_GRACE_SECONDS if launches else _GRACE_SECONDS)
             os._exit(128 + ending)
 
 

@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pirl_core import resume
-from pirl_core.errors import UserError, WorkerDied
-from pirl_core.files import no_room, write_json
+from pirl_core import console, resume, variables
+from pirl_core.errors import UserError, WorkerDied, told
+from pirl_core.files import write_json
 from pirl_core.param_file import Run, load_params, resolve
 from pirl_core.params import Experiment, Params, Supervision
 from pirl_core.stages import launch
@@ -40,7 +40,6 @@ READS: dict[str, tuple[str, ...]] = {
     "evaluate": ("env", "evaluate"),
     "report": ("report", "evaluate"),
 }
-FRESH = "PIRL_FRESH"
 
 
 class Job(NamedTuple):
@@ -80,6 +79,7 @@ def stage_main(stage: str, run: Callable[[Job], None], argv: Sequence[str] | Non
     success ``outputs/run/<stage>/<name>.json`` holds time, memory, machine, versions, revision and parameters.
     """
     begun = time.monotonic()
+    console.speak()
     words = list(sys.argv[1:] if argv is None else argv)
     args = _parser(stage).parse_args(words)
     is_rank = "RANK" in os.environ
@@ -87,8 +87,8 @@ def stage_main(stage: str, run: Callable[[Job], None], argv: Sequence[str] | Non
     in_charge = not is_rank or (LAUNCHER not in os.environ and os.environ["RANK"] == "0")
     try:
         with mortal():
-            threads = _set_threads()
             processes = launch.process_count(stage)
+            threads, fresh = _set_threads(), variables.flag(variables.FRESH)
             sharding = launch.choose_sharding()
             job = _job(stage, load_params(args.params), args)
             if not in_charge:
@@ -100,11 +100,11 @@ def stage_main(stage: str, run: Callable[[Job], None], argv: Sequence[str] | Non
             if "DVC_STAGE" in os.environ:
                 keep_record(Path())
             with exclusive(stage, job.name):
-                if os.environ.get(FRESH):
+                if fresh:
                     resume.forget(stage, job.name)
                 with MemoryWatch() as memory:
                     if processes > 1:
-                        code = launch.launch(stage, words, processes)
+                        code = launch.launch(stage, launch.stage_words(stage, words), processes)
                         if code:
                             return code
                     else:
@@ -113,10 +113,10 @@ def stage_main(stage: str, run: Callable[[Job], None], argv: Sequence[str] | Non
                     processes = int(os.environ["WORLD_SIZE"])
                 _record(job, threads, processes, sharding, time.monotonic() - begun, memory.peak_mib)
                 resume.forget(stage, job.name)
-    except UserError as error:
-        return _say(stage, str(error), 2)
-    except OSError as error:
-        return _say(stage, no_room(error), 2)
+    except (UserError, OSError) as error:
+        if (said := told(error)) is None:
+            raise
+        return _say(stage, said, 2)
     except WorkerDied as error:
         return _say(stage, f"{error}; a rerun goes on from the last checkpoint", 1)
     except RuntimeError as error:
@@ -135,6 +135,7 @@ def stage_main(stage: str, run: Callable[[Job], None], argv: Sequence[str] | Non
 
 def report_main(run: Callable[[Params], None], argv: Sequence[str] | None = None) -> int:
     """``stage_main`` for the stage that looks at all experiments, and that keeps no record of itself."""
+    console.speak()
     args = _parser("report").parse_args(argv)
     try:
         with mortal():
@@ -142,10 +143,10 @@ def report_main(run: Callable[[Params], None], argv: Sequence[str] | None = None
             params = load_params(args.params)
             with exclusive("report", "all"):
                 run(params)
-    except UserError as error:
-        return _say("report", str(error), 2)
-    except OSError as error:
-        return _say("report", no_room(error), 2)
+    except (UserError, OSError) as error:
+        if (said := told(error)) is None:
+            raise
+        return _say("report", said, 2)
     except KeyboardInterrupt:
         return 130
     return 0
@@ -187,7 +188,7 @@ def _parser(stage: str) -> argparse.ArgumentParser:
 def _job(stage: str, params: Params, args: argparse.Namespace) -> Job:
     method = getattr(args, "method", "")
     before_rl = stage == "evaluate" and method == "sft"
-    full = resolve(params, args.experiment, None if before_rl or not method else method)
+    full = resolve(params, args.experiment, method if "method" in NEEDS[stage] and not before_rl else None)
     seed = getattr(args, "seed", 0)
     if "seed" in NEEDS[stage] and seed not in params.seeds:
         raise UserError(f"--seed {seed} is not in 'seeds' {params.seeds} of {args.params}; add it there")
@@ -236,15 +237,13 @@ def _set_threads() -> int:
     The ranks of one machine share threads and simulator processes.
     """
     cores = len(os.sched_getaffinity(0))
-    wish = os.environ.get("PIRL_THREADS", str(cores))
-    if not wish.isascii() or not wish.isdigit() or int(wish) < 1:
-        raise UserError(f"PIRL_THREADS = {wish!r}: must be a whole number of at least 1")
-    ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    threads = variables.whole(variables.THREADS) or cores
+    workers = variables.whole(variables.WORKERS) or cores
+    ranks = variables.whole("LOCAL_WORLD_SIZE") or 1
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-        os.environ[name] = str(max(1, int(wish) // ranks))
+        os.environ[name] = str(max(1, threads // ranks))
     for name, value in WAITING.items():
         os.environ.setdefault(name, value)
-    workers = os.environ.get("PIRL_WORKERS", str(cores))
-    if ranks > 1 and workers.isdigit():
-        os.environ["PIRL_WORKERS"] = str(max(1, int(workers) // ranks))
-    return int(wish)
+    if ranks > 1:
+        os.environ[variables.WORKERS] = str(max(1, workers // ranks))
+    return threads

@@ -10,6 +10,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from pirl_core import console
+
 PACKAGE = "pirl_core"
 STAGES = ("curate", "sft", "rl", "evaluate", "report")
 
@@ -78,6 +80,7 @@ def with_sources(text: str, root: Path) -> str:
 
 
 def main() -> int:
+    console.speak()
     parser = argparse.ArgumentParser(prog="python -m pirl_core.stages.deps", description=__doc__)
     action = parser.add_mutually_exclusive_group(required=True)
     action.add_argument("--check", action="store_true", help="exit with 1 if dvc.yaml and the imports differ")
