@@ -81,7 +81,8 @@ def draw(cell: Cell, replicates: int, rng: np.random.Generator) -> tuple[Grid, f
     correlations = {"state": cell.alike, "seed": 0.5, "episode": cell.alike}
 
     def normal(part: str) -> np.ndarray:
-        return scales[part] * rng.standard_normal(shapes[part], dtype=np.float32)
+        drawn: np.ndarray = scales[part] * rng.standard_normal(shapes[part], dtype=np.float32)
+        return drawn
 
     first = {part: normal(part) for part, scale in scales.items() if scale}
     task = np.repeat(np.arange(cell.tasks), cell.states)

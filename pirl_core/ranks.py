@@ -10,6 +10,7 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor
+from torch.distributed import FileStore  # type: ignore[attr-defined]
 
 from pirl_core import rendezvous
 from pirl_core.errors import UserError
@@ -34,7 +35,7 @@ def join() -> Ranks:
     if (file := rendezvous.store()) and not torch.distributed.is_initialized():
         size = int(os.environ["WORLD_SIZE"])
         meeting = {
-            "store": torch.distributed.FileStore(str(file), size),
+            "store": FileStore(str(file), size),
             "rank": int(os.environ["RANK"]),
             "world_size": size,
         }

@@ -41,7 +41,7 @@ def _alone() -> Any:
 
 
 def chunks(policy: FlowPolicy) -> torch.Tensor:
-    normals = keyed_normals([(row,) for row in range(3)], policy.chunk_shape)
+    normals = keyed_normals("chunk", [(row,) for row in range(3)], policy.chunk_shape)
     with torch.no_grad():
         return policy.act(policy.encode(random_observation(policy, 3)), normals)
 

@@ -163,7 +163,7 @@ def test_cps_never_turns_the_noise_beyond_a_right_angle(mdp, schedule):
     """Parameters are refused exactly where some iteration would take from the noise, and in no other case."""
     tau = torch.arange(4) / 4
     for level, final in itertools.product((0.3, 1.0, 1.01, 2.0), repeat=2):
-        chosen = BASE | {"noise_rule": "flow_cps", "mdp": mdp, "noise_schedule": schedule}
+        chosen: dict[str, Any] = BASE | {"noise_rule": "flow_cps", "mdp": mdp, "noise_schedule": schedule}
         chosen |= {"noise_level": level, "noise_level_final": final}
         levels = [noise_at(Rl.model_construct(**chosen), iteration).level for iteration in range(12)]
         if all((flow_cps(tau, 0.25, each).noise >= 0).all() for each in levels):
@@ -256,7 +256,8 @@ def test_warm_up_moves_the_critic_alone(kind):
     policy, learner = learning(rl)
     assert policy.critic is not None
     critic = set(map(id, policy.critic.parameters()))
-    before, clip, clipped = tensors(policy), learner.accelerator.clip_grad_norm_, set()
+    before, clip = tensors(policy), learner.accelerator.clip_grad_norm_
+    clipped: set[int] = set()
 
     def watch(parameters, norm):
         parameters = list(parameters)

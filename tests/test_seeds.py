@@ -145,7 +145,8 @@ def test_no_seed_comes_twice() -> None:
 
 
 def _start_of_libero(seed: int) -> list[float]:
-    return np.random.RandomState(seeds.simulator_seed(seed)).uniform(size=3).tolist()
+    drawn: list[float] = np.random.RandomState(seeds.simulator_seed(seed)).uniform(size=3).tolist()
+    return drawn
 
 
 def _start_of_plate(seed: int) -> list[float]:
