@@ -38,11 +38,8 @@ RL: dict[str, dict[str, Any]] = {
     "kl_stop": {"target_kl": 0.02, "update_epochs": 20},
 }
 
-WARMING: dict[str, dict[str, Any]] = {"warm_up": {"critic": "expert"}, "warm_up_lora": {"lora_rank": 2}}
-WARM: dict[str, dict[str, Any]] = {
-    kind: {"iterations": 1, "critic_warmup_iterations": 1, "weight_decay": 0.1, **changes}
-    for kind, changes in WARMING.items()
-}
+ALL_WARM: dict[str, Any] = {"iterations": 1, "critic_warmup_iterations": 1, "weight_decay": 0.1}
+WARM = {"warm_up": ALL_WARM | {"critic": "expert"}, "warm_up_lora": ALL_WARM | {"lora_rank": 2}}
 
 OTHERS = ("pi05", "smolvla", "groot")
 RL |= {f"ppo_{family}": {"critic": "expert"} for family in OTHERS}
