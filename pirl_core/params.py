@@ -3,6 +3,7 @@
 A default lives in the file and nowhere else: every key is required, unknown keys are errors.
 """
 
+from collections import Counter
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -21,23 +22,29 @@ from pirl_core.param_errors import unknown
 from pirl_core.policy.sizes import Mode, Size
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0)]
-NonNegative = Annotated[float, Field(ge=0)]
-Count = Annotated[int, Field(ge=1)]
-Whole = Annotated[int, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0, le=1e9)]
+NonNegative = Annotated[float, Field(ge=0, le=1e9)]
+# Of what a machine holds or plays at once.
+Count = Annotated[int, Field(ge=1, le=100_000)]
+Whole = Annotated[int, Field(ge=0, le=100_000)]
+# Of what it does one after the other.
+Steps = Annotated[int, Field(ge=1, le=1_000_000_000)]
+StepsOrNone = Annotated[int, Field(ge=0, le=1_000_000_000)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Scale = Literal["smoke", "laptop", "families", "paper", "maniskill", "put_on_plate", "simpler", "libero", "calvin"]
 Precision = Literal["fp32", "bf16", "pure_bf16"]
-Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+# A part of the names of files, which have room for three and a seed.
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=64)]
 
 
 def _distinct(values: list[Any]) -> list[Any]:
-    twice = [value for i, value in enumerate(values) if value in values[:i]]
+    twice = [value for value, times in Counter(values).items() if times > 1]
     if twice:
         raise ValueError(f"lists {twice[0]} twice; remove one")
     return values
 
 
-Text = Annotated[str, Field(min_length=1)]
+Text = Annotated[str, Field(min_length=1, max_length=4096)]
 Texts = Annotated[list[Text], AfterValidator(_distinct)]
 Tasks = Annotated[Texts, Field(min_length=1)]
 
@@ -114,13 +121,13 @@ class Curate(Section):
 
     dataset: Text | None
     dataset_revision: Text | None
-    seed: Whole
+    seed: Seed
     episodes_per_task: Count
     still_frames: Whole
     action_noise: Annotated[float, Field(ge=0, le=1)]
     max_attempts_per_episode: Count
     keep_per_task: Count | None
-    keep_episodes: Annotated[list[Whole], Field(min_length=1), AfterValidator(_distinct)] | None
+    keep_episodes: Annotated[list[StepsOrNone], Field(min_length=1), AfterValidator(_distinct)] | None
 
     @model_validator(mode="after")
     def _of_the_script_or_of_the_dataset(self) -> "Curate":
@@ -175,11 +182,11 @@ class Policy(Section):
 class Sft(Section):
     """Supervised flow matching on the demonstrations (Eq. 3)."""
 
-    steps: Whole
+    steps: StepsOrNone
     batch_size: Count
     micro_batch_size: Count | None
     lr: Positive
-    warmup_steps: Whole
+    warmup_steps: StepsOrNone
     final_lr_fraction: Fraction
     weight_decay: NonNegative
     max_grad_norm: Positive
@@ -196,7 +203,7 @@ class Sft(Section):
     activation_checkpointing: bool
     compile: bool
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None
-    log_every: Count
+    log_every: Steps
 
 
 class Rl(Section):
@@ -215,7 +222,7 @@ class Rl(Section):
     hybrid_draw: Literal["env", "batch"]
     logprob_reduction: Literal["sum", "official", "mean"]
     # rollouts
-    iterations: Count
+    iterations: Steps
     num_envs: Count
     episodes_per_iteration: Count
     group_size: Count
@@ -244,7 +251,7 @@ class Rl(Section):
     target_kl: Positive | None
     critic: Literal["vlm", "vlm_unmasked", "expert"]
     critic_layers: Literal[1, 4]
-    critic_warmup_iterations: Whole
+    critic_warmup_iterations: StepsOrNone
     precision: Precision
     activation_checkpointing: bool
     compile: bool
@@ -253,7 +260,7 @@ class Rl(Section):
     lora_alpha: Count
     lora_targets: Annotated[list[Text], Field(min_length=1), AfterValidator(_distinct)]
     # validation
-    validate_every: Count
+    validate_every: Steps
     validation_episodes_per_task: Count
     keep: Literal["best", "last"]
 
@@ -297,7 +304,7 @@ class Split(Section):
 class Evaluate(Section):
     """The frozen protocol. ``splits`` has the key ``id`` and any number of ``ood_<name>``."""
 
-    seed: Whole
+    seed: Seed
     num_envs: Count
     splits: dict[Name, Split]
     videos_per_outcome: Whole
@@ -354,10 +361,10 @@ class Params(Section):
     """The whole file."""
 
     scale: Scale
-    seeds: Annotated[list[Whole], Field(min_length=1), AfterValidator(_distinct)]
+    seeds: Annotated[list[Seed], Field(min_length=1, max_length=1000), AfterValidator(_distinct)]
     policies: Annotated[list[Name], Field(min_length=1), AfterValidator(_distinct)]
-    methods: dict[Name, dict[str, Any]]
-    experiments: Annotated[dict[Name, Experiment], Field(min_length=1)]
+    methods: Annotated[dict[Name, dict[str, Any]], Field(max_length=100)]
+    experiments: Annotated[dict[Name, Experiment], Field(min_length=1, max_length=100)]
     env: Env
     curate: Curate
     policy: Policy

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from pirl_core.errors import UserError
-from pirl_core.readers.text import LARGEST_WHOLE, check_extent, read_text
+from pirl_core.readers.text import LARGEST_WHOLE, check_content, read_text
 
 MOST_BYTES = 2**20
 MOST_VALUES = 100_000
@@ -65,7 +65,7 @@ def parse_yaml(text: str, place: str) -> Any:
     """What ``text`` says. ``place``: where it stands, for the message. Raises UserError, naming the line."""
     try:
         content = yaml.load(text, _Loader)
-        check_extent(content, MOST_VALUES)
+        check_content(content, MOST_VALUES)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = f" line {mark.line + 1}" if mark else ""

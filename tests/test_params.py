@@ -106,6 +106,18 @@ BROKEN: dict[str, tuple[Edit, str]] = {
     ),
     "critic that learns nothing": (_set(0.0, "rl", "value_coef"), r"rl\.value_coef = 0\.0: must be greater than 0$"),
     "experiment without label": (_drop("experiments", "metaworld", "model"), r"experiments\.metaworld\.model: missing"),
+    "a seed of 70 bits": (_set([2**70], "seeds"), r"a number of more than 64 bits"),
+    "a seed of 40 bits": (_set([2**40], "seeds"), r"seeds\.0 = 1099511627776: must be less than 4294967296"),
+    "more than fits": (
+        _set(2**31, "sft", "batch_size"),
+        r"sft\.batch_size = 2147483648: must be less",
+    ),
+    "more than there is time for": (_set(10**12, "sft", "steps"), r"sft\.steps = 1000000000000: must be less than or"),
+    "beyond all sense": (
+        _set(1e300, "rl", "actor_lr"),
+        r"rl\.actor_lr = 1e\+300: must be less than or equal",
+    ),
+    "a name too long for a file": (_set({}, "methods", "m" * 65), r"methods\.m{65} = \"m*\.\.\.: .*at most 64"),
     "two problems": (lambda c: (_drop("rl", "gamma")(c), _set(-1, "sft", "lr")(c)), r" \(and 1 more\)$"),
 }
 # The same for files that YAML itself, or the file system, refuses.

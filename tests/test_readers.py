@@ -138,7 +138,7 @@ def test_sound_json_is_what_the_standard_library_reads(value: Any) -> None:
         ("[9223372036854775808]", "more than 64 bits"),
         ("[" + "9" * 10_000 + "]", "more than 64 bits"),
         ('{"a": 1, "a": 2}', "the key 'a' is given twice"),
-        (r'["\ud800"]', "half of a surrogate pair"),
+        (r'["\ud800"]', "surrogates not allowed"),
         ("", "Expecting value"),
     ],
 )
@@ -175,6 +175,7 @@ def test_text_is_utf_8_of_a_bounded_size(kind: str, tmp_path: Path) -> None:
         ("a: " + "[" * 500_000, "not valid YAML"),
         ("a: 99999999999999999999\n", "line 1: a number of more than 64 bits"),
         ("a: 2001-13-45\n", "not valid YAML"),
+        ('a: "\\ud800"\n', "surrogates not allowed"),
     ],
 )
 def test_yaml_has_limits(content: str, words: str, tmp_path: Path) -> None:

@@ -87,18 +87,12 @@ def parse_json(text: str, place: str, remedy: str, bounded: bool = True) -> Any:
         value = json.loads(
             text, parse_int=whole, parse_float=number, parse_constant=number, object_pairs_hook=_each_key_once
         )
-        check_extent(value, MOST_VALUES)
-        value_texts = text if text.isascii() and "\\u" not in text else json.dumps(value, ensure_ascii=False)
-        value_texts.encode()  # half of a surrogate pair cannot be printed or written
+        check_content(value, MOST_VALUES)
     except RecursionError:
         raise UserError(f"{place}: no valid JSON (nested deeper than {DEEPEST} levels); {remedy}") from None
     except ValueError as error:
-        raise UserError(f"{place}: no valid JSON ({_short(error)}); {remedy}") from None
+        raise UserError(f"{place}: no valid JSON ({first_line(error)}); {remedy}") from None
     return value
-
-
-def _short(error: ValueError) -> str:
-    return "half of a surrogate pair" if isinstance(error, UnicodeEncodeError) else first_line(error)
 
 
 def _whole(digits: str) -> int:
@@ -122,18 +116,25 @@ def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return made
 
 
-def check_extent(value: Any, most: int) -> None:
-    """Raises ValueError for more than ``most`` values, parts that are shared counted wherever they appear, and for more
-    than DEEPEST levels, which what holds itself has. Level by level: a function that calls itself would fail first."""
+def check_content(value: Any, most: int) -> None:
+    """Raises ValueError for more than ``most`` keys and values, parts that are shared counted wherever they appear; for
+    more than DEEPEST levels, which what holds itself has; and for half of a surrogate pair, which no file can hold.
+
+    Level by level: a function that calls itself would be what fails.
+    """
     level, count, depth = [value], 1, 0
-    while level := [item for item in level if isinstance(item, dict | list)]:
-        depth += 1
-        count += sum(map(len, level))
+    while level:
+        for text in level:
+            if isinstance(text, str) and not text.isascii():
+                text.encode()
+        nodes = [item for item in level if isinstance(item, dict | list)]
+        depth += bool(nodes)
+        count += sum(map(len, nodes))
         if depth > DEEPEST or count > most:
             raise ValueError(
                 f"nested deeper than {DEEPEST} levels" if depth > DEEPEST else f"more than {most:,} values"
             )
-        level = [inner for item in level for inner in (item.values() if isinstance(item, dict) else item)]
+        level = [inner for node in nodes for inner in ((*node, *node.values()) if isinstance(node, dict) else node)]
 
 
 def _object(value: Any, place: str, remedy: str) -> dict[str, Any]:
