@@ -26,8 +26,9 @@ two or three seeds). The noise of the episodes is in both, which is on the safe 
 
 A paired difference is the share of pairs gained less the share lost, each with Clopper and Pearson's interval at the
 n* of the differences; they are joined as in Newcombe (1998, method 10) and Zou and Donner, with the correlation that
-two cells of one multinomial have. Newcombe's own, of Wilson's intervals, covers 90 % of ten pairs. With one seed, a rate
-has Clopper and Pearson's interval itself.
+two cells of one multinomial have. Newcombe's own, of Wilson's intervals, covers 90 % of ten pairs.
+
+With one seed, a rate has Clopper and Pearson's interval itself.
 
 docs/statistics.md has the coverage of all this, and of what was used before, by simulation.
 
