@@ -74,25 +74,11 @@ def fill(outputs: Path, params: Params, counts: dict[tuple[str, str], dict[str, 
             for policy in params.policies:
                 name = f"{experiment}-{policy}-{seed}"
                 rows = [
-                    (
-                        experiment,
-                        "metaworld",
-                        "m",
-                        policy,
-                        seed,
-                        split,
-                        task,
-                        i,
-                        1000 + i,
-                        i < wins,
-                        50,
-                        float(i < wins),
-                    )
-                    for (split, method), tasks in counts.items()
-                    if method == policy
+                    (experiment, "metaworld", "", policy, seed, split, task, i, 1000 + i, i < wins, 50, float(i < wins))
+                    for (split, method), tasks in counts.items() if method == policy
                     for task, wins in tasks.items()
                     for i in range(n)
-                ]
+                ]  # fmt: skip
                 columns = "experiment benchmark model method seed split task episode env_seed success steps reward"
                 folder = outputs / "evaluate" / name
                 (folder / "videos").mkdir(parents=True)
