@@ -40,8 +40,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         serve(args.cron, args.timezone, args.paused)
     except UserError as error:
-        print(f"pirl: serve: {error}", file=sys.stderr)
-        return 2
+        return console.refuse("serve", str(error))
     return 0
 
 

@@ -73,8 +73,7 @@ def main(argv: list[str] | None = None) -> int:
     except (UserError, OSError) as error:
         if (said := told(error)) is None:
             raise
-        print(f"pirl: flow: {said}", file=sys.stderr)
-        return 2
+        return console.refuse("flow", said)
     except KeyboardInterrupt:
         print("pirl: flow: stopped; a rerun goes on from the last checkpoints", file=sys.stderr)
         return 130

@@ -74,8 +74,7 @@ def main(argv: list[str] | None = None) -> int:
     except (UserError, OSError) as error:
         if (said := told(error)) is None:
             raise
-        print(f"pirl: serve: {said}", file=sys.stderr)
-        return 2
+        return console.refuse("serve", said)
     except KeyboardInterrupt:
         print("pirl: serve: stopping", flush=True)
         return 0

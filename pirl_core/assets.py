@@ -10,7 +10,6 @@ import fcntl
 import hashlib
 import os
 import shutil
-import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -21,7 +20,7 @@ from typing import NamedTuple
 
 from pirl_core import console
 from pirl_core.damage import damaged
-from pirl_core.errors import NO_ROOM, UserError
+from pirl_core.errors import NO_ROOM, UserError, told
 from pirl_core.readers.archives import open_archive
 
 CHUNK = 2**20
@@ -339,9 +338,10 @@ def main(argv: list[str] | None = None) -> int:
             )
         check_whole(args.benchmark, root(args.benchmark))
         print(f"{args.benchmark}: complete in {root(args.benchmark)} ({ASSETS[args.benchmark].terms})")
-    except UserError as error:
-        print(f"pirl: assets: {error}", file=sys.stderr)
-        return 2
+    except (UserError, OSError) as error:
+        if (said := told(error)) is None:
+            raise
+        return console.refuse("assets", said)
     except KeyboardInterrupt:
         return 130
     return 0

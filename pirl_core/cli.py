@@ -89,8 +89,7 @@ def main(argv: list[str] | None = None) -> int:
     except (UserError, OSError) as error:
         if (said := told(error)) is None:
             raise
-        print(f"pirl: {args.command}: {' '.join(said.split())}", file=sys.stderr)
-        return 2
+        return console.refuse(args.command, said)
     return 0
 
 

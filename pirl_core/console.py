@@ -17,6 +17,12 @@ def speak() -> None:
             stream.reconfigure(errors="pirl")
 
 
+def refuse(command: str, message: str) -> int:
+    """Tell why a command does nothing, in one line on standard error. Returns its exit code."""
+    print(f"pirl: {command}: {' '.join(message.split())}", file=sys.stderr)
+    return 2
+
+
 def _spelled(error: UnicodeError) -> tuple[str, int]:
     """Same number of characters where it can be, so that columns stay in line; ``?`` for what has no stand-in."""
     if not isinstance(error, UnicodeEncodeError):

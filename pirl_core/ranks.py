@@ -34,11 +34,7 @@ def join() -> Ranks:
     meeting: dict[str, Any] = {}
     if (file := rendezvous.store()) and not torch.distributed.is_initialized():
         size = int(os.environ["WORLD_SIZE"])
-        meeting = {
-            "store": FileStore(str(file), size),
-            "rank": int(os.environ["RANK"]),
-            "world_size": size,
-        }
+        meeting = {"store": FileStore(str(file), size), "rank": int(os.environ["RANK"]), "world_size": size}
     state = PartialState(cpu=not torch.cuda.is_available(), **meeting)
     return Ranks(state.process_index, state.num_processes)
 

@@ -4,7 +4,6 @@ Without a name it also checks the whole file.
 """
 
 import argparse
-import sys
 from pathlib import Path
 from typing import get_args
 
@@ -65,8 +64,7 @@ def main(argv: list[str] | None = None) -> int:
     except (UserError, OSError) as error:
         if (said := told(error)) is None:
             raise
-        print(f"pirl: scale: {said}", file=sys.stderr)
-        return 2
+        return console.refuse("scale", said)
     return 0
 
 

@@ -1,5 +1,6 @@
 """The command line: each option explained, quick to load, completed by a real shell."""
 
+import os
 import re
 import resource
 import shutil
@@ -61,7 +62,12 @@ def test_every_option_of_every_command_is_explained(root: Path) -> None:
     calls = [*([name] for name in names), *(["pirl_core", command] for command in COMMANDS)]
     running = [
         subprocess.Popen(
-            [sys.executable, "-m", *call, "--help"], cwd=root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            [sys.executable, "-m", *call, "--help"],
+            cwd=root,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONIOENCODING": "ascii"},  # a terminal that knows no other signs
         )
         for call in calls
     ]

@@ -2,9 +2,12 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +19,11 @@ from websockets.sync.client import connect
 
 pytest.importorskip("prefect")
 
+import flows.server
 from flows import past_proxies
 from flows.processes import Guards
-from flows.server import free_port, start_server
+from flows.server import LOG, free_port, require_server, start_server
+from pirl_core.errors import UserError
 from tests.open_sockets import beyond, listening
 
 LAUNCH = "import sys; from pirl_core.stages.launch import launch; sys.exit(launch('sft', sys.argv[1:], 2))"
@@ -140,3 +145,79 @@ def test_loopback_joins_what_needs_no_proxy() -> None:
     assert past_proxies("") == "127.0.0.1,localhost,::1"
     assert past_proxies("corp.example, localhost") == "corp.example,localhost,127.0.0.1,::1"
     assert past_proxies(past_proxies("a")) == past_proxies("a")
+
+
+ADDRESSES = ["", "localhost:4200/api", "4200", "ftp://127.0.0.1/api", "http://", "http://127.0.0.1:no/api", "http://[::1",
+             "http://127.0.0.1:99999/api", "http://\udcff/api", f"http://{'a' * 300}.b/api"]  # fmt: skip
+
+
+def refusal(api_url: str) -> str:
+    with pytest.raises(UserError, match="PREFECT_API_URL = ") as refused:
+        require_server(api_url)
+    assert "\n" not in str(refused.value)
+    return str(refused.value)
+
+
+@pytest.mark.parametrize("api_url", ADDRESSES)
+def test_an_address_that_is_none(api_url: str) -> None:
+    scheme = api_url.startswith(("http:", "https:")) and api_url != "http://"
+    assert ("must begin with http:// or https://" in refusal(api_url)) is not scheme
+
+
+def test_a_server_that_never_answers_and_one_that_is_no_prefect(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert 2 * flows.server._ANSWER_SECONDS < 10
+    monkeypatch.setattr(flows.server, "_ANSWER_SECONDS", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        assert "no answer within" in refusal(f"http://127.0.0.1:{silent.getsockname()[1]}/api")
+    with HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as other:
+        threading.Thread(target=other.serve_forever, daemon=True).start()
+        assert "no Prefect API (501 for /health)" in refusal(f"http://127.0.0.1:{other.server_port}/api")
+        other.shutdown()
+
+
+def test_a_proxy_that_is_none_and_a_port_that_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(UserError, match="choose another with --port"):
+        start_server(Guards(), taken.getsockname()[1])
+    for name, value in (("ALL_PROXY", "socks5://127.0.0.1:9"), ("HTTP_PROXY", "http://x:y")):
+        with monkeypatch.context() as patch:
+            patch.setenv(name, value)
+            with pytest.raises(UserError, match=r"ALL_PROXY: .*; correct it or unset it"):
+                start_server(Guards(), free_port())
+
+
+@pytest.mark.parametrize(
+    ("log", "said"),
+    [
+        ("", "it printed no reason"),
+        ("\n  \n", "it printed no reason"),
+        (
+            "Traceback\n  x\nsqlite3.DatabaseError: file is not a database\n\n(Background at: ...)\n",
+            "file is not a database",
+        ),
+        ("INFO: one\nKilled\n", "Killed"),
+        ("ValueError: first\nOSError: last" + "x" * 1000, "OSError: last"),
+        ("\x00\xff", "\x00"),
+    ],
+)
+def test_the_reason_is_the_logs_last_exception_or_line(
+    log: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    LOG.parent.mkdir()
+    LOG.write_bytes(log.encode("latin-1"))
+    assert said in flows.server._reason() and len(flows.server._reason()) <= 300
+
+
+@pytest.mark.slow
+def test_a_server_with_a_damaged_database_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
+    (tmp_path / "prefect.db").write_bytes(b"no database" * 1000)
+    guards = Guards()
+    try:
+        with pytest.raises(UserError, match=r"did not start: .*file is not a database"):
+            start_server(guards, free_port())
+    finally:
+        guards.end_all()

@@ -1,6 +1,7 @@
 """`pirl status` beside real processes: running, finished, failed, killed."""
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -9,15 +10,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from pirl_core.cli import main
-from pirl_core.status import WIDTH, read_statuses, render
+from pirl_core.errors import UserError
+from pirl_core.status import ORDER, WIDTH, read_statuses, render, text_of
 from pirl_core.track import STATUS
 from tests.test_end_to_end import command, variables, workspace
 
@@ -66,6 +70,11 @@ def store(folder: Path, *statuses: Status) -> None:
     (folder / STATUS).mkdir(parents=True, exist_ok=True)
     for one in statuses:
         (folder / STATUS / f"{one['stage']}-{one['name']}.json").write_text(json.dumps(one))
+
+
+def store_text(folder: Path, content: str) -> None:
+    (folder / STATUS).mkdir(parents=True, exist_ok=True)
+    (folder / STATUS / "rl-m-0.json").write_text(content, errors="surrogateescape")
 
 
 @pytest.fixture
@@ -147,10 +156,57 @@ def test_the_widest_table_fits_the_terminal_and_says_all(tmp_path: Path) -> None
     assert any(line.startswith("    2 warnings, newest: xxx") for line in lines)
 
 
-@pytest.mark.parametrize("content", ["{", "[]", "{}", json.dumps(status(state="dancing")), json.dumps(status(pid="x"))])
+def status_of(content: Status) -> bool:
+    """Whether each value is of the kind that a table can show, worked out anew."""
+    number, count = (lambda x: is_number(x) and abs(x) <= 1e15), (lambda x: type(x) is int and 0 <= x < 2**31)
+    kinds: dict[str, Callable[[Any], bool]] = dict.fromkeys(("started", "updated", "pid_created"), number)
+    kinds |= dict.fromkeys(("eta_seconds", "checkpoint_at"), lambda x: x is None or number(x))
+    kinds |= dict.fromkeys(("pid", "step", "total"), count)
+    kinds |= dict.fromkeys(("stage", "name", "host", "message"), lambda x: isinstance(x, str))
+    kinds["checkpoint_step"] = lambda x: x is None or count(x)
+    kinds["warnings"] = lambda x: isinstance(x, list) and all(isinstance(one, str) for one in x)
+    kinds["metrics"] = lambda x: isinstance(x, dict) and all(one is None or number(one) for one in x.values())
+    kinds["state"] = lambda x: x in ("running", "failed", "stopped", "done")
+    return all(key in content and kinds[key](content[key]) for key in kinds)
+
+
+def is_number(x: Any) -> bool:
+    return type(x) in (int, float) and math.isfinite(x)
+
+
+def odd_values() -> st.SearchStrategy[Any]:
+    leaf = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3)
+    return st.recursive(leaf, lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=3), inner))
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(key=st.sampled_from(sorted(status())), value=st.just("left out") | odd_values(), state=st.sampled_from(ORDER))
+def test_a_status_is_shown_or_refused_in_a_line(tmp_path: Path, key: str, value: Any, state: str) -> None:
+    """Whatever value stands at one of its keys, or none."""
+    content = status(state="failed" if state == "killed" else state, metrics={"charts/success": 0.5})
+    content[key] = value
+    if value == "left out":
+        del content[key]
+    store_text(tmp_path, json.dumps(content))
+    fits = status_of(content)
+    with nullcontext() if fits else pytest.raises(UserError, match=r"rl-m-0.json: not a status file of this version"):
+        assert "@" in text_of(tmp_path, True, False)
+    assert value != "left out" or not fits
+
+
+STRANGE = {
+    "cut": "{", "a list": "[]", "empty": "", "no keys": "{}", "deep": "[" * 100_000, "infinite": "1e999",
+    "no such state": json.dumps(status(state="dancing")), "not UTF-8": "\udcff", "surrogate": '"\\ud800"',
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("content", [*STRANGE, "a folder", "a pipe"])
 def test_a_strange_file_is_one_line(tmp_path: Path, content: str, capsys: pytest.CaptureFixture[str]) -> None:
-    store(tmp_path, status())
-    (tmp_path / STATUS / "rl-m-0.json").write_text(content)
+    path = tmp_path / STATUS / "rl-m-0.json"
+    store_text(tmp_path, STRANGE.get(content, ""))
+    if content not in STRANGE:
+        path.unlink()
+        os.mkfifo(path) if content == "a pipe" else path.mkdir()
     assert main(["status", "--root", str(tmp_path)]) == 2
     said = capsys.readouterr()
     assert (said.out, said.err.count("\n")) == ("", 1)

@@ -126,9 +126,17 @@ def test_worker_count(monkeypatch: pytest.MonkeyPatch) -> None:
         worker_count(2)
 
 
-def test_bad_opengl_setting_is_a_user_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MUJOCO_GL", "wgl")
-    with pytest.raises(UserError, match="MUJOCO_GL=wgl"):
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("MUJOCO_GL", "wgl"), *(("MUJOCO_EGL_DEVICE_ID", value) for value in ("99", "-1", "first", "")),
+     ("PYOPENGL_PLATFORM", "glx")],
+)  # fmt: skip
+def test_bad_opengl_setting_is_a_user_error(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It names the variable; nothing has to be installed."""
+    if name == "MUJOCO_EGL_DEVICE_ID" and os.environ["MUJOCO_GL"] != "egl":
+        pytest.skip("only EGL numbers its devices")
+    monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=f"{name}={value}[:, ](?!.*apt-get)"):
         VectorEnv(settings(["corner2"]), 1, 1).reset([0], [Episode("reach-v3", 0)])
 
 

@@ -159,8 +159,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         convert(args.source, args.folder, args.key)
     except UserError as error:
-        print(f"pirl: convert: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+        return console.refuse("convert", str(error))
     return 0
 
 

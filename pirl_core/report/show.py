@@ -1,7 +1,6 @@
 """``python -m pirl_core.report.show``: the results table and where the report is. Loads no heavy library."""
 
 import argparse
-import sys
 from pathlib import Path
 
 from pirl_core import console
@@ -35,8 +34,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         print(show(Path("results"), Path("outputs/report/report.html")))
     except UserError as error:
-        print(f"pirl: {error}", file=sys.stderr)
-        return 2
+        return console.refuse("show", str(error))
     return 0
 
 
