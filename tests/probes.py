@@ -289,7 +289,7 @@ def see_supervision(values: dict[str, Any]) -> Any:
         seen: list[str] = []
         patch.setattr(Tracker, "video", lambda _, step, tag, *rest: seen.append(tag))
         # Every update is skipped: two epochs of so many minibatches, in two iterations.
-        broken = params.Rl.model_validate(BASE["Rl"] | {"max_grad_norm": 1e30, "actor_lr": 1e30, "iterations": 4})
+        broken = params.Rl.model_validate(BASE["Rl"] | {"max_grad_norm": 1e9, "actor_lr": 1e9, "iterations": 4})
         try:
             rl.run(job("rl", supervision=section, env=BLIND, rl=broken))
         except UserError as error:

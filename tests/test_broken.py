@@ -128,7 +128,7 @@ def test_parameters(case: str, here: Path, preset: Path, capfd: pytest.CaptureFi
     edit(content)
     (here / "params.yaml").write_text(yaml.safe_dump(content))
     stage = [*RUN, "report"][list(PARAMETERS).index(case) % 5]
-    refused(stage, "params.yaml: ", capfd)
+    refused(stage, "params.yaml", capfd)
 
 
 @pytest.mark.parametrize("case", UNREADABLE)
@@ -168,7 +168,7 @@ def test_an_episode_that_was_never_recorded(here: Path, capfd: pytest.CaptureFix
     content = yaml.safe_load((here / "params.yaml").read_text())
     content["curate"]["keep_episodes"] = [0, 99]
     (here / "params.yaml").write_text(yaml.safe_dump(content))
-    refused("curate", "curate.keep_episodes: no episode 99; ids go from 0 to 3", capfd)
+    refused("curate", "curate.keep_episodes: no episode 99; there are 0 to 3", capfd)
 
 
 def other_dataset(size: int = 32, actions: int = 4) -> Edit:
