@@ -3,6 +3,7 @@
 import ast
 import itertools
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import yaml
 
 from pirl_core.param_file import Run
 from pirl_core.params import Params
+from tests.readme_results import block, render
 
 METRIC = re.compile(r'["`]((?:losses|charts|validation|time)/\w+)["`]')
 MADE = ("outputs/", "results/")
@@ -122,6 +124,12 @@ def test_parameters_exist(readme: str, root: Path) -> None:
 
 
 def test_results_and_licence_are_in_place(readme: str, root: Path) -> None:
-    assert re.search(r"<!-- results:begin -->\n.+?\n<!-- results:end -->", readme, re.DOTALL)
+    """README shows what the same commit has in results/; a run of one's own leaves other results there."""
+    show = [["git", "show", f"HEAD:{name}"] for name in ("README.md", "results/report.md", "results/run.json")]
+    done = [subprocess.run(command, cwd=root, capture_output=True, text=True, check=False) for command in show]
+    if any(each.returncode for each in done):
+        pytest.skip("no git repository")
+    page, report, runs = (each.stdout for each in done)
+    assert block(page) == render(report, runs), "run python -m tests.readme_results"
     assert "![" in readme.split("## ")[0]
     assert "Apache License" in (root / "LICENSE").read_text(encoding="utf-8")
