@@ -122,7 +122,7 @@ def test_nothing_beyond_an_episodes_end_is_learnt() -> None:
 
 @pytest.mark.parametrize("micro", [1, 2, 3])
 def test_gradients_of_micro_batches_add_up(micro: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The gradient that the optimiser gets, to 1e-6."""
+    """The gradient that the optimiser gets, to 1e-6 of its largest number, or of 1."""
     frames = learnable(length=3)
     found: list[list[torch.Tensor]] = []
 
@@ -137,9 +137,10 @@ def test_gradients_of_micro_batches_add_up(micro: int, tmp_path: Path, monkeypat
     for size in (None, micro):
         train(tmp_path / str(size), frames, batch_size=7, steps=1, micro_batch_size=size)
     whole, parts = found
-    assert max(g.abs().max() for g in whole) > 1e-2
+    largest = max(float(g.abs().max()) for g in whole)
+    assert largest > 1e-2
     for one, two in zip(whole, parts, strict=True):
-        torch.testing.assert_close(one, two, atol=1e-6, rtol=0)
+        torch.testing.assert_close(one, two, atol=1e-6 * max(1.0, largest), rtol=0)
 
 
 def test_the_saved_policy_is_the_moving_average(tmp_path: Path) -> None:

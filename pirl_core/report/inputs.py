@@ -34,6 +34,8 @@ Curve = dict[str, list[tuple[float, float]]]  # metric name -> (step, value) poi
 
 
 Step = Annotated[int, Field(ge=0, le=10**12)]
+EpisodeSeed = Annotated[int, Field(ge=0, lt=2**53)]
+"""As JSON's numbers hold it exactly."""
 Amount = Annotated[float, Field(ge=0, le=1e15)]
 
 
@@ -53,7 +55,7 @@ class _Video(Open):
     split: str
     task: str
     success: bool
-    episode: Step
+    episode: EpisodeSeed
 
 
 class _Machine(Open):
