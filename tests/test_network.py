@@ -181,7 +181,9 @@ def test_a_proxy_that_is_none_and_a_port_that_is_taken(tmp_path: Path, monkeypat
         start_server(Guards(), taken.getsockname()[1])
     for name, value in (("ALL_PROXY", "socks5://127.0.0.1:9"), ("HTTP_PROXY", "http://x:y")):
         with monkeypatch.context() as patch:
+            # Both ways to write it: the small one counts for more, and the server of this file may have set it.
             patch.setenv(name, value)
+            patch.setenv(name.lower(), value)
             with pytest.raises(UserError, match=r"ALL_PROXY: .*; correct it or unset it"):
                 start_server(Guards(), free_port())
 
