@@ -243,7 +243,7 @@ def fuzz(cases: int, seed: int, only: int | None = None) -> tuple[Counter[tuple[
 
 @contextlib.contextmanager
 def _patched() -> Iterator[None]:
-    """No simulator, no network, and the same threads everywhere."""
+    """No simulator, no ranks, no network, and the same threads everywhere."""
 
     def start(*_: object, **__: object) -> None:
         raise Started
@@ -251,11 +251,13 @@ def _patched() -> Iterator[None]:
     import pirl_core.curate
     import pirl_core.envs.vector
     import pirl_core.resume
+    from pirl_core.stages import launch
 
     with (
         mock.patch.dict(os.environ, REPEATABLE),
         mock.patch.object(pirl_core.envs.vector, "VectorEnv", start),
         mock.patch.object(pirl_core.curate, "demonstrations", start),
+        mock.patch.object(launch, "launch", start),
         mock.patch.object(pirl_core.resume, "forget"),  # the checkpoints of finished runs are an input too
         contextlib.ExitStack() as stack,
     ):

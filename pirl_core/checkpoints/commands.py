@@ -2,17 +2,63 @@
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 
 from pirl_core.checkpoints.card import BASES, Facts, model_card
 from pirl_core.checkpoints.layouts import TARGETS, layout_of
 from pirl_core.errors import UserError
 from pirl_core.readers.text import read_json
+from pirl_core.readers.typed import Open, check
 
 EXPORT_SUMMARY = "write a policy in the layout of openpi, lerobot or Isaac-GR00T"
 PUSH_SUMMARY = "put a policy on the Hugging Face hub, with a model card, as one commit"
 RERUN = "rerun the stage that writes it, or give its path"
 OWN_DATA = "scripted demonstrations made by this pipeline (stage curate)"
+
+
+class _Seeds(Open):
+    training: NonNegativeInt
+
+
+class _Record(Open):
+    """Of a run of stage sft or rl."""
+
+    stage: Literal["sft", "rl"]
+    name: str
+    seeds: _Seeds
+    params: dict[str, Any]
+    revision: str
+
+
+class _Row(Open):
+    experiment: str
+    method: str
+    split: str
+    benchmark: str
+    model: str
+    seeds: list[int]
+    n: PositiveInt
+    successes: NonNegativeInt
+    rate: NonNegativeFloat
+    ci_low: NonNegativeFloat
+    ci_high: NonNegativeFloat
+
+
+class _Results(Open):
+    """Of results/metrics.json, what the card shows."""
+
+    rows: list[_Row]
+
+
+class _Base(Open):
+    """What stage sft wrote of the weights it started from."""
+
+    family: str
+    repo: str | None
+    commit: str | None
+    notes: list[str] = Field(default_factory=list)
 
 
 def add_export(parser: argparse.ArgumentParser) -> None:
@@ -58,8 +104,9 @@ def add_push(parser: argparse.ArgumentParser) -> None:
 
 def run_push(args: argparse.Namespace) -> None:
     """Raises UserError where record, metrics or folder are not fit for it, and for the hub's refusals."""
-    facts = _facts(args, read_json(args.record, RERUN))
-    card = model_card(facts, read_json(args.metrics, RERUN))
+    facts = _facts(args, check(_Record, read_json(args.record, RERUN), str(args.record), RERUN))
+    results = check(_Results, read_json(args.metrics, RERUN), str(args.metrics), RERUN)
+    card = model_card(facts, results.model_dump())
     if args.dry_run:
         print(card, end="")
         return
@@ -70,19 +117,15 @@ def run_push(args: argparse.Namespace) -> None:
     print(f"{args.repo}: commit {commit}")
 
 
-def _facts(args: argparse.Namespace, record: dict[str, Any]) -> Facts:
+def _facts(args: argparse.Namespace, record: _Record) -> Facts:
     """The stages name their runs E-S (sft) and E-M-S (rl); methods have no dash."""
-    try:
-        stage, seed = record["stage"], record["seeds"]["training"]
-        stem = record["name"].removesuffix(f"-{seed}")
-        experiment, _, method = stem.rpartition("-") if stage == "rl" else (stem, "", "sft")
-        parameters, revision = record["params"], record["revision"]
-    except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{args.record}: no record of stage sft or rl ({error} is wrong or missing)") from None
+    seed = record.seeds.training
+    stem = record.name.removesuffix(f"-{seed}")
+    experiment, _, method = stem.rpartition("-") if record.stage == "rl" else (stem, "", "sft")
     # The record is outputs/run/STAGE/NAME.json.
     sft = args.sft or args.record.resolve().parents[2] / "sft" / f"{experiment}-{seed}"
     base = _base(sft)
-    return Facts(args.repo, experiment, method, seed, parameters, revision, args.dataset, base)
+    return Facts(args.repo, experiment, method, seed, record.params, record.revision, args.dataset, base)
 
 
 def _base(sft: Path) -> dict[str, Any] | None:
@@ -92,7 +135,7 @@ def _base(sft: Path) -> dict[str, Any] | None:
     path = sft / "pretrained.json"
     if not path.exists():
         return None
-    base = read_json(path, RERUN)
-    if base.get("family") not in BASES or not {"repo", "commit"} <= base.keys():
-        raise UserError(f"{path}: names no family of {', '.join(BASES)} with repo and commit; rerun stage sft")
-    return dict(base)
+    base = check(_Base, read_json(path, RERUN), str(path), RERUN)
+    if base.family not in BASES:
+        raise UserError(f"{path}: names no family of {', '.join(BASES)}; rerun stage sft")
+    return base.model_dump()
