@@ -11,6 +11,7 @@ and shows what was said.
 import argparse
 import contextlib
 import faulthandler
+import io
 import os
 import random
 import re
@@ -110,11 +111,14 @@ def _streams(out: Any, err: Any) -> Iterator[None]:
     kept = os.dup(1), os.dup(2)
     sys.stdout.flush(), sys.stderr.flush()
     os.dup2(out.fileno(), 1), os.dup2(err.fileno(), 2)
+    # Both: what is printed by Python, which pytest sends elsewhere, and what is written to the descriptors.
+    spoken = [io.TextIOWrapper(file, "utf-8", errors="replace", write_through=True) for file in (out, err)]
     try:
-        yield
+        with contextlib.redirect_stdout(spoken[0]), contextlib.redirect_stderr(spoken[1]):
+            yield
     finally:
-        with contextlib.suppress(OSError, ValueError):
-            sys.stdout.flush(), sys.stderr.flush()
+        for wrapper in spoken:
+            wrapper.detach()
         for number, copy in enumerate(kept, 1):
             os.dup2(copy, number)
             os.close(copy)

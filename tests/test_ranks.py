@@ -187,7 +187,7 @@ def test_one_ends_all(victim: str, sent: signal.Signals, code: int, line: str, s
 @pytest.mark.slow
 def test_a_loss_that_is_not_finite_stops_all_ranks_with_one_line(sft_done: Path, tmp_path: Path) -> None:
     shutil.copytree(sft_done, tmp_path, dirs_exist_ok=True)
-    with start_rl(tmp_path, actor_lr=1e30, critic_lr=1e30, max_grad_norm=1e30) as process:
+    with start_rl(tmp_path, actor_lr=1e9, critic_lr=1e9, max_grad_norm=1e9) as process:
         _, said = process.communicate(timeout=120)
     assert process.returncode == 2
     assert len(said.strip().splitlines()) == 1, said

@@ -151,10 +151,12 @@ def advantages(
         return advantage, np.zeros_like(advantage)
     terminated = np.array([step.terminated for step in steps])
     last = terminated | np.array([step.truncated for step in steps])
-    advantage = gae(reward, value, last, np.where(terminated, 0.0, final_value), rl.gamma, rl.gae_lambda)
-    target = advantage + value
-    if rl.normalize_advantages:
-        advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
+    # A critic gone wild predicts what is no number; the update that follows is skipped, and tells it in one line.
+    with np.errstate(invalid="ignore", over="ignore"):
+        advantage = gae(reward, value, last, np.where(terminated, 0.0, final_value), rl.gamma, rl.gae_lambda)
+        target = advantage + value
+        if rl.normalize_advantages:
+            advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
     return advantage, target
 
 
