@@ -110,14 +110,17 @@ flow: setup ## the pipeline as a Prefect flow, stages side by side: EXPERIMENT=,
 serve: setup ## Prefect server with its UI, and the pipeline's deployment with a nightly schedule; ARGS="--cron '0 3 * * *'"
 	@python -m flows.serve $(ARGS)
 
+# Two files of tests at a time: a file's tests share what it has set up.
+PYTEST = python -m pytest -n 2 --dist loadfile
+
 test: setup ## the fast tests
-	@python -m pytest
+	@$(PYTEST)
 
 test-slow: setup ## the tests that take longer than about 20 seconds
-	@python -m pytest -m slow
+	@$(PYTEST) -m slow
 
 test-all: setup ## all tests
-	@python -m pytest -m ''
+	@$(PYTEST) -m ''
 
 lint: setup ## style, types, and that dvc.yaml lists what each stage imports
 	ruff check .

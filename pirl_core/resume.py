@@ -2,7 +2,7 @@
 
 They lie in ``.pirl/resume/<stage>/<name>/<fingerprint>/<step>/``, outside of DVC. The fingerprint is made of all that
 the result depends on, so a changed parameter, input, source or package never finds an old state. A checkpoint is
-written beside and renamed, with a checksum of every file in it; the newest KEPT ones stay.
+written beside and renamed, with length and checksum of every file in it; the newest KEPT ones stay.
 """
 
 import hashlib
@@ -47,7 +47,7 @@ class Checkpoints:
         with replace_folder(target) as folder:
             write(folder)
             paths = sorted(path for path in folder.rglob("*") if path.is_file())
-            write_json(folder / SUMS, {str(path.relative_to(folder)): checksum(path) for path in paths})
+            write_json(folder / SUMS, {str(path.relative_to(folder)): _mark(path) for path in paths})
             for path in (*paths, folder / SUMS, folder):
                 _sync(path)
         _sync(self.folder)
@@ -74,7 +74,7 @@ class Checkpoints:
     def _whole(self, folder: Path, say: Callable[[str], None]) -> bool:
         try:
             sums = read_json(folder / SUMS, "delete it")
-            damaged = [name for name, value in sums.items() if checksum(folder / name) != value]
+            damaged = [name for name, mark in sums.items() if not _bears(folder / name, str(mark))]
         except (UserError, OSError):
             damaged = [SUMS]
         if damaged:
@@ -107,6 +107,15 @@ def link_tree(source: Path, target: Path) -> None:
 def read_state(folder: Path) -> dict[str, Any]:
     """The numbers beside the tensors. Raises UserError for a checkpoint that another version wrote."""
     return read_json(folder / "state.json", f"delete {folder}")
+
+
+def _mark(path: Path) -> str:
+    return f"{path.stat().st_size} {checksum(path)}"
+
+
+def _bears(path: Path, mark: str) -> bool:
+    """Whether ``mark`` is the file's; one of another length, which may be endless, is not read."""
+    return mark.startswith(f"{path.stat().st_size} ") and _mark(path) == mark
 
 
 def _sync(path: Path) -> None:

@@ -1,5 +1,6 @@
 """A killed stage goes on from its last checkpoint and ends as if nothing had happened."""
 
+import os
 import resource
 import shutil
 import subprocess
@@ -52,13 +53,15 @@ def test_two_whole_checkpoints_are_kept(tmp_path: Path) -> None:
     found = checkpoints.latest(said.append)
     assert found is not None and found[0] == 12 and (found[1] / "number").read_text() == "12" and not said
 
-    # One byte is wrong, then the file is gone, then the list of checksums.
-    for damage in ("write", "unlink", "checksums"):
+    # One byte is wrong; the file ends in a terabyte of nothing, which nobody reads; it is gone; the list of checksums is.
+    for damage in ("write", "longer", "unlink", "checksums"):
         folder = tmp_path / damage
         shutil.copytree(tmp_path / "a", folder)
         newest = folder / "000000012"
         if damage == "write":
             (newest / "number").write_text("13")
+        elif damage == "longer":
+            os.truncate(newest / "number", 2**40)
         else:
             (newest / ("number" if damage == "unlink" else "checksums.json")).unlink()
         said.clear()

@@ -28,7 +28,7 @@ def tensor_shapes(path: Path, remedy: str) -> dict[str, tuple[int, ...]]:
     try:
         with safe_open(path, framework="pt") as file:
             slices = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118 - no mapping
-    except (OSError, SafetensorError) as error:
+    except (OSError, MemoryError, SafetensorError) as error:
         raise UserError(f"{path}: cut short or damaged ({first_line(error)}); {remedy}") from None
     for key, part in slices.items():
         if part.get_dtype() not in KNOWN:

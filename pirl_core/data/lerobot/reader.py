@@ -174,9 +174,9 @@ def _read_tasks(folder: Path) -> list[str]:
 
 def _vectors(folder: Path, table: pa.Table, name: str, length: int) -> np.ndarray:
     try:
-        values: np.ndarray = (
-            np.stack(table[name].to_numpy(zero_copy_only=False)).astype(np.float32).reshape(len(table), -1)
-        )
+        numbers = np.stack(table[name].to_numpy(zero_copy_only=False))
+        with np.errstate(over="ignore"):  # what float32 cannot hold is infinite, and named below
+            values: np.ndarray = numbers.astype(np.float32).reshape(len(table), -1)
     except (TypeError, ValueError):
         raise UserError(f"{folder}: '{name}' is not {length} numbers in every frame; {REMAKE}") from None
     if values.shape[1] != length:

@@ -151,7 +151,8 @@ def _order(path: Path, table: pa.Table, rate: float, episode: Listed) -> np.ndar
 
 def _vectors(path: Path, table: pa.Table, names: Sequence[str], what: str, facts: Facts) -> np.ndarray:
     """(T, n) float32 of the columns' n numbers, all finite."""
-    columns = [_column(path, table, name).astype(np.float32) for name in names]
+    with np.errstate(over="ignore"):  # what float32 cannot hold is infinite, and named below
+        columns = [_column(path, table, name).astype(np.float32) for name in names]
     for name, values in zip(names, columns, strict=True):
         bad = np.argwhere(~np.isfinite(values))
         if len(bad):
