@@ -53,7 +53,7 @@ def test_two_whole_checkpoints_are_kept(tmp_path: Path) -> None:
     found = checkpoints.latest(said.append)
     assert found is not None and found[0] == 12 and (found[1] / "number").read_text() == "12" and not said
 
-    # One byte is wrong; the file ends in a terabyte of nothing, which nobody reads; it is gone; the list of checksums is.
+    # One byte is wrong; the file ends in a terabyte of nothing, which is not read; it is gone; the checksums are.
     for damage in ("write", "longer", "unlink", "checksums"):
         folder = tmp_path / damage
         shutil.copytree(tmp_path / "a", folder)
