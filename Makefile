@@ -15,7 +15,7 @@ SIMULATORS := $(if $(filter all,$(WANTED)),maniskill libero calvin,$(WANTED))
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export PYTHONUNBUFFERED := 1
 # `dvc repro` that first checks the parameters, mends what a kill left of DVC's files, and waits for another run here.
-REPRO := python -m pirl_core.repro
+REPRO := python -m pirl_core.commands.repro
 
 .DEFAULT_GOAL := help
 .PHONY: help setup reproduce stage experiment flow serve test test-slow test-all lint format bench clean dist-clean
@@ -88,7 +88,7 @@ vulkan:
 	$(RENDERS); \
 	echo "make: no Vulkan although $(VULKAN) are installed; see Troubleshooting in README.md" >&2; exit 1
 
-SWITCH = $(if $(SCALE),python -m pirl_core.scale $(SCALE) $(if $(FORCE),--force))
+SWITCH = $(if $(SCALE),python -m pirl_core.commands.scale $(SCALE) $(if $(FORCE),--force))
 
 reproduce: setup ## the whole pipeline, then the results table; SCALE=laptop and others write params.yaml first
 	@$(SWITCH)

@@ -13,15 +13,15 @@ import torch
 
 from benchmarks.measure import Row, alternate, part_parser, ratio, run_part, seconds
 from benchmarks.setting import laptop, random_observation, random_policy, wait_for_device
-from pirl_core.learner import Learner
-from pirl_core.param_file import Run
-from pirl_core.params import Policy
+from pirl_core.params.file import Run
+from pirl_core.params.sections import Policy
 from pirl_core.policy.flow_policy import FlowPolicy, keyed_normals
 from pirl_core.rl.collect import Rollout, Samples, Share
 from pirl_core.rl.rollout import take
 from pirl_core.rl.store import ContextStore
 from pirl_core.rl.train import noise_at, parameter_groups, process_of
 from pirl_core.rl.update import losses_of, update
+from pirl_core.training.learner import Learner
 from pirl_core.types import Observation
 
 PLENTY = 1e3

@@ -1,4 +1,4 @@
-"""How often the intervals of ``pirl_core.stats`` hold the truth, by simulation, beside those that were used before.
+"""How often the intervals of ``pirl_core.evaluation.stats`` hold the truth, by simulation, beside the earlier ones.
 
 ``python -m benchmarks.coverage`` writes the tables of docs/statistics.md (about 15 minutes on one core).
 
@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import ndtr, ndtri
 
-from pirl_core.stats import Estimate, Grid, difference_interval, mean_interval
+from pirl_core.evaluation.stats import Estimate, Grid, difference_interval, mean_interval
 
 PAGE = Path(__file__).parents[1] / "docs" / "statistics.md"
 SHARED = {"none": 0.0, "moderate": 0.4, "strong": 0.85}

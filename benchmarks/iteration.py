@@ -16,17 +16,17 @@ import torch
 
 from benchmarks.measure import Row, alternate, cores, part_parser, run_part
 from benchmarks.setting import laptop, random_policy, wait_for_device
-from pirl_core.envs.benchmarks import settings_of
-from pirl_core.envs.metaworld import MetaWorldEnv
-from pirl_core.envs.vector import VectorEnv
-from pirl_core.envs.worker import Slots
-from pirl_core.learner import Learner
-from pirl_core.param_file import Run
-from pirl_core.params import Env
+from pirl_core.envs.contract import settings_of
+from pirl_core.envs.metaworld.simulator import MetaWorldEnv
+from pirl_core.envs.vector.slots import VectorEnv
+from pirl_core.envs.vector.worker import Slots
+from pirl_core.params.file import Run
+from pirl_core.params.sections import Env
 from pirl_core.policy.flow_policy import FlowPolicy
 from pirl_core.rl.collect import collect
 from pirl_core.rl.train import iteration_episodes, noise_at, parameter_groups, process_of
 from pirl_core.rl.update import update
+from pirl_core.training.learner import Learner
 from pirl_core.types import ChunkResult, Episode, Observation
 
 SAMPLED_SLOTS = 8

@@ -12,10 +12,10 @@ import psutil
 
 from benchmarks.measure import Row, part_parser, run_part
 from benchmarks.setting import laptop, random_policy, supervision
-from pirl_core.envs.metaworld_tasks import TASKS
-from pirl_core.envs.vector import VectorEnv
+from pirl_core.envs.metaworld.facts import TASKS
+from pirl_core.envs.vector.slots import VectorEnv
 from pirl_core.rl.train import train_rl
-from pirl_core.session import open_session
+from pirl_core.training.session import open_session
 
 FLAT = 10.0
 """MiB per 100 iterations; the leak that was mended here grew by gigabytes, a single simulator is 20 MiB."""

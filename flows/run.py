@@ -10,9 +10,9 @@ from flows.processes import Guards
 from flows.server import free_port, known_server, require_server, start_server
 from flows.workspace import check
 from pirl_core import console
+from pirl_core.commands.scale import SCALES
 from pirl_core.errors import UserError, told
-from pirl_core.scale import SCALES
-from pirl_core.strict_yaml import parse_yaml
+from pirl_core.readers.strict_yaml import parse_yaml
 
 
 def parser() -> argparse.ArgumentParser:

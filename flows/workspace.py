@@ -14,12 +14,12 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from pirl_core.commands.scale import PRESETS, SCALES
 from pirl_core.errors import UserError
 from pirl_core.files import write_text
-from pirl_core.param_file import load_params
-from pirl_core.scale import PRESETS, SCALES
+from pirl_core.params.file import load_params
+from pirl_core.readers.strict_yaml import read_yaml
 from pirl_core.stages.mend import RECORD, is_whole, read_record
-from pirl_core.strict_yaml import read_yaml
 
 RUNS = Path(".pirl/runs")
 SOURCES = ("dvc.yaml", ".dvcignore", "pyproject.toml")

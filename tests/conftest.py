@@ -27,7 +27,7 @@ def root() -> Path:
 @pytest.fixture
 def preset() -> Path:
     """A valid parameter file, small."""
-    return ROOT / "pirl_core" / "presets" / "smoke.yaml"
+    return ROOT / "pirl_core" / "params" / "presets" / "smoke.yaml"
 
 
 @pytest.fixture

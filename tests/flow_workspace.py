@@ -47,7 +47,7 @@ def make_workspace(folder: Path) -> Path:
     (folder / ".dvc").mkdir()
     config = (ROOT / ".dvc" / "config").read_text()
     (folder / ".dvc" / "config").write_text(config + "    no_scm = true\n")
-    params = yaml.safe_load((ROOT / "pirl_core" / "presets" / "smoke.yaml").read_text())
+    params = yaml.safe_load((ROOT / "pirl_core" / "params" / "presets" / "smoke.yaml").read_text())
     params["methods"] = {"flow_sde": params["methods"]["flow_sde"]}
     params["policies"] = ["sft", "flow_sde"]
     one = params["experiments"]["metaworld"]

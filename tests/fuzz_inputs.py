@@ -252,17 +252,17 @@ def _patched() -> Iterator[None]:
     def start(*_: object, **__: object) -> None:
         raise Started
 
-    import pirl_core.curate
-    import pirl_core.envs.vector
-    import pirl_core.resume
+    import pirl_core.data.curate
+    import pirl_core.envs.vector.slots
+    import pirl_core.training.resume
     from pirl_core.stages import launch
 
     with (
         mock.patch.dict(os.environ, REPEATABLE),
-        mock.patch.object(pirl_core.envs.vector, "VectorEnv", start),
-        mock.patch.object(pirl_core.curate, "demonstrations", start),
+        mock.patch.object(pirl_core.envs.vector.slots, "VectorEnv", start),
+        mock.patch.object(pirl_core.data.curate, "demonstrations", start),
         mock.patch.object(launch, "launch", start),
-        mock.patch.object(pirl_core.resume, "forget"),  # the checkpoints of finished runs are an input too
+        mock.patch.object(pirl_core.training.resume, "forget"),  # the checkpoints of finished runs are an input too
         contextlib.ExitStack() as stack,
     ):
         _, most = resource.getrlimit(resource.RLIMIT_AS)

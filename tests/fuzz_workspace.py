@@ -13,13 +13,14 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
-from pirl_core import assets, cli
 from pirl_core.checkpoints.read import load_weights, open_weights
 from pirl_core.checkpoints.statistics import find_statistics
+from pirl_core.commands import cli
 from pirl_core.data.lerobot import write_dataset
-from pirl_core.envs.libero_files import read_states
-from pirl_core.envs.metaworld_tasks import FACTS
-from pirl_core.param_file import load_params
+from pirl_core.envs import assets
+from pirl_core.envs.libero.files import read_states
+from pirl_core.envs.metaworld.facts import FACTS
+from pirl_core.params.file import load_params
 from pirl_core.policy.folder import save_policy
 from pirl_core.report import show
 from pirl_core.stages import curate, evaluate, report, rl, sft

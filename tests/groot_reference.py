@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pirl_core.policy.groot import GrootShape
+from pirl_core.policy.families.groot.network import GrootShape
 
 
 def normalise(x: Tensor, eps: float) -> Tensor:

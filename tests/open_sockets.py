@@ -7,7 +7,7 @@ from pathlib import Path
 
 import psutil
 
-from pirl_core.ranks import agreed, gathered, join, wait_for_all
+from pirl_core.training.ranks import agreed, gathered, join, wait_for_all
 
 
 def listening(pid: int) -> list[str]:

@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pirl_core.param_file import Run, load_params, resolve
-from pirl_core.params import Params
-from pirl_core.strict_yaml import read_yaml
+from pirl_core.params.file import Run, load_params, resolve
+from pirl_core.params.sections import Params
+from pirl_core.readers.strict_yaml import read_yaml
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs/presets.md"
@@ -60,7 +60,7 @@ class Cell(NamedTuple):
 
 
 def preset(name: str) -> Params:
-    return load_params(ROOT / f"pirl_core/presets/{name}.yaml")
+    return load_params(ROOT / f"pirl_core/params/presets/{name}.yaml")
 
 
 def ours(params: Params, experiment: str, row: str) -> Any:

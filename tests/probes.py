@@ -14,25 +14,26 @@ import pytest
 import torch
 import yaml
 
-from pirl_core import params, seeds
+from pirl_core import seeds
 from pirl_core.data.demonstrate import Demonstrator, Wish
 from pirl_core.data.lerobot import write_dataset
-from pirl_core.envs import vector
-from pirl_core.envs.metaworld_tasks import FACTS
-from pirl_core.envs.replay import Film
-from pirl_core.envs.worker import Slots
+from pirl_core.envs.metaworld.facts import FACTS
+from pirl_core.envs.vector import slots as vector
+from pirl_core.envs.vector.replay import Film
+from pirl_core.envs.vector.worker import Slots
 from pirl_core.errors import UserError
-from pirl_core.evaluate import validation_episodes
-from pirl_core.param_file import Run, resolve
+from pirl_core.evaluation.evaluate import validation_episodes
+from pirl_core.params import sections as params
+from pirl_core.params.file import Run, resolve
 from pirl_core.policy import build, layers
 from pirl_core.policy.flow_policy import keyed_normals
 from pirl_core.policy.folder import load_policy, save_policy
 from pirl_core.report.build import build_report
-from pirl_core.resume import Checkpoints
 from pirl_core.rl import guards
 from pirl_core.stages import curate, evaluate, rl, sft
 from pirl_core.stages.cli import Job
-from pirl_core.track import Tracker
+from pirl_core.training.resume import Checkpoints
+from pirl_core.training.track import Tracker
 from pirl_core.types import ChunkResult, Episode, Observation
 from tests.test_data import make_episode
 from tests.test_pretrained import DATA, published_folder, tiny_shape, tokenizer
@@ -40,7 +41,7 @@ from tests.test_recorded import write_recorded
 from tests.test_report import COUNTS, EASY, MEDIUM, N, fill
 from tests.worlds import SUPERVISION, random_observation, small_policy
 
-PRESET = Path(__file__).parents[1] / "pirl_core" / "presets" / "smoke.yaml"
+PRESET = Path(__file__).parents[1] / "pirl_core" / "params" / "presets" / "smoke.yaml"
 SMOKE: dict[str, Any] = yaml.safe_load(PRESET.read_text())
 
 EXPERIMENT = {
@@ -285,7 +286,7 @@ def see_supervision(values: dict[str, Any]) -> Any:
     saved: list[int] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Checkpoints, "save", lambda _, step, write: saved.append(step))
-        patch.setattr("pirl_core.envs.replay.render_episode", film)
+        patch.setattr("pirl_core.envs.vector.replay.render_episode", film)
         seen: list[str] = []
         patch.setattr(Tracker, "video", lambda _, step, tag, *rest: seen.append(tag))
         # Every update is skipped: two epochs of so many minibatches, in two iterations.

@@ -12,14 +12,14 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from pirl_core.params import Rl, Sft
+from pirl_core.params.sections import Rl, Sft
 from pirl_core.policy.build import build_policy
 from pirl_core.policy.flow_policy import FlowPolicy
-from pirl_core.ranks import join, wait_for_all
 from pirl_core.rl.train import train_rl
-from pirl_core.session import Session
-from pirl_core.sft import train_sft
+from pirl_core.sft.train import train_sft
 from pirl_core.stages.launch import choose_sharding
+from pirl_core.training.ranks import join, wait_for_all
+from pirl_core.training.session import Session
 from tests.test_resume import Bomb, Stop
 from tests.test_rl import GRPO, rl_params
 from tests.test_sft import BASE, ENV, POLICY, learnable

@@ -15,15 +15,15 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
-from pirl_core import plan
-from pirl_core.learner import Learner
-from pirl_core.param_file import Run, resolve
+from pirl_core.commands import plan
+from pirl_core.params.file import Run, resolve
 from pirl_core.policy.backbone import Family, new_backbone
 from pirl_core.policy.flow_policy import FlowMatching, FlowPolicy
 from pirl_core.policy.lora import EncodingPolicy, add_adapters
-from pirl_core.ranks import join
 from pirl_core.rl.train import noise_at, parameter_groups, process_of
 from pirl_core.stages.launch import choose_sharding
+from pirl_core.training.learner import Learner
+from pirl_core.training.ranks import join
 from tests.test_plan import params
 
 ROWS = 4

@@ -2,8 +2,9 @@
 
 python -m tests.survive_kills --kills 60 --aimed 20
 
-Each round is a fresh copy of the repository at a small scale, run with `python -m pirl_core.repro`. At a random moment
-SIGKILL goes to the whole process tree, or to one process of it: DVC, its shell, the stage, a rank, a simulator worker.
+Each round is a fresh copy of the repository at a small scale, run with `python -m pirl_core.commands.repro`. At a
+random moment SIGKILL goes to the whole process tree, or to one process of it: DVC, its shell, the stage, a rank, a
+worker.
 An aimed kill meets DVC while it writes one of its own files. What is left over after that must be gone within five
 seconds; then the same command goes on. metrics.json, policies and metric logs must be those of the undisturbed run,
 byte for byte.
@@ -57,7 +58,7 @@ def prepare(folder: Path) -> Path:
 
 
 def repro(
-    folder: Path, ranks: int, *options: str, module: Sequence[str] = ("pirl_core.repro",)
+    folder: Path, ranks: int, *options: str, module: Sequence[str] = ("pirl_core.commands.repro",)
 ) -> "subprocess.Popen[bytes]":
     """In a session of its own; its output goes to log.txt. module: PLAIN for DVC's own command."""
     environment = {

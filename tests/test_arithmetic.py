@@ -9,16 +9,16 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 
-from pirl_core import params
-from pirl_core.envs import vector
-from pirl_core.evaluate import run_episodes, split_episodes
-from pirl_core.params import Precision, Sft
+from pirl_core.envs.vector import slots as vector
+from pirl_core.evaluation.evaluate import run_episodes, split_episodes
+from pirl_core.params import sections as params
+from pirl_core.params.sections import Precision, Sft
 from pirl_core.policy.build import build_policy
 from pirl_core.policy.flow_policy import FlowPolicy, keyed_normals
 from pirl_core.policy.folder import load_policy, save_policy
 from pirl_core.policy.precision import round_weights
 from pirl_core.rl.train import train_rl
-from pirl_core.sft import train_sft
+from pirl_core.sft.train import train_sft
 from pirl_core.stages import evaluate
 from pirl_core.types import Episode
 from tests import probes
@@ -115,7 +115,7 @@ def test_a_policy_after_sft_is_evaluated_as_it_learnt(precision: Precision, tmp_
 def test_the_stage_evaluates_in_it(precision: Precision, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The rewards, which tell the actions, are those of the policy in memory; in fp32 they would be others."""
     monkeypatch.setattr(vector, "VectorEnv", probes.Walk)
-    monkeypatch.setattr("pirl_core.videos.render_episode", probes.film)
+    monkeypatch.setattr("pirl_core.evaluation.videos.render_episode", probes.film)
     monkeypatch.chdir(tmp_path)
     probes.small_start("e-m-0")
     policy = load_policy(Path("outputs/policy/e-m-0"))

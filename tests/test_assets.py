@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 from huggingface_hub import constants
 
-from pirl_core import assets
-from pirl_core.assets import Archive, Assets, Commit, Dataset, Part
+from pirl_core.envs import assets
+from pirl_core.envs.assets import Archive, Assets, Commit, Dataset, Part
 from pirl_core.errors import UserError
 from tests.fake_hub import REPO, Hub, serve
 
@@ -199,7 +199,7 @@ def test_without_network_one_line_tells_what_to_do(
     assert assets.main(["fetch", "calvin"]) == 2
     line = capsys.readouterr().err
     assert line.count("\n") == 1
-    assert "python -m pirl_core.assets fetch calvin" in line and "PIRL_CALVIN_ENV" in line
+    assert "python -m pirl_core.envs.assets fetch calvin" in line and "PIRL_CALVIN_ENV" in line
 
 
 def test_a_dataset_is_compared_with_the_hubs_checksums(hub: Hub, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

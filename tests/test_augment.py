@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageEnhance
 
-from pirl_core.augment import Draw, augment, draw, draw_shift, jitter, shift_images, turn_hue, warp
-from pirl_core.params import Sft
+from pirl_core.params.sections import Sft
+from pirl_core.sft.augment import Draw, augment, draw, draw_shift, jitter, shift_images, turn_hue, warp
 from tests.test_sft import BASE
 
 OFF = {key: 0 if key == "image_shift" else 0.0 for key in BASE if key.startswith("image_")}

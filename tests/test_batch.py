@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 import torch
 
-from pirl_core import assets
-from pirl_core.data.experts import EpisodeOver, expert_of
-from pirl_core.envs import batch as batches
-from pirl_core.envs.batch import Alone, BatchSlots
-from pirl_core.envs.benchmarks import Settings, Simulator, facts_of, open_simulator
+from pirl_core.envs import assets
+from pirl_core.envs.contract import Settings, Simulator, facts_of, open_simulator
+from pirl_core.envs.experts import EpisodeOver, expert_of
 from pirl_core.envs.put_on_plate.variations import JUMP_STEP
-from pirl_core.envs.vector import VectorEnv
-from pirl_core.envs.worker import Slots
+from pirl_core.envs.vector import batch as batches
+from pirl_core.envs.vector.batch import Alone, BatchSlots
+from pirl_core.envs.vector.slots import VectorEnv
+from pirl_core.envs.vector.worker import Slots
 from pirl_core.errors import UserError
-from pirl_core.params import Env
+from pirl_core.params.sections import Env
 from pirl_core.types import Episode
 
 TASKS = ["reach-v3", "drawer-open-v3"]
@@ -34,7 +34,7 @@ def maniskill() -> None:
 @pytest.fixture(scope="module")
 def models(maniskill: None) -> None:
     if assets.missing("maniskill"):
-        pytest.skip("needs assets: python -m pirl_core.assets fetch maniskill")
+        pytest.skip("needs assets: python -m pirl_core.envs.assets fetch maniskill")
 
 
 @dataclasses.dataclass
@@ -106,7 +106,7 @@ def test_rows_give_what_slots_give(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("maniskill")
 def test_a_row_of_maniskill_takes_the_course_of_a_slot() -> None:
-    from pirl_core.envs.maniskill_batch import ManiSkillBatch
+    from pirl_core.envs.maniskill.batch import ManiSkillBatch
 
     settings = Settings("maniskill", 15, ["base_camera", "render_camera"], 64, False, True, "cpu")
     row: Any = Alone(ManiSkillBatch("PickCube-v1", settings, 1, "cpu"))
@@ -218,7 +218,7 @@ def test_on_a_gpu_an_episode_starts_alike_in_every_row_and_disturbs_no_other(
     benchmark: str, task: str, camera: str
 ) -> None:
     if benchmark == "put_on_plate" and assets.missing("maniskill"):
-        pytest.skip("needs assets: python -m pirl_core.assets fetch maniskill")
+        pytest.skip("needs assets: python -m pirl_core.envs.assets fetch maniskill")
     facts = facts_of(on_gpu(benchmark, [task], [camera]).benchmark)
     still = np.zeros((6, 2, len(facts.action)), np.float32)
     with VectorEnv(on_gpu(benchmark, [task], [camera]), 6) as envs:

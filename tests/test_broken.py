@@ -18,8 +18,8 @@ import pytest
 import yaml
 
 from pirl_core.data.lerobot import write_dataset
-from pirl_core.envs import vector
-from pirl_core.envs.metaworld_tasks import FACTS
+from pirl_core.envs.metaworld.facts import FACTS
+from pirl_core.envs.vector import slots as vector
 from pirl_core.policy.folder import save_policy
 from pirl_core.stages import curate, evaluate, report, rl, sft
 from pirl_core.stages.cli import NEEDS, report_main, stage_main
@@ -31,7 +31,7 @@ from tests.test_policy import BROKEN as POLICIES
 from tests.test_report import BREAKS, fill, make_params
 from tests.worlds import small_policy
 
-PRESET = Path(__file__).parents[1] / "pirl_core" / "presets" / "smoke.yaml"
+PRESET = Path(__file__).parents[1] / "pirl_core" / "params" / "presets" / "smoke.yaml"
 RUN: dict[str, Callable[[Any], None]] = {"curate": curate.run, "sft": sft.run, "rl": rl.run, "evaluate": evaluate.run}
 ARGUMENTS = {"experiment": "metaworld", "method": "flow_sde", "seed": "0"}
 CAMERAS = ["corner2", "gripperPOV"]
@@ -87,7 +87,7 @@ def no_simulator(monkeypatch: pytest.MonkeyPatch) -> None:
         raise Started
 
     monkeypatch.setattr(vector, "VectorEnv", start)
-    monkeypatch.setattr("pirl_core.curate.demonstrations", start)
+    monkeypatch.setattr("pirl_core.data.curate.demonstrations", start)
 
 
 def tree() -> dict[str, str]:

@@ -12,17 +12,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pirl_core import assets
-from pirl_core.envs.benchmarks import Settings, open_simulator
+from pirl_core.envs import assets
 from pirl_core.envs.calvin.facts import FACTS
 from pirl_core.envs.calvin.sequences import ROBOT, SUBTASK_STEPS, scene_of, sequences
 from pirl_core.envs.calvin.subtasks import SUBTASKS
+from pirl_core.envs.contract import Settings, open_simulator
 from pirl_core.types import Episode
 
 LACKING = [name for name in ("pybullet", "gym", "hydra", "quaternion") if find_spec(name) is None]
 needs_clone = pytest.mark.skipif(
     bool(LACKING or assets.missing("calvin")),
-    reason=f"needs {', '.join(LACKING) or 'calvin_env'}: make setup EXTRAS=calvin, pirl_core.assets fetch calvin",
+    reason=f"needs {', '.join(LACKING) or 'calvin_env'}: make setup EXTRAS=calvin, pirl_core.envs.assets fetch calvin",
 )
 SETTINGS = Settings("calvin", 120, ["static", "gripper"], 64, True, True, "cpu")
 
@@ -122,7 +122,7 @@ def test_a_subtask_alone_and_of_a_sequence_has_the_steps_of_the_protocol_at_most
 @needs_clone
 def test_each_subtask_of_a_sequence_has_the_whole_limit(simulator: Any) -> None:
     """The expert solves the first in a few steps; then nothing happens until the second's are over."""
-    from pirl_core.data.experts.calvin import scripted, show
+    from pirl_core.envs.calvin.expert import scripted, show
 
     number = next(i for i, one in enumerate(sequences()) if one.subtasks[0] in scripted())
     simulator.reset(Episode("D/sequence", 0, "none", number))
@@ -146,7 +146,7 @@ def test_each_subtask_of_a_sequence_has_the_whole_limit(simulator: Any) -> None:
 @needs_clone
 def test_a_solved_subtask_pays_one_and_asks_for_the_next(simulator: Any) -> None:
     """The expert solves the first two of a sequence, in one episode."""
-    from pirl_core.data.experts.calvin import scripted, show
+    from pirl_core.envs.calvin.expert import scripted, show
 
     shown = scripted()
     number = next(i for i, one in enumerate(sequences()) if set(one.subtasks[:2]) <= set(shown))
@@ -197,8 +197,8 @@ def test_a_coarse_arm_changes_little_of_the_picture_and_nothing_else(simulator: 
 @pytest.mark.slow
 @pytest.mark.parametrize("scene", ["A", "B", "C", "D"])
 def test_every_expert_shows_its_subtask(scene: str) -> None:
-    from pirl_core.data.experts import EpisodeOver
-    from pirl_core.data.experts.calvin import scripted, show
+    from pirl_core.envs.calvin.expert import scripted, show
+    from pirl_core.envs.experts import EpisodeOver
 
     simulator: Any = open_simulator(SETTINGS, Episode(f"{scene}/open_drawer", 0))
     failed = []

@@ -14,7 +14,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pirl_core import assets
+from pirl_core.envs import assets
 from pirl_core.envs.calvin.annotations import TRAINING
 from pirl_core.envs.calvin.facts import ALONE, FACTS, STARTS
 from pirl_core.envs.calvin.oracle import RULES, Info, solved
@@ -36,7 +36,7 @@ SCENES = "1d30ce59ee2efe0966dadadda17ae4ae724de827041aaebcdc26d6dc22d12401"
 def published() -> Any:
     """calvin_env's own oracle."""
     if assets.missing("calvin"):
-        pytest.skip("needs calvin_env: python -m pirl_core.assets fetch calvin")
+        pytest.skip("needs calvin_env: python -m pirl_core.envs.assets fetch calvin")
     clone = assets.root("calvin")
     spec = spec_from_file_location("calvin_tasks", Path(clone, "calvin_env/envs/tasks.py"))
     assert spec is not None and spec.loader is not None

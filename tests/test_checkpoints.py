@@ -17,12 +17,12 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from pirl_core import cli
 from pirl_core.checkpoints.export import Layout, export
 from pirl_core.checkpoints.read import detect_layout, load_weights, open_weights
+from pirl_core.commands import cli
 from pirl_core.errors import UserError
+from pirl_core.policy.families.pi0.layout import OPENPI_TIES, openpi_names
 from pirl_core.policy.folder import load_policy, save_policy
-from pirl_core.policy.layouts.pi0 import OPENPI_TIES, openpi_names
 from tests.worlds import small_policy
 
 OURS, THEIRS = "trunk.", "paligemma_with_expert.trunk."

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pirl_core.cli import SHELLS, main
+from pirl_core.commands.cli import SHELLS, main
 
 HEAVY = {
     "torch",
@@ -58,7 +58,7 @@ def test_the_check_itself_finds_a_missing_line() -> None:
 
 def test_every_option_of_every_command_is_explained(root: Path) -> None:
     names = modules(root)
-    assert {"pirl_core", "pirl_core.scale", "pirl_core.stages.rl", "pirl_core.stages.deps"} <= set(names)
+    assert {"pirl_core", "pirl_core.commands.scale", "pirl_core.stages.rl", "pirl_core.stages.deps"} <= set(names)
     calls = [*([name] for name in names), *(["pirl_core", command] for command in COMMANDS)]
     running = [
         subprocess.Popen(
@@ -86,7 +86,8 @@ def spent() -> float:
 
 
 def test_it_loads_within_a_second_and_nothing_heavy(root: Path) -> None:
-    code = "import sys, pirl_core.cli; pirl_core.cli.main(['status']); print(*{m.split('.')[0] for m in sys.modules})"
+    code = "import sys; from pirl_core.commands import cli; cli.main(['status'])"
+    code += "; print(*{m.split('.')[0] for m in sys.modules})"
     seconds = []
     for _ in range(3):
         begun = spent()

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pirl_core.envs.coarse import CELLS, merged
+from pirl_core.envs.drawing.coarse import CELLS, merged
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(3, 200), st.integers(1, 400))

@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 from scipy.stats import binomtest
 
-from pirl_core.cli import main
-from pirl_core.stats import Grid, difference_interval, grid_of
+from pirl_core.commands.cli import main
+from pirl_core.evaluation.stats import Grid, difference_interval, grid_of
 
 TASKS = ("reach-v3", "hammer-v3")
 N = 25

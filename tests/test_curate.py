@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 
 from pirl_core import seeds
-from pirl_core.curate import make_dataset
+from pirl_core.data.curate import make_dataset
 from pirl_core.data.demonstrate import Demonstrator, Wish
 from pirl_core.data.lerobot import read_dataset
-from pirl_core.envs.benchmarks import settings_of
-from pirl_core.envs.metaworld import MetaWorldEnv
+from pirl_core.envs.contract import settings_of
+from pirl_core.envs.metaworld.simulator import MetaWorldEnv
 from pirl_core.errors import UserError
-from pirl_core.params import Curate, Env
-from pirl_core.resume import Checkpoints
-from pirl_core.track import Tracker
+from pirl_core.params.sections import Curate, Env
+from pirl_core.training.resume import Checkpoints
+from pirl_core.training.track import Tracker
 from pirl_core.types import Episode
 
 TASKS = ["button-press-topdown-v3", "reach-v3"]

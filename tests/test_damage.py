@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pirl_core import assets
-from pirl_core.damage import damaged
+from pirl_core.envs import assets
+from pirl_core.envs.damage import damaged
 from pirl_core.errors import UserError
 
 CORNERS = [(x, y, z) for x in (0, 1) for y in (0, 1) for z in (0, 1)]

@@ -22,7 +22,7 @@ from pirl_core.data.lerobot import (
     read_dataset,
     write_dataset,
 )
-from pirl_core.envs.metaworld_tasks import FACTS
+from pirl_core.envs.metaworld.facts import FACTS
 from pirl_core.errors import UserError
 
 CAMERAS = ["corner2", "gripperPOV"]

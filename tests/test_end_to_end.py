@@ -37,7 +37,7 @@ pytestmark = pytest.mark.slow
 def workspace(folder: Path, scale: str = "smoke") -> Path:
     """A copy of the package with a scale shrunk to a few episodes and steps."""
     shutil.copytree(ROOT / "pirl_core", folder / "pirl_core", ignore=shutil.ignore_patterns("__pycache__"))
-    params: dict[str, Any] = yaml.safe_load((ROOT / f"pirl_core/presets/{scale}.yaml").read_text())
+    params: dict[str, Any] = yaml.safe_load((ROOT / f"pirl_core/params/presets/{scale}.yaml").read_text())
     params["env"]["tasks"] = ["handle-press-v3"]
     params["sft"].update(steps=6, log_every=3)
     params["rl"].update(

@@ -12,17 +12,17 @@ from hypothesis import strategies as st
 
 from pirl_core import seeds
 from pirl_core.data.demonstrate import Wish
-from pirl_core.envs.benchmarks import settings_of
-from pirl_core.envs.replay import replay
-from pirl_core.envs.vector import VectorEnv
-from pirl_core.evaluate import Outcome, run_episodes, split_episodes, success_rate, validation_episodes
-from pirl_core.param_file import load_params, resolve
-from pirl_core.params import Env
+from pirl_core.envs.contract import settings_of
+from pirl_core.envs.vector.replay import replay
+from pirl_core.envs.vector.slots import VectorEnv
+from pirl_core.evaluation.evaluate import Outcome, run_episodes, split_episodes, success_rate, validation_episodes
+from pirl_core.evaluation.videos import Filmed, quantized, write_videos
+from pirl_core.params.file import load_params, resolve
+from pirl_core.params.sections import Env
 from pirl_core.policy.flow_policy import FlowPolicy
 from pirl_core.rl.rollout import play
 from pirl_core.rl.train import iteration_episodes
 from pirl_core.types import ChunkResult, Episode, Observation
-from pirl_core.videos import Filmed, quantized, write_videos
 from tests.worlds import small_policy
 
 ENV = Env(
@@ -153,7 +153,7 @@ def test_play_plays_each_episode_once_to_its_end(data: st.DataObject) -> None:
 
 def test_no_seed_serves_two_purposes(root: Path) -> None:
     """Of all starts of the laptop scale: demonstrations, every RL iteration, validation and each evaluation set."""
-    params = load_params(root / "pirl_core/presets/laptop.yaml")
+    params = load_params(root / "pirl_core/params/presets/laptop.yaml")
     for experiment in params.experiments:
         run = resolve(params, experiment)
         curate, training = run.curate, params.seeds

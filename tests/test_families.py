@@ -9,8 +9,7 @@ import torch
 from accelerate.state import AcceleratorState
 
 from pirl_core.flow.chain import Noise
-from pirl_core.learner import Learner
-from pirl_core.params import Sft
+from pirl_core.params.sections import Sft
 from pirl_core.policy.backbone import Family, new_backbone, new_shape
 from pirl_core.policy.build import build_policy
 from pirl_core.policy.context import Context, DataSizes, Inputs
@@ -22,7 +21,8 @@ from pirl_core.rl.collect import collect
 from pirl_core.rl.rollout import take
 from pirl_core.rl.train import noise_at, parameter_groups, process_of
 from pirl_core.rl.update import update
-from pirl_core.sft import train_sft
+from pirl_core.sft.train import train_sft
+from pirl_core.training.learner import Learner
 from pirl_core.types import Episode
 from tests.test_rl import rl_params
 from tests.test_sft import BASE, ENV, POLICY, learnable

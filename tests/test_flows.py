@@ -22,7 +22,7 @@ from flows.run import main, parse_overrides
 from flows.server import free_port
 from flows.workspace import RUNS, check, open_workspace
 from pirl_core.errors import UserError
-from pirl_core.param_file import load_params
+from pirl_core.params.file import load_params
 from tests.flow_workspace import PYTHON, below, environment, make_workspace, seconds_to_end, turn
 
 EVALUATIONS = ("evaluate@a-sft-0", "evaluate@a-flow_sde-0", "evaluate@b-sft-0", "evaluate@b-flow_sde-0")

@@ -12,13 +12,13 @@ import pytest
 import torch
 
 from pirl_core.data.lerobot import write_dataset
-from pirl_core.envs.metaworld_tasks import FACTS
+from pirl_core.envs.metaworld.facts import FACTS
 from pirl_core.errors import told
-from pirl_core.events import EventFile
 from pirl_core.files import copy_tree, replace_folder, write_json, write_tensors, write_text
 from pirl_core.policy.folder import save_policy
-from pirl_core.resume import Checkpoints, link_tree
-from pirl_core.track import Tracker
+from pirl_core.training.events import EventFile
+from pirl_core.training.resume import Checkpoints, link_tree
+from pirl_core.training.track import Tracker
 from tests.test_data import make_episode
 from tests.test_report import fill, make_params
 from tests.worlds import small_policy

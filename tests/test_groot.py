@@ -9,8 +9,8 @@ from pirl_core.errors import UserError
 from pirl_core.flow import chain
 from pirl_core.flow.chain import Noise
 from pirl_core.policy.context import Context, DataSizes, Inputs
-from pirl_core.policy.groot import Groot, GrootShape, groot_shape, place_images
-from pirl_core.policy.groot_head import time_bucket
+from pirl_core.policy.families.groot.head import time_bucket
+from pirl_core.policy.families.groot.network import Groot, GrootShape, groot_shape, place_images
 from tests.groot_reference import (
     Weights,
     reference_image_features,

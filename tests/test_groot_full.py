@@ -13,11 +13,11 @@ from pirl_core.errors import UserError
 from pirl_core.policy import build
 from pirl_core.policy.backbone import new_backbone, published_sizes
 from pirl_core.policy.context import DataSizes
+from pirl_core.policy.families.groot.layout import isaac_keys, lerobot_keys
+from pirl_core.policy.families.groot.network import groot_shape
 from pirl_core.policy.flow_policy import keyed_normals
 from pirl_core.policy.folder import load_policy, save_policy
-from pirl_core.policy.groot import groot_shape
 from pirl_core.policy.images import network_images
-from pirl_core.policy.layouts.groot import isaac_keys, lerobot_keys
 from pirl_core.policy.tokenizer import image_words, load_tokenizer, prompt_text, tokenize
 from tests.test_pretrained import section
 from tests.test_sft import ENV, learnable

@@ -11,10 +11,10 @@ from accelerate.state import AcceleratorState
 from torch import nn
 
 from pirl_core.errors import UserError
-from pirl_core.learner import Learner
-from pirl_core.params import Supervision
+from pirl_core.params.sections import Supervision
 from pirl_core.rl.guards import divergence, warnings
 from pirl_core.rl.train import train_rl
+from pirl_core.training.learner import Learner
 from tests.test_rl import rl_params
 from tests.worlds import SUPERVISION, Bandit, session, small_policy
 

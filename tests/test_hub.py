@@ -16,11 +16,11 @@ import yaml
 from huggingface_hub import constants
 from safetensors.torch import load_file, save, save_file
 
-from pirl_core import cli
 from pirl_core.checkpoints.card import BASES, Facts, model_card
 from pirl_core.checkpoints.push import push
 from pirl_core.checkpoints.read import open_weights
 from pirl_core.checkpoints.source import find_checkpoint
+from pirl_core.commands import cli
 from pirl_core.errors import UserError
 from tests.fake_hub import REPO, Hub, serve
 from tests.test_checkpoints import contents, told

@@ -10,7 +10,6 @@ from accelerate.state import AcceleratorState
 from torch import Tensor
 
 from pirl_core.errors import UserError
-from pirl_core.learner import Learner
 from pirl_core.policy import layers
 from pirl_core.policy.flow_policy import FlowMatching, keyed_normals
 from pirl_core.policy.layers import way_to_run
@@ -18,6 +17,7 @@ from pirl_core.policy.lora import EncodingPolicy, add_adapters
 from pirl_core.rl.collect import collect
 from pirl_core.rl.train import noise_at, parameter_groups, process_of
 from pirl_core.rl.update import update
+from pirl_core.training.learner import Learner
 from pirl_core.types import Episode
 from tests.test_families import FAMILIES, make
 from tests.test_rl import rl_params

@@ -6,8 +6,7 @@ from safetensors.torch import save_file
 
 from pirl_core.checkpoints.read import load_weights, open_weights
 from pirl_core.errors import UserError
-from pirl_core.policy.groot import Groot, groot_shape
-from pirl_core.policy.layouts.groot import (
+from pirl_core.policy.families.groot.layout import (
     ISAAC_TIES,
     LEROBOT_TIES,
     isaac_keys,
@@ -15,6 +14,7 @@ from pirl_core.policy.layouts.groot import (
     lerobot_keys,
     lerobot_names,
 )
+from pirl_core.policy.families.groot.network import Groot, groot_shape
 from tests.test_groot import FULL, TINY, small_groot
 
 Layout = dict[str, tuple[int, ...]]

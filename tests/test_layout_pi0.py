@@ -8,8 +8,8 @@ from pirl_core.checkpoints.export import Layout, export
 from pirl_core.checkpoints.read import load_weights, open_weights
 from pirl_core.errors import UserError
 from pirl_core.policy.context import DataSizes
-from pirl_core.policy.layouts import pi0 as layouts
-from pirl_core.policy.pi0 import Pi0, Pi0Shape, pi0_shape
+from pirl_core.policy.families.pi0 import layout as layouts
+from pirl_core.policy.families.pi0.network import Pi0, Pi0Shape, pi0_shape
 
 FULL = pi0_shape("full", DataSizes(224, 3, 257152, 48, 32, 32, 50), False)
 TINY = Pi0Shape(

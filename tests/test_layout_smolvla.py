@@ -5,8 +5,8 @@ import torch
 
 from pirl_core.errors import UserError
 from pirl_core.policy.context import DataSizes
-from pirl_core.policy.layouts.smolvla import lerobot_keys, lerobot_names
-from pirl_core.policy.smolvla import SmolVla, SmolVlaShape, smolvla_shape
+from pirl_core.policy.families.smolvla.layout import lerobot_keys, lerobot_names
+from pirl_core.policy.families.smolvla.network import SmolVla, SmolVlaShape, smolvla_shape
 
 HEAD = "model.vlm_with_expert.vlm.lm_head.weight"
 # What the revision before LeRobot's processors held: one set per robot it was trained on.

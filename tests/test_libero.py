@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pirl_core.data.experts import EpisodeOver
-from pirl_core.envs.benchmarks import Settings
-from pirl_core.envs.libero_tasks import FACTS
+from pirl_core.envs.contract import Settings
+from pirl_core.envs.experts import EpisodeOver
+from pirl_core.envs.libero.facts import FACTS
 from pirl_core.errors import UserError
 from pirl_core.types import Episode
 from tests.libero_assets import needs_assets
@@ -24,7 +24,7 @@ _opened: dict[str, Any] = {}
 
 
 def simulator(task: str) -> Any:
-    from pirl_core.envs.libero import LiberoEnv
+    from pirl_core.envs.libero.simulator import LiberoEnv
 
     if task not in _opened:
         _opened[task] = LiberoEnv(task, STATES)
@@ -69,8 +69,8 @@ def test_plays_like_libero_itself(monkeypatch: pytest.MonkeyPatch) -> None:
 
     Given the same last answer of the solver, which theirs has from the placement it drew before the stored state. Their
     observations are those of some 2 ms before the end of a step, so they are asked for anew."""
-    from pirl_core.envs import libero
-    from pirl_core.envs.libero_files import scene_file, stored_states
+    from pirl_core.envs.libero import simulator as libero
+    from pirl_core.envs.libero.files import scene_file, stored_states
 
     ours = simulator(TASK)  # imports LIBERO without its prompt
     from libero.libero.envs.env_wrapper import OffScreenRenderEnv
@@ -120,7 +120,7 @@ def test_libero_fills_no_global_generator() -> None:
 @pytest.mark.parametrize("task", ["libero_object_0", "libero_spatial_0"])
 def test_expert_solves(task: str) -> None:
     """The reward is 1 at the step that solves the task, and nothing before."""
-    from pirl_core.data.experts.libero import show
+    from pirl_core.envs.libero.expert import show
 
     env = simulator(task)
     env.reset(Episode(task, 1000, "stored", 0))

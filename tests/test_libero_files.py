@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 import torch
 
-from pirl_core.assets import ASSETS
-from pirl_core.envs.libero_files import _no_prompt, problems, read_states, root, scene_file, stored_states
-from pirl_core.envs.libero_tasks import FACTS, FILES, STORED_STATES
+from pirl_core.envs.assets import ASSETS
+from pirl_core.envs.libero.facts import FACTS, FILES, STORED_STATES
+from pirl_core.envs.libero.files import _no_prompt, problems, read_states, root, scene_file, stored_states
 from pirl_core.errors import UserError
-from pirl_core.evaluate import split_episodes
-from pirl_core.param_file import load_params, resolve
+from pirl_core.evaluation.evaluate import split_episodes
+from pirl_core.params.file import load_params, resolve
 from tests.libero_assets import needs_package
 
 SUITES = {"libero_spatial": 10, "libero_object": 10, "libero_goal": 10, "libero_10": 10, "libero_90": 90}
@@ -77,7 +77,7 @@ def test_stored_states_are_played_once_and_never_trained_on(
     scale: str, experiment: str, number: int, root: Path
 ) -> None:
     """At paper scale all 50 of each task."""
-    run = resolve(load_params(root / f"pirl_core/presets/{scale}.yaml"), experiment)
+    run = resolve(load_params(root / f"pirl_core/params/presets/{scale}.yaml"), experiment)
     played = split_episodes(run.env, run.evaluate, "id")
     starts = Counter((episode.task, episode.shift, episode.number) for episode in played)
     assert starts == {(task, "stored", state): 1 for task in run.env.tasks for state in range(number)}
@@ -118,7 +118,7 @@ def test_import_asks_nothing_and_leaves_no_file(tmp_path: Path) -> None:
     for name in ASSETS["libero"].parts[0].holds:
         (tmp_path / "assets" / name).mkdir(parents=True)
     code = (
-        "import logging, sys; logging.FileHandler = None; from pirl_core.envs.libero_files import problems;"
+        "import logging, sys; logging.FileHandler = None; from pirl_core.envs.libero.files import problems;"
         "assert len(problems()) == 6; assert 'torch' not in sys.modules"
     )
     environment = {**os.environ, "HOME": str(tmp_path), "PIRL_LIBERO_ASSETS": str(tmp_path / "assets")}

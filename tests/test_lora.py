@@ -12,7 +12,6 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from pirl_core.errors import UserError
-from pirl_core.learner import Learner
 from pirl_core.policy.backbone import Family
 from pirl_core.policy.flow_policy import FlowPolicy, keyed_normals
 from pirl_core.policy.folder import load_policy, save_policy
@@ -20,6 +19,7 @@ from pirl_core.policy.lora import EncodingPolicy, add_adapters, merge, merged, s
 from pirl_core.rl.collect import collect
 from pirl_core.rl.train import noise_at, parameter_groups, process_of, train_rl
 from pirl_core.rl.update import update
+from pirl_core.training.learner import Learner
 from pirl_core.types import Episode
 from tests.test_families import FAMILIES, make
 from tests.test_rl import rl_params

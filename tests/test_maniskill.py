@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pirl_core.data.experts import EpisodeOver
-from pirl_core.envs.benchmarks import Settings, Simulator, open_simulator
-from pirl_core.envs.maniskill_tasks import BODIES, FACTS, MOST_BODIES, TASKS
+from pirl_core.envs.contract import Settings, Simulator, open_simulator
+from pirl_core.envs.experts import EpisodeOver
+from pirl_core.envs.maniskill.facts import BODIES, FACTS, MOST_BODIES, TASKS
 from pirl_core.errors import UserError
 from pirl_core.types import Episode
 
@@ -93,8 +93,8 @@ def test_an_action_moves_the_hand_along_its_axis(axis: int, name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("task", TASKS)
 def test_the_planner_solves_the_task(task: str) -> None:
-    from pirl_core.data.experts.maniskill import show
-    from pirl_core.envs.maniskill import ManiSkillEnv
+    from pirl_core.envs.maniskill.expert import show
+    from pirl_core.envs.maniskill.simulator import ManiSkillEnv
 
     simulator = ManiSkillEnv(task, STATES)
     solved = []

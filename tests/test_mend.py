@@ -18,8 +18,8 @@ import yaml
 from dvc.schema import COMPILED_LOCKFILE_SCHEMA
 from voluptuous import Invalid
 
+from pirl_core.commands.repro import PIPELINE
 from pirl_core.files import write_text
-from pirl_core.repro import PIPELINE
 from pirl_core.stages.lock import take
 from pirl_core.stages.mend import BROKEN, COPY, RECORD, is_whole, keep_record, mend
 from tests.flow_workspace import PYTHON, environment, make_workspace
@@ -164,7 +164,7 @@ def test_a_broken_list_of_locks_is_dropped_unless_a_dvc_works_here(text: str, he
 
 def repro(folder: Path, *arguments: str) -> "subprocess.Popen[str]":
     return subprocess.Popen(
-        [PYTHON, "-m", "pirl_core.repro", *arguments],
+        [PYTHON, "-m", "pirl_core.commands.repro", *arguments],
         cwd=folder, env=environment(folder), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
 

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pirl_core import curate, params
+from pirl_core.data import curate
+from pirl_core.params import sections as params
 from pirl_core.policy.normalize import (
     LIMIT,
     MIN_SCALE,

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from pirl_core.envs.benchmarks import Settings
-from pirl_core.envs.metaworld import MetaWorldEnv, observe
-from pirl_core.envs.metaworld_tasks import TASKS
+from pirl_core.envs.contract import Settings
+from pirl_core.envs.metaworld.facts import TASKS
+from pirl_core.envs.metaworld.simulator import MetaWorldEnv, observe
 from pirl_core.types import Episode
 
 

@@ -17,14 +17,14 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from pirl_core.cli import main as pirl
+from pirl_core.commands.cli import main as pirl
+from pirl_core.commands.scale import main as scale
 from pirl_core.console import speak
 from pirl_core.errors import UserError
 from pirl_core.report.show import main as show
-from pirl_core.scale import main as scale
-from pirl_core.session import open_session
 from pirl_core.stages import launch
 from pirl_core.stages.cli import Job, report_main, stage_main
+from pirl_core.training.session import open_session
 
 ROOT = Path(__file__).parents[1]
 REACHED = "the stage began"
@@ -116,7 +116,7 @@ def test_a_number_is_taken_in_one_form_only(name: str, here: Path) -> None:
 @pytest.mark.parametrize("name", FOLDERS)
 @pytest.mark.parametrize("value", ["", "absent", "file", "file/below", "\udcff", "x" * 5000])
 def test_a_folder_of_assets(name: str, value: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from pirl_core.assets import main
+    from pirl_core.envs.assets import main
 
     (here / "file").write_text("")
     (here / "nothing").mkdir()
@@ -231,7 +231,8 @@ def test_speaking_changes_streams_that_a_test_or_a_notebook_puts_there_not_at_al
 def test_an_ascii_terminal(here: Path) -> None:
     """A table, an error and a preset's name, each by a process of its own."""
     (here / ".pirl/status").mkdir(parents=True)
-    code = "from pirl_core.track import Tracker\nwith Tracker('rl', 'm-0', 1, None) as tracker: tracker.warn(1, 'π')\n"
+    code = "from pirl_core.training.track import Tracker\nwith Tracker('rl', 'm-0', 1, None) as tracker:"
+    code += " tracker.warn(1, 'π')\n"
     ascii_only = {**os.environ, "PYTHONIOENCODING": "ascii", "LC_ALL": "C", "PYTHONPATH": str(ROOT)}
     utf8 = {**os.environ, "PYTHONPATH": str(ROOT)}
     subprocess.run([sys.executable, "-c", code], cwd=here, check=True, env=utf8, stdout=subprocess.DEVNULL)

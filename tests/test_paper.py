@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pirl_core.envs.benchmarks import facts_of
+from pirl_core.envs.contract import facts_of
+from pirl_core.evaluation.stats import Grid, mean_interval
 from pirl_core.report.page import paper_note
 from pirl_core.report.paper import BY_GROUP, CALVIN, PUT_ON_PLATE, paper_rate
 from pirl_core.report.tables import results_table
-from pirl_core.stats import Grid, mean_interval
 from tests.test_report import build, change, fill, make_params, text_of
 
 

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import yaml
 
-from pirl_core import scale
+from pirl_core.commands import scale
 from pirl_core.errors import UserError
-from pirl_core.param_file import load_params, resolve
+from pirl_core.params.file import load_params, resolve
 from pirl_core.stages.cli import Job, report_main, stage_main
 
 Edit = Callable[[dict[str, Any]], Any]
@@ -293,13 +293,13 @@ def test_switching_the_scale_keeps_the_users_edits(here: Path, capfd: pytest.Cap
 
 
 def test_the_committed_parameters_are_the_laptop_preset(root: Path) -> None:
-    assert (root / "params.yaml").read_bytes() == (root / "pirl_core/presets/laptop.yaml").read_bytes()
+    assert (root / "params.yaml").read_bytes() == (root / "pirl_core/params/presets/laptop.yaml").read_bytes()
 
 
 @pytest.mark.parametrize("name", scale.SCALES)
 def test_every_key_has_a_comment_that_explains_it(name: str, root: Path) -> None:
     """A comment may cover a few keys that follow it, a blank line or a new section ends its reach."""
-    lines = (root / "pirl_core/presets" / f"{name}.yaml").read_text().splitlines()
+    lines = (root / "pirl_core/params/presets" / f"{name}.yaml").read_text().splitlines()
     explained, bare = False, []
     for before, line in zip(["", *lines], lines, strict=False):
         if line.lstrip().startswith("#"):

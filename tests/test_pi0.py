@@ -9,8 +9,8 @@ from transformers.models.pi0.modeling_pi0 import PI0TimestepEmbeddings
 from pirl_core.flow import chain
 from pirl_core.flow.chain import Noise
 from pirl_core.policy.context import DataSizes, Inputs
+from pirl_core.policy.families.pi0.network import Pi0, Pi0Shape, pi0_config, pi0_shape
 from pirl_core.policy.layers import way_to_run
-from pirl_core.policy.pi0 import Pi0, Pi0Shape, pi0_config, pi0_shape
 from tests.pi0_reference import Joint, sinusoid
 
 TINY = Pi0Shape(

@@ -15,7 +15,7 @@ import yaml
 from dvc.parsing import DataResolver, ResolveError
 from dvc.repo import Repo
 
-from pirl_core.param_file import load_params
+from pirl_core.params.file import load_params
 from pirl_core.stages.cli import NEEDS, READS
 from pirl_core.stages.deps import PACKAGE, STAGES, stage_sources, with_sources
 

@@ -6,13 +6,13 @@ from typing import Any, get_args
 import pytest
 import torch
 
-from pirl_core import plan
-from pirl_core.cli import main
-from pirl_core.param_file import load_params, resolve
-from pirl_core.params import Params
+from pirl_core.commands import plan
+from pirl_core.commands.cli import main
+from pirl_core.params.file import load_params, resolve
+from pirl_core.params.sections import Params
 from pirl_core.policy.backbone import Family, new_backbone
 
-PRESET = Path(__file__).parents[1] / "pirl_core" / "presets" / "laptop.yaml"
+PRESET = Path(__file__).parents[1] / "pirl_core" / "params" / "presets" / "laptop.yaml"
 
 
 def params(**policy: Any) -> Params:

@@ -9,12 +9,12 @@ from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from pirl_core.learner import Learner
 from pirl_core.policy.flow_policy import FlowPolicy, keyed_normals
 from pirl_core.policy.folder import load_policy, save_policy
 from pirl_core.policy.lora import add_adapters, merged
 from pirl_core.policy.precision import round_weights
 from pirl_core.rl.train import parameter_groups, train_rl
+from pirl_core.training.learner import Learner
 from tests.test_families import FAMILIES, make
 from tests.test_rl import rl_params
 from tests.worlds import Bandit, random_observation, session, small_policy
@@ -60,7 +60,10 @@ def test_bf16_rounds_the_frozen_matrices_alone(family: Any) -> None:
 def test_time_and_positions_are_exact_under_bf16(family: Any, precision: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The embeddings of time and the angles of positions are computed from fp32 or wider, to the last bit, whatever the
     weights are: rounded only as the layer takes them."""
-    from pirl_core.policy import gemma, groot_head, pi0, smolvla
+    from pirl_core.policy.families.groot import head as groot_head
+    from pirl_core.policy.families.pi0 import gemma
+    from pirl_core.policy.families.pi0 import network as pi0
+    from pirl_core.policy.families.smolvla import network as smolvla
 
     seen: list[Tensor] = []
 

@@ -8,12 +8,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from pirl_core import cli
 from pirl_core.checkpoints.export import export
 from pirl_core.checkpoints.layouts import layout_of
 from pirl_core.checkpoints.source import find_checkpoint
+from pirl_core.commands import cli
 from pirl_core.errors import UserError
-from pirl_core.params import Policy
+from pirl_core.params.sections import Policy
 from pirl_core.policy import build
 from pirl_core.policy.backbone import new_backbone, new_shape, published_sizes
 from pirl_core.policy.context import DataSizes

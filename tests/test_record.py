@@ -20,7 +20,7 @@ def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "dvc.lock",
         "params.yaml",
         "results/metrics.json",
-        "pirl_core/sft.py",
+        "pirl_core/sft/train.py",
         "flows/run.py",
         "notes/dvc.lock",
     ):
@@ -43,7 +43,7 @@ def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("pirl_core/__pycache__/sft.pyc", False),
         ("notes/new.txt", False),
         ("params.yaml", True),
-        ("pirl_core/sft.py", True),
+        ("pirl_core/sft/train.py", True),
         ("pirl_core/new.py", True),
         ("flows/deep/new.py", True),
         ("notes/dvc.lock", True),
@@ -68,7 +68,7 @@ def test_it_is_what_git_says_of_a_tag_and_of_staged_and_removed_files(clone: Pat
     assert revision() == "v1"
     (clone / "dvc.lock").unlink()
     assert revision() == "v1"
-    git("rm", "-q", "pirl_core/sft.py")
+    git("rm", "-q", "pirl_core/sft/train.py")
     assert revision() == git("describe", "--always", "--dirty") == "v1-dirty"
 
 

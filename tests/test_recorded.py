@@ -14,14 +14,14 @@ import pytest
 from huggingface_hub import constants
 from PIL import Image
 
-from pirl_core.curate import dataset_size, make_dataset
+from pirl_core.data.curate import dataset_size, make_dataset
 from pirl_core.data.lerobot import read_dataset
 from pirl_core.data.recorded.index import OTHER_NAMES, ROWS
-from pirl_core.envs.benchmarks import facts_of
+from pirl_core.envs.contract import facts_of
 from pirl_core.errors import UserError
-from pirl_core.params import Curate, Env
-from pirl_core.resume import Checkpoints
-from pirl_core.track import Tracker
+from pirl_core.params.sections import Curate, Env
+from pirl_core.training.resume import Checkpoints
+from pirl_core.training.track import Tracker
 from tests.fake_hub import REPO, Hub, serve
 
 LIBERO = Env(

@@ -19,14 +19,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pirl_core.curate import make_dataset
+from pirl_core.data.curate import make_dataset
 from pirl_core.data.lerobot import DemoEpisode, read_dataset
 from pirl_core.data.recorded import open_recorded, read_episodes, shared_sentences
-from pirl_core.envs.benchmarks import facts_of
+from pirl_core.envs.contract import facts_of
 from pirl_core.errors import UserError
-from pirl_core.params import Curate, Env
-from pirl_core.resume import Checkpoints
-from pirl_core.track import Tracker
+from pirl_core.params.sections import Curate, Env
+from pirl_core.training.resume import Checkpoints
+from pirl_core.training.track import Tracker
 
 SIZE, RATE = 32, 10
 LIBERO = Env(

@@ -13,12 +13,12 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from pirl_core.curate import dataset_size
+from pirl_core.data.curate import dataset_size
 from pirl_core.data.lerobot import read_dataset
 from pirl_core.data.recorded import episodes as recorded_episodes
 from pirl_core.data.recorded.index import ROWS
 from pirl_core.errors import UserError
-from pirl_core.params import Env
+from pirl_core.params.sections import Env
 from tests.fake_hub import REPO
 from tests.test_recorded import CURATE, feature, fetched, info, make, published, row_columns
 

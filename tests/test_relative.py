@@ -9,13 +9,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pirl_core import params
 from pirl_core.checkpoints.card import Facts, model_card
 from pirl_core.checkpoints.export import export
 from pirl_core.checkpoints.layouts import layout_of
 from pirl_core.checkpoints.relative import agreement, mismatch, relative_numbers
 from pirl_core.checkpoints.statistics import find_statistics
 from pirl_core.errors import UserError
+from pirl_core.params import sections as params
 from pirl_core.policy import build
 from pirl_core.policy.pretrained import pretrained_normalization
 from pirl_core.stages import sft

@@ -17,8 +17,9 @@ from PIL import Image
 
 from pirl_core import seeds
 from pirl_core.errors import UserError
-from pirl_core.param_file import load_params
-from pirl_core.params import Params
+from pirl_core.evaluation.stats import Grid, difference_interval, mean_interval
+from pirl_core.params.file import load_params
+from pirl_core.params.sections import Params
 from pirl_core.report.build import build_report
 from pirl_core.report.figures import learning_picture
 from pirl_core.report.inputs import Clip
@@ -27,12 +28,11 @@ from pirl_core.report.tables import METHODS, SINGLE_SEED, percent, points, resul
 from pirl_core.report.videos import choose
 from pirl_core.stages.cli import report_main
 from pirl_core.stages.report import run
-from pirl_core.stats import Grid, difference_interval, mean_interval
 
 EASY, MEDIUM = "reach-v3", "hammer-v3"
 # Of an episode as evaluation has them: 52 bits.
 SEED = seeds.evaluation_seed(0, EASY, 0)
-PRESET = Path(__file__).parents[1] / "pirl_core" / "presets" / "laptop.yaml"
+PRESET = Path(__file__).parents[1] / "pirl_core" / "params" / "presets" / "laptop.yaml"
 Edit = Callable[[dict[str, Any]], None]
 # Successes of 20 episodes per (split, method, task).
 COUNTS = {

@@ -15,8 +15,7 @@ from pydantic import ValidationError
 from pirl_core import seeds
 from pirl_core.flow.chain import Noise
 from pirl_core.flow.noise import flow_cps
-from pirl_core.learner import Learner
-from pirl_core.params import Rl
+from pirl_core.params.sections import Rl
 from pirl_core.policy.context import Context
 from pirl_core.policy.flow_policy import FlowPolicy, Process
 from pirl_core.policy.lora import EncodingPolicy, add_adapters
@@ -26,6 +25,7 @@ from pirl_core.rl.losses import explained_variance, policy_loss, value_loss
 from pirl_core.rl.rollout import Step
 from pirl_core.rl.train import iteration_episodes, noise_at, parameter_groups, process_of
 from pirl_core.rl.update import losses_of, update
+from pirl_core.training.learner import Learner
 from pirl_core.types import Episode
 from tests.worlds import Bandit, small_policy
 

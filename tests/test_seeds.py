@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pirl_core import seeds
-from pirl_core.envs import simpler_tasks
 from pirl_core.envs.put_on_plate import variations
+from pirl_core.envs.simpler import facts as simpler_tasks
 from pirl_core.policy.flow_policy import keyed_normals
 
 MAKERS = {"default_rng", "Generator", "SeedSequence", "PCG64", "Philox", "MT19937", "SFC64", "RandomState"}

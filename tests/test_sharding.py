@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 
 from pirl_core.errors import UserError
 from pirl_core.policy.layers import way_to_run
-from pirl_core.sharding import plugin_for
 from pirl_core.stages.launch import choose_sharding
+from pirl_core.training.sharding import plugin_for
 from tests.test_ranks import ROOT, TORCHRUN, moves, train
 from tests.test_resume import files
 

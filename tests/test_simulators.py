@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 import yaml
 
-from pirl_core import assets
 from pirl_core.data.demonstrate import Wish, demonstrations
 from pirl_core.data.lerobot import DemoEpisode
-from pirl_core.envs.benchmarks import Name, facts_of
-from pirl_core.envs.vector import VectorEnv
+from pirl_core.envs import assets
+from pirl_core.envs.contract import Name, facts_of
+from pirl_core.envs.vector.slots import VectorEnv
 from pirl_core.errors import WorkerDied
-from pirl_core.params import Curate, Env
+from pirl_core.params.sections import Curate, Env
 from pirl_core.types import Episode
 from tests.test_end_to_end import command
 
@@ -54,7 +54,7 @@ def env(request: pytest.FixtureRequest) -> Env:
     if find_spec(world.package) is None:
         pytest.skip(f"needs {world.package}")
     if world.assets is not None and assets.missing(world.assets):
-        pytest.skip(f"needs assets: python -m pirl_core.assets fetch {world.assets}")
+        pytest.skip(f"needs assets: python -m pirl_core.envs.assets fetch {world.assets}")
     return Env(
         benchmark=name, tasks=[world.task], shift=world.shift, episode_steps=200, cameras=[], image_size=64,
         fast_render=True, object_state=True, sim_backend="cpu",
@@ -101,7 +101,7 @@ def test_a_killed_worker_is_named(env: Env) -> None:
 @pytest.mark.slow
 def test_a_full_disk_loses_no_finished_demonstration(env: Env, root: Path, tmp_path: Path, small_disk: Path) -> None:
     scale = "laptop" if env.benchmark == "metaworld" else env.benchmark
-    params = yaml.safe_load((root / f"pirl_core/presets/{scale}.yaml").read_text())
+    params = yaml.safe_load((root / f"pirl_core/params/presets/{scale}.yaml").read_text())
     experiment = next(iter(params["experiments"]))
     params["env"] = env.model_dump()
     params["curate"]["episodes_per_task"] = 4

@@ -6,8 +6,8 @@ import torch.nn.functional as F
 
 from pirl_core.errors import UserError
 from pirl_core.policy.context import DataSizes, Inputs
+from pirl_core.policy.families.smolvla.network import SmolVla, SmolVlaShape, smolvla_shape
 from pirl_core.policy.layers import way_to_run
-from pirl_core.policy.smolvla import SmolVla, SmolVlaShape, smolvla_shape
 
 TINY = SmolVlaShape(
     image_size=64, cameras=3, vocabulary=30, text_length=6, state_dim=4, action_dim=3, horizon=5, vlm_width=48,

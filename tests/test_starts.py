@@ -12,18 +12,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pirl_core import seeds
-from pirl_core.envs import simpler_tasks
-from pirl_core.envs.benchmarks import Name, Settings, facts_of, open_simulator
+from pirl_core.envs.contract import Name, Settings, facts_of, open_simulator
 from pirl_core.envs.put_on_plate import variations
+from pirl_core.envs.simpler import facts as simpler_tasks
 from pirl_core.errors import UserError
-from pirl_core.evaluate import split_episodes, validation_episodes
-from pirl_core.param_file import Run, load_params, resolve
-from pirl_core.params import Split
+from pirl_core.evaluation.evaluate import split_episodes, validation_episodes
+from pirl_core.evaluation.starts import shared_starts
+from pirl_core.params.file import Run, load_params, resolve
+from pirl_core.params.sections import Split
 from pirl_core.rl.train import iteration_episodes
-from pirl_core.starts import shared_starts
 from pirl_core.types import Episode
 
-PRESETS = Path("pirl_core/presets")
+PRESETS = Path("pirl_core/params/presets")
 SAMPLED, MOST = 2, 50
 """RL iterations of a preset, and demonstrations of a task, whose starts are looked at."""
 

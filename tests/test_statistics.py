@@ -14,10 +14,10 @@ from safetensors.numpy import save_file
 from safetensors.torch import load_file as load_torch
 from safetensors.torch import save_file as save_torch
 
-from pirl_core import params
 from pirl_core.checkpoints.statistics import MODES, find_statistics
-from pirl_core.envs import vector
+from pirl_core.envs.vector import slots as vector
 from pirl_core.errors import UserError
+from pirl_core.params import sections as params
 from pirl_core.policy import build
 from pirl_core.policy.folder import load_policy, save_policy
 from pirl_core.policy.normalize import USED, Affine

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy.stats import beta, binom, binomtest, norm, t
 
 from benchmarks.coverage import Cell, coverage, draw, present
-from pirl_core.stats import Estimate, Grid, difference_interval, grid_of, mean_interval
+from pirl_core.evaluation.stats import Estimate, Grid, difference_interval, grid_of, mean_interval
 
 
 def full(value: np.ndarray, tasks: int = 1) -> Grid:
@@ -40,7 +40,7 @@ def limits(rate: float, n: float) -> tuple[float, float]:
 
 
 def twin(grid: Grid, longest: int = 1, signs: bool = False) -> tuple[float, float, float]:
-    """The docstring of `pirl_core.stats`, episode by episode."""
+    """The docstring of `pirl_core.evaluation.stats`, episode by episode."""
     S, M = grid.played.shape
     rows = [
         (s, m, grid.task[m], grid.value[s, m] / longest) for s, m in itertools.product(range(S), range(M))

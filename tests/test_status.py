@@ -19,10 +19,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pirl_core.cli import main
+from pirl_core.commands.cli import main
+from pirl_core.commands.status import ORDER, WIDTH, read_statuses, render, text_of
 from pirl_core.errors import UserError
-from pirl_core.status import ORDER, WIDTH, read_statuses, render, text_of
-from pirl_core.track import STATUS
+from pirl_core.training.track import STATUS
 from tests.test_end_to_end import command, variables, workspace
 
 Status = dict[str, Any]

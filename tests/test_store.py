@@ -10,7 +10,6 @@ from accelerate.state import AcceleratorState
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pirl_core.learner import Learner
 from pirl_core.policy.backbone import Family
 from pirl_core.policy.context import Context, Inputs
 from pirl_core.policy.flow_policy import FlowPolicy, keyed_normals
@@ -19,6 +18,7 @@ from pirl_core.rl.rollout import take
 from pirl_core.rl.store import GIB, ContextStore, Fill
 from pirl_core.rl.train import noise_at, parameter_groups, process_of
 from pirl_core.rl.update import update
+from pirl_core.training.learner import Learner
 from pirl_core.types import Observation
 from tests.test_families import FAMILIES, make
 from tests.test_rl import rl_params

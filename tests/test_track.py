@@ -16,7 +16,7 @@ from PIL import Image, ImageSequence
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from pirl_core.errors import UserError
-from pirl_core.track import Tracker, clock
+from pirl_core.training.track import Tracker, clock
 
 EVENTS = Path(".pirl/tensorboard/rl/m-0")
 STATUS = Path(".pirl/status/rl-m-0.json")

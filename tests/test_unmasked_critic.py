@@ -8,8 +8,8 @@ from pirl_core.errors import UserError
 from pirl_core.flow.chain import Noise
 from pirl_core.policy.backbone import new_backbone, new_shape
 from pirl_core.policy.context import DataSizes
+from pirl_core.policy.families.pi0.network import Pi0
 from pirl_core.policy.flow_policy import FlowPolicy, Process, keyed_normals
-from pirl_core.policy.pi0 import Pi0
 from tests.pi0_reference import Joint, attention
 from tests.worlds import random_observation, small_policy
 

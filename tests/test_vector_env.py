@@ -12,9 +12,9 @@ import numpy as np
 import psutil
 import pytest
 
-from pirl_core.envs.vector import VectorEnv, worker_count
+from pirl_core.envs.vector.slots import VectorEnv, worker_count
 from pirl_core.errors import UserError, WorkerDied
-from pirl_core.params import Env
+from pirl_core.params.sections import Env
 from pirl_core.types import Episode
 
 TASKS = ["reach-v3", "drawer-open-v3"]

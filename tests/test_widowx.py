@@ -8,14 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pirl_core import assets, seeds
-from pirl_core.data.experts import EpisodeOver, expert_of
-from pirl_core.envs.benchmarks import Settings, Simulator, facts_of, open_simulator
+from pirl_core import seeds
+from pirl_core.envs import assets
+from pirl_core.envs.contract import Settings, Simulator, facts_of, open_simulator
+from pirl_core.envs.experts import EpisodeOver, expert_of
 from pirl_core.envs.put_on_plate import assets as pictures
 from pirl_core.envs.put_on_plate.facts import CAMERA, LONG_HOLD
 from pirl_core.envs.put_on_plate.names import OBJECTS, PLATES, TABLES
 from pirl_core.envs.put_on_plate.variations import SINGLE
-from pirl_core.envs.simpler_tasks import PICKS
+from pirl_core.envs.simpler.facts import PICKS
 from pirl_core.errors import UserError
 from pirl_core.types import Episode
 
@@ -29,7 +30,7 @@ def simulated() -> None:
     if find_spec("mani_skill") is None:
         pytest.skip("needs mani_skill: make setup EXTRAS=maniskill")
     if assets.missing("maniskill"):
-        pytest.skip("needs assets: python -m pirl_core.assets fetch maniskill")
+        pytest.skip("needs assets: python -m pirl_core.envs.assets fetch maniskill")
     pictures.models.cache_clear()
 
 
@@ -96,7 +97,7 @@ def test_simpler_is_mani_skills() -> None:
     """Sentences, limits and starts as mani_skill says; an episode ends at the shorter limit of two."""
     from mani_skill.utils.registration import REGISTERED_ENVS
 
-    from pirl_core.envs.simpler import SimplerEnv
+    from pirl_core.envs.simpler.simulator import SimplerEnv
 
     for task, pick in PICKS.items():
         assert REGISTERED_ENVS[task].max_episode_steps == pick.steps
@@ -147,7 +148,7 @@ def test_the_assets_are_those_that_the_names_say() -> None:
 
 def test_what_is_missing_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv(VARIABLE, str(tmp_path))
-    with pytest.raises(UserError, match=r"lacks carrot/more_carrot.*pirl_core.assets fetch maniskill") as caught:
+    with pytest.raises(UserError, match=r"lacks carrot/more_carrot.*pirl_core.envs.assets fetch maniskill") as caught:
         pictures.folder("carrot")
     assert "\n" not in str(caught.value)
     (tmp_path / "x.png").write_bytes(b"no picture")

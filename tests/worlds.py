@@ -8,13 +8,13 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from pirl_core.params import Supervision
+from pirl_core.params.sections import Supervision
 from pirl_core.policy.context import DataSizes
+from pirl_core.policy.families.pi0.network import Pi0, small_shape
 from pirl_core.policy.flow_policy import FlowPolicy
 from pirl_core.policy.normalize import Affine, Normalization
-from pirl_core.policy.pi0 import Pi0, small_shape
 from pirl_core.policy.tokenizer import build_tokenizer
-from pirl_core.session import Session, open_session
+from pirl_core.training.session import Session, open_session
 from pirl_core.types import ChunkResult, Episode, Observation
 
 SUPERVISION: dict[str, Any] = {

@@ -15,8 +15,8 @@ from pirl_core.errors import UserError
 if TYPE_CHECKING:
     from pirl_core.checkpoints.export import Layout
     from pirl_core.policy.backbone import Shape
+    from pirl_core.policy.families.groot.network import GrootShape
     from pirl_core.policy.flow_policy import FlowPolicy
-    from pirl_core.policy.groot import GrootShape
 
 TARGETS = ("openpi", "lerobot", "isaac")
 EPSILON = 1e-6
@@ -27,9 +27,11 @@ def layout_of(policy: "FlowPolicy", target: str) -> "Layout":
     from pirl_core.checkpoints.export import Layout
     from pirl_core.checkpoints.processors import processor_files
     from pirl_core.policy.backbone import family_of
-    from pirl_core.policy.groot import GrootShape
-    from pirl_core.policy.layouts import groot, pi0, smolvla
-    from pirl_core.policy.pi0 import Pi0Shape
+    from pirl_core.policy.families.groot import layout as groot
+    from pirl_core.policy.families.groot.network import GrootShape
+    from pirl_core.policy.families.pi0 import layout as pi0
+    from pirl_core.policy.families.pi0.network import Pi0Shape
+    from pirl_core.policy.families.smolvla import layout as smolvla
 
     shape = policy.backbone.shape
     family = family_of(shape)

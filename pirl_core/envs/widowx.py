@@ -13,8 +13,8 @@ from mani_skill.agents.robots.widowx.widowx import WidowX250S
 from mani_skill.envs.tasks.digital_twins.bridge_dataset_eval import base_env
 from mani_skill.sensors.camera import Camera, CameraConfig
 
-from pirl_core import assets
-from pirl_core.envs import vulkan
+from pirl_core.envs import assets
+from pirl_core.envs.drawing import vulkan
 
 CONTROL = "arm_pd_ee_target_delta_pose_align2_gripper_pd_joint_pos"
 SENSOR = "3rd_view_camera"

@@ -3,10 +3,10 @@
 from typing import Literal
 
 from pirl_core.policy.context import DataSizes
-from pirl_core.policy.groot import Groot, GrootShape, groot_shape
-from pirl_core.policy.pi0 import Pi0, Pi0Shape, pi0_shape
+from pirl_core.policy.families.groot.network import Groot, GrootShape, groot_shape
+from pirl_core.policy.families.pi0.network import Pi0, Pi0Shape, pi0_shape
+from pirl_core.policy.families.smolvla.network import SmolVla, SmolVlaShape, smolvla_shape
 from pirl_core.policy.sizes import Size
-from pirl_core.policy.smolvla import SmolVla, SmolVlaShape, smolvla_shape
 
 Family = Literal["pi0", "pi05", "smolvla", "groot"]
 Backbone = Pi0 | SmolVla | Groot

@@ -10,7 +10,7 @@ from pirl_core.checkpoints.source import find_checkpoint
 from pirl_core.checkpoints.statistics import find_statistics
 from pirl_core.data.lerobot import Frames, action_chunks
 from pirl_core.errors import UserError
-from pirl_core.params import Env, Policy
+from pirl_core.params.sections import Env, Policy
 from pirl_core.policy.backbone import Family, new_backbone, new_shape, published_sizes
 from pirl_core.policy.context import DataSizes
 from pirl_core.policy.flow_policy import FlowPolicy

@@ -18,14 +18,14 @@ from pirl_core import seeds
 from pirl_core.errors import UserError
 from pirl_core.flow import chain
 from pirl_core.flow.chain import Noise
-from pirl_core.params import Precision
+from pirl_core.params.sections import Precision
 from pirl_core.policy.backbone import Backbone, family_of
 from pirl_core.policy.context import Context, Inputs
-from pirl_core.policy.groot import GrootShape
+from pirl_core.policy.families.groot.network import GrootShape
+from pirl_core.policy.families.pi0.network import Pi0Shape
 from pirl_core.policy.heads import NoiseNet, critic_head
 from pirl_core.policy.images import network_images
 from pirl_core.policy.normalize import Normalization, pad_last
-from pirl_core.policy.pi0 import Pi0Shape
 from pirl_core.policy.tokenizer import Prompt, image_words, tokenize
 from pirl_core.types import Observation
 

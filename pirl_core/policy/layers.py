@@ -13,8 +13,8 @@ import torch.fx.experimental._config
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from pirl_core import sharding
 from pirl_core.errors import UserError, first_line
+from pirl_core.training import sharding
 
 Run = Callable[..., Any]
 """(layer, its arguments) → what the layer gives."""

@@ -9,7 +9,7 @@ weight of 0.02 has neighbours at a distance of 1e-4, and a learning rate of 5e-6
 import torch
 from torch import nn
 
-from pirl_core.params import Precision
+from pirl_core.params.sections import Precision
 from pirl_core.policy.flow_policy import FlowPolicy
 
 MATRICES = (nn.Linear, nn.Conv2d, nn.Embedding)

@@ -9,7 +9,10 @@ from pirl_core.checkpoints.source import Checkpoint
 from pirl_core.checkpoints.statistics import Published, Stats, first_fault
 from pirl_core.errors import UserError
 from pirl_core.policy.backbone import Backbone, Family, family_of
-from pirl_core.policy.layouts import BESIDE, beside, groot, pi0, smolvla
+from pirl_core.policy.families.groot import layout as groot
+from pirl_core.policy.families.pi0 import layout as pi0
+from pirl_core.policy.families.smolvla import layout as smolvla
+from pirl_core.policy.layouts import BESIDE, beside
 from pirl_core.policy.normalize import USED, Affine, Normalization, published
 from pirl_core.policy.sizes import Mode
 

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
 from pirl_core.errors import UserError, first_line
 from pirl_core.policy.backbone import Shape
-from pirl_core.policy.groot import GrootShape
+from pirl_core.policy.families.groot.network import GrootShape
 from pirl_core.readers.text import read_text
 
 PAD, UNKNOWN, START = "<pad>", "<unk>", "<start>"

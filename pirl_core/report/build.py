@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from pirl_core.files import write_text
-from pirl_core.params import Params
+from pirl_core.params.sections import Params
 from pirl_core.report.figures import Curves, learning_panels, learning_picture, split_panel
 from pirl_core.report.inputs import (
     Curve,

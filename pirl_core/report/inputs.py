@@ -8,8 +8,8 @@ import pandas as pd
 from pydantic import AfterValidator, Field
 
 from pirl_core.errors import UserError
-from pirl_core.param_file import resolve
-from pirl_core.params import Params, split_label
+from pirl_core.params.file import resolve
+from pirl_core.params.sections import Params, split_label
 from pirl_core.paths import bare
 from pirl_core.readers.tables import NUMBER, TEXT, TRUTH, WHOLE
 from pirl_core.readers.tables import read_table as read_columns

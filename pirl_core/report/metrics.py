@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pirl_core.envs.benchmarks import Name, facts_of
+from pirl_core.envs.contract import Name, facts_of
 from pirl_core.errors import UserError
-from pirl_core.param_file import resolve
-from pirl_core.params import Params
+from pirl_core.evaluation.starts import shared_starts
+from pirl_core.evaluation.stats import Estimate, Grid, difference_interval, grid_of, mean_interval
+from pirl_core.params.file import resolve
+from pirl_core.params.sections import Params
 from pirl_core.report.inputs import listed_splits
 from pirl_core.report.paper import paper_chain, paper_rate
-from pirl_core.starts import shared_starts
-from pirl_core.stats import Estimate, Grid, difference_interval, grid_of, mean_interval
 
 Row = dict[str, Any]
 PAIR = ["seed", "task", "env_seed"]

@@ -10,8 +10,8 @@ import jinja2
 import yaml
 from markupsafe import Markup
 
-from pirl_core.param_file import resolve
-from pirl_core.params import Params
+from pirl_core.params.file import resolve
+from pirl_core.params.sections import Params
 from pirl_core.report import tables
 from pirl_core.report.figures import Panel, color_index
 from pirl_core.report.paper import NAMES

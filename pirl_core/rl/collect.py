@@ -12,14 +12,14 @@ from torch import Tensor
 
 from pirl_core import seeds
 from pirl_core.flow.chain import Noise
-from pirl_core.params import Rl
+from pirl_core.params.sections import Rl
 from pirl_core.policy.context import Context
 from pirl_core.policy.flow_policy import Decision, FlowPolicy, Process, keyed_normals
-from pirl_core.ranks import gathered, join
 from pirl_core.rl.advantages import gae, group_advantage
 from pirl_core.rl.losses import explained_variance
 from pirl_core.rl.rollout import ChunkEnv, Step, play
 from pirl_core.rl.store import ContextStore, Fill
+from pirl_core.training.ranks import gathered, join
 from pirl_core.types import Episode, Observation
 
 

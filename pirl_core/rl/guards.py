@@ -2,7 +2,7 @@
 
 import math
 
-from pirl_core.params import Supervision
+from pirl_core.params.sections import Supervision
 
 
 def warnings(metrics: dict[str, float], best: float, limits: Supervision) -> list[str]:

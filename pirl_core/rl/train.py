@@ -14,18 +14,18 @@ from pirl_core import seeds
 from pirl_core.errors import UserError
 from pirl_core.flow.chain import Noise
 from pirl_core.flow.noise import scheduled
-from pirl_core.learner import Learner, compute_device
-from pirl_core.params import Rl
+from pirl_core.params.sections import Rl
 from pirl_core.policy.flow_policy import FlowPolicy, Process
 from pirl_core.policy.layers import way_to_run
 from pirl_core.policy.lora import EncodingPolicy, add_adapters, merge, merged, save_adapters
 from pirl_core.policy.precision import round_weights
-from pirl_core.ranks import require_share
 from pirl_core.rl import guards
 from pirl_core.rl.collect import collect
 from pirl_core.rl.rollout import ChunkEnv
 from pirl_core.rl.update import update
-from pirl_core.session import Session
+from pirl_core.training.learner import Learner, compute_device
+from pirl_core.training.ranks import require_share
+from pirl_core.training.session import Session
 from pirl_core.types import Episode
 
 Validate = Callable[[int], float]

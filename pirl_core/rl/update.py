@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 from pirl_core.flow.chain import Noise
-from pirl_core.learner import Learner, cosine_factor
-from pirl_core.params import Rl
+from pirl_core.params.sections import Rl
 from pirl_core.policy.flow_policy import Evaluation, Process
-from pirl_core.ranks import largest, summed
 from pirl_core.rl.collect import Rollout, Samples, Share
 from pirl_core.rl.losses import policy_loss, value_loss
+from pirl_core.training.learner import Learner, cosine_factor
+from pirl_core.training.ranks import largest, summed
 
 
 class Part(NamedTuple):

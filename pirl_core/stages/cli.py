@@ -13,17 +13,18 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pirl_core import console, resume, variables
+from pirl_core import console, variables
 from pirl_core.errors import UserError, WorkerDied, told
 from pirl_core.files import write_json
-from pirl_core.param_file import Run, load_params, resolve
-from pirl_core.params import Experiment, Params, Supervision
+from pirl_core.params.file import Run, load_params, resolve
+from pirl_core.params.sections import Experiment, Params, Supervision
 from pirl_core.stages import launch
 from pirl_core.stages.alive import LAUNCHER, mortal
 from pirl_core.stages.fingerprint import fingerprint
 from pirl_core.stages.lock import exclusive
 from pirl_core.stages.mend import keep_record
 from pirl_core.stages.record import MemoryWatch, machine, revision, versions
+from pirl_core.training import resume
 
 # What each stage is asked for, and the sections of params.yaml that it may read: dvc.yaml lists the same ones.
 NEEDS: dict[str, tuple[str, ...]] = {

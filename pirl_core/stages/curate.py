@@ -7,9 +7,9 @@ from pirl_core.stages.cli import Job, stage_main
 
 
 def run(job: Job) -> None:
-    from pirl_core.curate import dataset_size, make_dataset
-    from pirl_core.resume import open_checkpoints
-    from pirl_core.track import Tracker
+    from pirl_core.data.curate import dataset_size, make_dataset
+    from pirl_core.training.resume import open_checkpoints
+    from pirl_core.training.track import Tracker
 
     env, curate = job.run.env, job.run.curate
     minutes = job.supervision.checkpoint_minutes

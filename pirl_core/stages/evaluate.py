@@ -10,16 +10,16 @@ def run(job: Job) -> None:
     import pandas as pd
     import torch
 
-    from pirl_core import ranks
-    from pirl_core.envs.vector import VectorEnv
-    from pirl_core.evaluate import play_splits, resumed, split_episodes
-    from pirl_core.params import split_label
+    from pirl_core.envs.vector.slots import VectorEnv
+    from pirl_core.evaluation.evaluate import play_splits, resumed, split_episodes
+    from pirl_core.evaluation.starts import shared_starts
+    from pirl_core.evaluation.videos import FPS, choose, write_videos
+    from pirl_core.params.sections import split_label
     from pirl_core.policy.folder import load_policy, require_fit
     from pirl_core.policy.precision import round_weights
-    from pirl_core.resume import open_checkpoints
-    from pirl_core.starts import shared_starts
-    from pirl_core.track import Tracker
-    from pirl_core.videos import FPS, choose, write_videos
+    from pirl_core.training import ranks
+    from pirl_core.training.resume import open_checkpoints
+    from pirl_core.training.track import Tracker
 
     env, evaluate = job.run.env, job.run.evaluate
     source = Path("outputs/policy") / job.name

@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from pirl_core.resume import checksum
 from pirl_core.stages.deps import stage_sources
 from pirl_core.stages.record import versions
+from pirl_core.training.resume import checksum
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pirl_core.params import Params
+from pirl_core.params.sections import Params
 from pirl_core.stages.cli import report_main
 
 

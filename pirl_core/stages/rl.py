@@ -6,14 +6,14 @@ from pirl_core.stages.cli import Job, stage_main
 
 
 def run(job: Job) -> None:
-    from pirl_core import ranks
-    from pirl_core.envs.replay import render_episode
-    from pirl_core.envs.vector import VectorEnv
-    from pirl_core.evaluate import run_episodes, success_rate, validation_episodes
+    from pirl_core.envs.vector.replay import render_episode
+    from pirl_core.envs.vector.slots import VectorEnv
+    from pirl_core.evaluation.evaluate import run_episodes, success_rate, validation_episodes
+    from pirl_core.evaluation.videos import EVERY, FPS, SIZE
     from pirl_core.policy.folder import load_policy, require_fit, save_policy
     from pirl_core.rl.train import train_rl
-    from pirl_core.session import open_session
-    from pirl_core.videos import EVERY, FPS, SIZE
+    from pirl_core.training import ranks
+    from pirl_core.training.session import open_session
 
     env, rl = job.run.env, job.run.rl
     source = Path("outputs/policy") / f"{job.experiment}-sft-{job.seed}"

@@ -7,13 +7,13 @@ from pirl_core.stages.cli import Job, stage_main
 
 def run(job: Job) -> None:
     from pirl_core.data.lerobot import read_dataset
-    from pirl_core.envs.benchmarks import facts_of
+    from pirl_core.envs.contract import facts_of
     from pirl_core.errors import UserError
     from pirl_core.files import write_json
     from pirl_core.policy.build import build_policy
     from pirl_core.policy.folder import save_policy
-    from pirl_core.session import open_session
-    from pirl_core.sft import train_sft
+    from pirl_core.sft.train import train_sft
+    from pirl_core.training.session import open_session
 
     env, sft = job.run.env, job.run.sft
     if not sft.steps and job.run.policy.pretrained is None:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from pirl_core.envs.facts import Facts
+from pirl_core.facts import Facts
 
 VERSION = "v3.0"
 INFO = "meta/info.json"

@@ -17,7 +17,7 @@ from PIL import Image
 from pirl_core.data.lerobot import schema
 from pirl_core.data.lerobot.schema import DemoEpisode
 from pirl_core.data.lerobot.stats import image_histogram, image_stats, vector_stats
-from pirl_core.envs.facts import Facts
+from pirl_core.facts import Facts
 from pirl_core.files import naming, write_json
 
 

@@ -10,10 +10,10 @@ from pirl_core.checkpoints.hub import snapshot
 from pirl_core.checkpoints.source import HUB_ID
 from pirl_core.data.lerobot import schema
 from pirl_core.data.recorded.tasks import tasks_of
-from pirl_core.envs.benchmarks import facts_of
-from pirl_core.envs.facts import Facts
+from pirl_core.envs.contract import facts_of
 from pirl_core.errors import UserError
-from pirl_core.params import Env
+from pirl_core.facts import Facts
+from pirl_core.params.sections import Env
 from pirl_core.readers.text import read_json, read_json_lines
 
 OTHER_NAMES: dict[str, dict[str, tuple[str, ...]]] = {

@@ -4,11 +4,11 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from pirl_core.envs.benchmarks import facts_of
 from pirl_core.envs.calvin.annotations import TRAINING
 from pirl_core.envs.calvin.subtasks import SUBTASKS
+from pirl_core.envs.contract import facts_of
 from pirl_core.errors import UserError
-from pirl_core.params import Env
+from pirl_core.params.sections import Env
 
 
 class Shared(NamedTuple):

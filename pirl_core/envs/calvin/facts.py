@@ -7,7 +7,7 @@ from collections.abc import Hashable, Sequence
 
 from pirl_core.envs.calvin.sequences import LENGTH, SUBTASK_STEPS, conditions, sequences
 from pirl_core.envs.calvin.subtasks import SUBTASKS, follow
-from pirl_core.envs.facts import Facts, Task
+from pirl_core.facts import Facts, Task
 
 SCENES = ("A", "B", "C", "D")
 SEQUENCE = "sequence"

@@ -17,12 +17,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pirl_core import assets, seeds
-from pirl_core.envs.benchmarks import Settings, stack_frames
+from pirl_core import seeds
+from pirl_core.envs import assets
 from pirl_core.envs.calvin.facts import FACTS, SEQUENCE, STARTS
 from pirl_core.envs.calvin.oracle import solved
 from pirl_core.envs.calvin.sequences import ROBOT, SUBTASK_STEPS, Sequence, scene_of, sequences
 from pirl_core.envs.calvin.subtasks import COLOURS, SUBTASKS
+from pirl_core.envs.contract import Settings, stack_frames
 from pirl_core.errors import UserError
 from pirl_core.types import Episode
 

@@ -1,4 +1,4 @@
-"""Put-on-plate's models and pictures (``pirl_core.assets`` fetches them)."""
+"""Put-on-plate's models and pictures (``pirl_core.envs.assets`` fetches them)."""
 
 from collections.abc import Mapping
 from functools import cache
@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from pirl_core.assets import find
+from pirl_core.envs.assets import find
 from pirl_core.errors import UserError
 from pirl_core.readers.pictures import decode_picture
 from pirl_core.readers.text import read_bytes, read_json

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from pirl_core.envs import vulkan, widowx
-from pirl_core.envs.benchmarks import Settings
+from pirl_core.envs import widowx
+from pirl_core.envs.contract import Settings
+from pirl_core.envs.drawing import vulkan
 from pirl_core.envs.put_on_plate import assets, overlay
 from pirl_core.envs.put_on_plate.facts import FACTS
 from pirl_core.envs.put_on_plate.names import OBJECTS, PLATES

@@ -1,8 +1,8 @@
 """What is known of put-on-plate without its simulator."""
 
-from pirl_core.envs.facts import Facts, Task
 from pirl_core.envs.put_on_plate.names import OBJECTS, PLATES, TEMPLATES, sentence
 from pirl_core.envs.put_on_plate.variations import SINGLE, VARIATIONS
+from pirl_core.facts import Facts, Task
 
 JOINTS = ("waist", "shoulder", "elbow", "forearm_roll", "wrist_angle", "wrist_rotate", "left_finger", "right_finger")
 CAMERA = "third_view"

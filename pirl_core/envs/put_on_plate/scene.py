@@ -18,7 +18,8 @@ from mani_skill.utils.structs import Pose
 from mani_skill.utils.structs.types import SimConfig
 from sapien.physx import PhysxMaterial
 
-from pirl_core.envs import vulkan, widowx
+from pirl_core.envs import widowx
+from pirl_core.envs.drawing import vulkan
 from pirl_core.envs.put_on_plate import assets
 from pirl_core.envs.put_on_plate.play import START
 from pirl_core.errors import UserError, first_line

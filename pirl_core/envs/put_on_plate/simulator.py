@@ -2,8 +2,9 @@
 
 import numpy as np
 
-from pirl_core.envs import vulkan, widowx
-from pirl_core.envs.benchmarks import Settings, stack_frames
+from pirl_core.envs import widowx
+from pirl_core.envs.contract import Settings, stack_frames
+from pirl_core.envs.drawing import vulkan
 from pirl_core.envs.put_on_plate import overlay
 from pirl_core.envs.put_on_plate.facts import FACTS
 from pirl_core.envs.put_on_plate.play import Play

@@ -1,0 +1,98 @@
+"""``pirl``: the commands for people. The stages have their own, which DVC calls (`python -m pirl_core.stages...`)."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from pirl_core import console
+from pirl_core.checkpoints import commands as checkpoints
+from pirl_core.commands import compare, plan, scale, status
+from pirl_core.errors import UserError, told
+
+SHELLS = ("bash", "zsh", "tcsh")
+COMPLETION_HELP = "print a completion script for your shell; with bash: source <(pirl completion bash)"
+# Names of evaluations, beside folders, wherever an argument may be one.
+PREAMBLE = {
+    "bash": """\
+_pirl_evaluations() {
+  compgen -W "$(ls outputs/evaluate 2>/dev/null)" -- "$1"
+  compgen -d -- "$1"
+}""",
+    "zsh": """\
+_pirl_evaluations() {
+  local -a names=(outputs/evaluate/*(N/:t))
+  compadd -a names
+  _files -/
+}""",
+}
+RUN = {
+    "status": status.run,
+    "compare": compare.run,
+    "scale": scale.run,
+    "plan": plan.run,
+    "export": checkpoints.run_export,
+    "push": checkpoints.run_push,
+}
+EVALUATION = {"bash": "_pirl_evaluations", "zsh": "_pirl_evaluations", "tcsh": "d"}
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="pirl", description="Watch and compare runs of the pipeline; dvc and make run it."
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", help="what to do")
+    add = commands.add_parser
+    status.add_arguments(add("status", help=status.SUMMARY, description=f"Tells {status.SUMMARY}."))
+    about = compare.SUMMARY
+    names = compare.add_arguments(add("compare", help=about, description=f"Prints {about}."))
+    for action in names:
+        action.complete = EVALUATION  # type: ignore[attr-defined]
+    scale.add_arguments(add("scale", help=scale.SUMMARY, description=f"Does one thing: {scale.SUMMARY}."))
+    plan.add_arguments(add("plan", help=plan.SUMMARY, description=f"Prints {plan.SUMMARY}."))
+    about = checkpoints.EXPORT_SUMMARY
+    checkpoints.add_export(add("export", help=about, description=f"Does one thing: {about}."))
+    about = checkpoints.PUSH_SUMMARY
+    checkpoints.add_push(add("push", help=about, description=f"Does one thing: {about}."))
+    completion = add("completion", help=COMPLETION_HELP, description=f"To {COMPLETION_HELP}.")
+    completion.add_argument("shell", choices=SHELLS, help="the shell to write it for")
+    return parser
+
+
+def _complete_paths(parser: argparse.ArgumentParser) -> None:
+    import shtab
+
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for command in action.choices.values():
+                _complete_paths(command)
+        elif action.type is Path:
+            action.complete = shtab.FILE  # type: ignore[attr-defined]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Exit code: 0; 2 for bad input, told in one line; 130 after Ctrl-C."""
+    console.speak()
+    parser = build_parser()
+    args = parser.parse_args(argv)
+    try:
+        if args.command == "completion":
+            import shtab
+
+            _complete_paths(parser)
+            print(shtab.complete(parser, shell=args.shell, preamble=PREAMBLE.get(args.shell, "")))
+        else:
+            RUN[args.command](args)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # the reader, head or less, has seen enough; nothing more shall be flushed to it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (UserError, OSError) as error:
+        if (said := told(error)) is None:
+            raise
+        return console.refuse(args.command, said)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,190 @@
+"""``pirl compare A B``: two evaluations side by side, and their difference over the episodes that both played."""
+
+import argparse
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from pirl_core.errors import UserError
+from pirl_core.report.tables import aligned, interval, percent, points, seed_note, split_title
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
+SUMMARY = "two evaluations side by side, with their paired difference and its interval"
+EVALUATIONS = Path("outputs/evaluate")
+EPISODE = ["split", "task", "env_seed"]
+Row = dict[str, Any]
+
+
+class Result(NamedTuple):
+    """One side. files: a table of episodes per training seed; frame: their rows."""
+
+    name: str
+    files: list[Path]
+    frame: "pd.DataFrame"
+
+    @property
+    def seeds(self) -> list[int]:
+        return sorted(int(seed) for seed in self.frame["seed"].unique())
+
+
+def find(name: str) -> list[Path]:
+    """The tables of episodes that ``name`` means.
+
+    It may be an evaluation (metaworld-flow_sde-0), one without its seed (metaworld-flow_sde: all seeds), the path of
+    such a folder, here or in another clone, or a table itself. Raises UserError where there is none.
+    """
+    name = name.removeprefix("evaluate@")
+    for path in (Path(name), EVALUATIONS / name):
+        if path.is_file():
+            return [path]
+        if (path / "episodes.parquet").is_file():
+            return [path / "episodes.parquet"]
+        runs = re.compile(rf"{re.escape(path.name)}-\d+")
+        tables = [table for table in path.parent.glob("*/episodes.parquet") if runs.fullmatch(table.parent.name)]
+        if tables:
+            return sorted(tables, key=lambda table: int(table.parent.name.rpartition("-")[2]))
+    known = sorted(table.parent.name for table in EVALUATIONS.glob("*/episodes.parquet"))
+    have = f"{EVALUATIONS} has {', '.join(known)}" if known else f"{EVALUATIONS} has none; run `dvc repro evaluate`"
+    raise UserError(f"{name}: neither an evaluation nor a folder with episodes.parquet; {have}")
+
+
+def load(name: str) -> Result:
+    import pandas as pd
+
+    from pirl_core.report.inputs import read_table
+
+    files = find(name)
+    frame = pd.concat([read_table(file) for file in files], ignore_index=True)
+    if frame.empty:
+        raise UserError(f"{name}: holds no episode")
+    if frame.duplicated(["seed", *EPISODE]).any():
+        raise UserError(f"{name}: holds an episode twice (same training seed, split, task and env_seed)")
+    return Result(name, files, frame)
+
+
+def pair(a: Result, b: Result) -> "pd.DataFrame":
+    """Rows of episodes that both played: split, task, env_seed, seed, success_a, success_b.
+
+    Runs of the same training seed are compared; with one training seed on each side, these two, whatever they are.
+    Raises UserError where nothing is common.
+    """
+    left, right = (side.frame[["seed", *EPISODE, "success"]] for side in (a, b))
+    if len(a.seeds) == len(b.seeds) == 1:
+        left, right = left.assign(seed=0), right.assign(seed=0)
+    elif not set(a.seeds) & set(b.seeds):
+        raise UserError(
+            f"{a.name} has training seeds {a.seeds} and {b.name} has {b.seeds}: none in common; compare single seeds"
+        )
+    pairs = left.merge(right, on=["seed", *EPISODE], suffixes=("_a", "_b"), validate="one_to_one")
+    if pairs.empty:
+        raise UserError(
+            f"{a.name} and {b.name} have no episode in common (same split, task and env_seed): they were evaluated "
+            "under different protocols"
+        )
+    return pairs.sort_values(["seed", *EPISODE], ignore_index=True)
+
+
+def compare(a: Result, b: Result, tasks: bool) -> list[Row]:
+    """One row a split, `id` first, with ``tasks`` one a split and task; the difference is B − A, in [-1, 1]."""
+    keys = ["split", "task"] if tasks else ["split"]
+    groups = [{_tuple(key): part for key, part in f.groupby(keys)} for f in (a.frame, b.frame, pair(a, b))]
+    order = sorted({*groups[0], *groups[1]}, key=lambda key: (key[0] != "id", *key))
+    return [_row(key, *(group.get(key) for group in groups)) for key in order]
+
+
+def _tuple(key: Any) -> tuple[str, ...]:
+    return key if isinstance(key, tuple) else (key,)
+
+
+def _row(key: tuple[str, ...], a: "pd.DataFrame | None", b: "pd.DataFrame | None", pairs: "pd.DataFrame | None") -> Row:
+    from pirl_core.evaluation.stats import difference_interval, grid_of, mean_interval
+
+    row: Row = {"split": key[0], "task": key[1] if len(key) > 1 else None}
+    for side, frame in (("a", a), ("b", b)):
+        row[side] = None
+        if frame is not None:
+            grid = grid_of(*_design(frame), frame["success"].to_numpy(float))
+            rate = mean_interval(grid)
+            row[side] = {"n": grid.n, "successes": int(frame["success"].sum()), "rate": float(rate.mean)}
+            row[side] |= {"low": float(rate.low), "high": float(rate.high), "single_seed": grid.single_seed}
+        row[f"unpaired_{side}"] = (0 if frame is None else len(frame)) - (0 if pairs is None else len(pairs))
+    row["pairs"] = 0 if pairs is None else len(pairs)
+    row["difference"] = None
+    if pairs is not None:
+        a_wins, b_wins = (pairs[name].to_numpy(float) for name in ("success_a", "success_b"))
+        grid = grid_of(*_design(pairs), b_wins - a_wins)
+        found = difference_interval(grid)
+        row["difference"] = {"mean": float(found.mean), "low": float(found.low), "high": float(found.high)}
+        row["difference"]["single_seed"] = grid.single_seed
+    return row
+
+
+def _design(frame: "pd.DataFrame") -> "tuple[np.ndarray, np.ndarray, np.ndarray]":
+    return frame["seed"].to_numpy(), frame["task"].to_numpy(str), frame["env_seed"].to_numpy()
+
+
+def render(a: Result, b: Result, rows: list[Row]) -> str:
+    """The sides and a table; its columns task and unpaired only where they say something."""
+    tasks = rows[0]["task"] is not None
+    unpaired = any(row["unpaired_a"] or row["unpaired_b"] for row in rows)
+    header = ["split", *(["task"] if tasks else []), "A %", "95 %", "n", "B %", "95 %", "n"]
+    header += ["B − A, points", "95 %", "pairs", *(["unpaired"] if unpaired else [])]
+    cells = [
+        [
+            split_title(row["split"]),
+            *([row["task"]] if tasks else []),
+            *_side(row["a"]),
+            *_side(row["b"]),
+            *_difference(row["difference"]),
+            str(row["pairs"]),
+            *([f"{row['unpaired_a']} + {row['unpaired_b']}"] if unpaired else []),
+        ]
+        for row in rows
+    ]
+    lines = []
+    for label, side in (("A", a), ("B", b)):
+        several = "s" if len(side.seeds) > 1 else ""
+        lines.append(f"{label}  {side.name}, training seed{several} {', '.join(map(str, side.seeds))}")
+    note = seed_note(part for row in rows for part in (row["a"], row["b"], row["difference"]) if part)
+    return "\n".join([*lines, "", aligned(header, cells), *([note] if note else [])])
+
+
+def _side(side: Row | None) -> list[str]:
+    if not side:
+        return ["–", "–", "0"]
+    return [percent(side["rate"]), interval(side["low"], side["high"], side["single_seed"]), str(side["n"])]
+
+
+def _difference(found: Row | None) -> list[str]:
+    if not found:
+        return ["–", "–"]
+    return [points(found["mean"]), interval(found["low"], found["high"], found["single_seed"], points)]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> list[argparse.Action]:
+    """Returns the arguments that name an evaluation, for shell completion."""
+    what = "evaluation (metaworld-flow_sde-0), all its seeds (metaworld-flow_sde), or a folder with episodes.parquet"
+    names = [
+        parser.add_argument("a", metavar="A", help=f"before: an {what}, here or in another clone"),
+        parser.add_argument("b", metavar="B", help="after: the same; the difference is B − A"),
+    ]
+    parser.add_argument("--tasks", action="store_true", help="a row for every task of every split")
+    parser.add_argument("--json", action="store_true", help="the numbers as JSON, rates and differences in [0, 1]")
+    return names
+
+
+def run(args: argparse.Namespace) -> None:
+    a, b = load(args.a), load(args.b)
+    rows = compare(a, b, args.tasks)
+    if args.json:
+        sides = {
+            label: {"name": side.name, "files": [str(file) for file in side.files], "seeds": side.seeds}
+            for label, side in (("a", a), ("b", b))
+        }
+        print(json.dumps({**sides, "rows": rows}, ensure_ascii=False, indent=1))
+    else:
+        print(render(a, b, rows))

@@ -1,0 +1,315 @@
+"""``pirl plan``: what a stage will need, before anything starts.
+
+The model stands on torch's meta device, which has no memory; contexts and what the backward pass keeps are counted from
+a forward pass there, so they follow the code. What a device's attention kernel keeps differs by a few per cent, and
+CUDA's own overhead is a rule of thumb.
+"""
+
+import argparse
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from pirl_core.errors import UserError
+from pirl_core.params.file import Run, load_params, resolve
+from pirl_core.params.sections import Params, Precision
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from pirl_core.policy.flow_policy import FlowPolicy
+
+SUMMARY = "the memory that SFT and RL will need per GPU, part by part, and whether it fits"
+GIB = 2**30
+# CUDA context, cuBLAS workspaces and the allocator's slack.
+OVERHEAD_GIB = 2.0
+
+
+class Need(NamedTuple):
+    """Bytes of one rank.
+
+    lasting: what it holds by part, all the time. updating: what it holds in updates alone. between: in rollouts and for
+    files alone. exchanged: sent at each update. gathered: sent each time that FSDP makes the policy whole. host:
+    contexts in host memory.
+    """
+
+    lasting: dict[str, float]
+    updating: dict[str, float]
+    between: dict[str, float]
+    exchanged: float
+    gathered: float
+    host: float
+
+    @property
+    def peak(self) -> float:
+        return sum(self.lasting.values()) + max(sum(self.updating.values()), sum(self.between.values()))
+
+
+class Unit(NamedTuple):
+    """What FSDP gathers at once: a block, or all that is in none. trained: bytes. calls: of one forward pass."""
+
+    trained: int
+    calls: int
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--experiment", help="of params.yaml (default: its first)")
+    parser.add_argument("--method", help="of params.yaml (default: its first)")
+    parser.add_argument("--gpus", type=int, default=1, help="ranks that share the work (default: %(default)s)")
+    parser.add_argument(
+        "--sharding", choices=("ddp", "fsdp"), default="ddp", help="as PIRL_SHARDING (default: %(default)s)"
+    )
+    parser.add_argument("--gpu-gib", type=float, default=80.0, help="memory of each, in GiB (default: %(default)s)")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Raises UserError for a name that params.yaml does not have, and numbers that make no machine."""
+    if args.gpus < 1 or args.gpu_gib <= 0:
+        raise UserError(f"--gpus {args.gpus} --gpu-gib {args.gpu_gib}: give at least one GPU with some memory")
+    params = load_params()
+    experiment = args.experiment or next(iter(params.experiments))
+    method = args.method or next(iter(params.methods))
+    for line in report(params, experiment, method, args.gpus, args.gpu_gib, args.sharding):
+        print(line)
+
+
+def report(params: Params, experiment: str, method: str, gpus: int, gpu_gib: float, sharding: str = "ddp") -> list[str]:
+    """The table, a line each."""
+    section = resolve(params, experiment, method)
+    policy = model_of(section)
+    counts = parameter_counts(policy)
+    lines = [
+        f"{experiment}: {section.policy.backbone}, size {section.policy.size}, "
+        + ", ".join(f"{name} {count / 1e6:.1f} M" for name, count in counts.items())
+        + f" parameters; {gpus} x {gpu_gib:g} GiB, {sharding}"
+    ]
+    fsdp = sharding == "fsdp" and gpus > 1
+    for stage, need in (("sft", sft_need(section, gpus, fsdp)), (f"rl {method}", rl_need(section, gpus, fsdp))):
+        total = need.peak + OVERHEAD_GIB * GIB
+        lines.append(f"{stage}:")
+        lines += [f"  {name:<44}{size / GIB:9.3f} GiB" for name, size in need.lasting.items()]
+        for when, parts in (("in updates", need.updating), ("between updates", need.between)):
+            lines += [f"  {f'{when}: {name}':<44}{size / GIB:9.3f} GiB" for name, size in parts.items()]
+        lines.append(f"  {'CUDA and allocator, by rule of thumb':<44}{OVERHEAD_GIB:9.3f} GiB")
+        verdict = "fits" if total <= gpu_gib * GIB else f"does NOT fit: {total / GIB - gpu_gib:.1f} GiB too much"
+        lines.append(f"  {'together per GPU, at most':<44}{total / GIB:9.3f} GiB, {verdict}")
+        if need.host:
+            lines.append(f"  {'contexts in host memory, per rank':<44}{need.host / GIB:9.3f} GiB")
+        if gpus > 1:
+            lines.append(f"  {'sent per rank and update':<44}{need.exchanged / GIB:9.3f} GiB")
+        if need.gathered:
+            lines.append(f"  {'sent per rank to make the policy whole':<44}{need.gathered / GIB:9.3f} GiB")
+    return lines
+
+
+def model_of(section: Run) -> "FlowPolicy":
+    """The policy as RL has it, critic and noise net included, on torch's meta device."""
+    import torch
+
+    from pirl_core.envs.contract import facts_of
+    from pirl_core.policy.backbone import new_backbone, new_shape, published_sizes
+    from pirl_core.policy.context import DataSizes
+    from pirl_core.policy.flow_policy import FlowPolicy
+    from pirl_core.policy.normalize import Affine, Normalization
+    from pirl_core.policy.tokenizer import build_tokenizer
+    from pirl_core.rl.train import process_of
+
+    env, wish = section.env, section.policy
+    facts = facts_of(env.benchmark)
+    numbers, action_numbers = facts.state_dim(env.object_state), len(facts.action)
+    tokenizer = build_tokenizer(facts.sentences(), wish.state_in_prompt)
+    if wish.size == "full":
+        data = published_sizes(wish.backbone, len(env.cameras), wish.horizon)
+    else:
+        words = 1 + max(len(tokenizer.encode(text).ids) for text in facts.sentences())
+        words += numbers if wish.state_in_prompt else 0
+        sizes = (tokenizer.get_vocab_size(), words, numbers, action_numbers, wish.horizon)
+        data = DataSizes(env.image_size, len(env.cameras), *sizes)
+    state, action = (Affine([0.0] * count, [1.0] * count) for count in (numbers, action_numbers))
+    with torch.device("meta"):
+        backbone = new_backbone(new_shape(wish.backbone, wish.size, data))
+        policy = FlowPolicy(
+            backbone, tokenizer, "words", Normalization(state, action, 0), wish.replan, wish.denoise_steps
+        )
+        policy.add_heads(process_of(section.rl), section.rl.critic_layers, section.rl.noise_rule == "learned")
+    return policy
+
+
+def parameter_counts(policy: "FlowPolicy") -> dict[str, int]:
+    """Parameters of the VLM, of the expert with what surrounds it, of critic and noise net."""
+    vlm = {id(p) for module in policy.backbone.vlm_modules for p in module.parameters()}
+    counts = {"VLM": 0, "expert": 0}
+    for parameter in policy.backbone.parameters():
+        counts["VLM" if id(parameter) in vlm else "expert"] += parameter.numel()
+    for name, head in (("critic", policy.critic), ("noise net", policy.noise_net)):
+        if head is not None:
+            counts[name] = sum(parameter.numel() for parameter in head.parameters())
+    return counts
+
+
+def sft_need(section: Run, gpus: int, fsdp: bool = False) -> Need:
+    """One rank of SFT: all parameters learn, the VLM runs with gradient."""
+    policy, sft = model_of(section), section.sft
+    policy.critic = policy.noise_net = None
+    share = -(-sft.batch_size // gpus)
+    micro = min(sft.micro_batch_size or share, share)
+    saved = saved_bytes(policy, sft.precision, True, sft.activation_checkpointing)
+    need = _learning(policy, sft.precision, 1, -(-share // micro), gpus, fsdp, sft.ema_decay is not None)
+    need.updating[f"kept for backward, {micro} samples"] = micro * saved
+    return need
+
+
+def rl_need(section: Run, gpus: int, fsdp: bool = False) -> Need:
+    """One rank of RL: expert, heads and adapters learn; contexts of one iteration at most, episodes of full length."""
+    from pirl_core.envs.contract import facts_of
+    from pirl_core.policy.lora import add_adapters
+
+    policy, rl = model_of(section), section.rl
+    policy.backbone.freeze_vlm()
+    if rl.lora_rank:
+        add_adapters(policy.backbone, rl.lora_rank, rl.lora_alpha, rl.lora_targets)
+    share = -(-rl.minibatch_size // gpus)
+    micro = min(rl.micro_batch_size or share, share)
+    tasks = facts_of(section.env.benchmark).tasks
+    steps = section.env.episode_steps * max(tasks[task].length for task in section.env.tasks)
+    decisions = -(-rl.episodes_per_iteration * -(-steps // section.policy.replan) // gpus)
+    evaluations = 1 if rl.mdp == "hybrid" and rl.critic != "expert" else section.policy.denoise_steps
+    context = context_bytes(policy, rl.precision)
+    velocity, both = (
+        saved_bytes(policy, rl.precision, encode, rl.activation_checkpointing) for encode in (False, True)
+    )
+    # Where the VLM learns it runs anew, with gradient, once for all evaluations; no context is kept.
+    saved = evaluations * velocity + context + (both - velocity if rl.lora_rank else 0)
+    whole = 0 if rl.lora_rank else decisions * context
+    kept = min(whole, rl.context_device_gib * GIB)
+    need = _learning(policy, rl.precision, evaluations, -(-share // micro), gpus, fsdp, False)
+    if whole:
+        need.lasting[f"contexts of {decisions} decisions"] = kept
+    need.updating[f"kept for backward, {micro} chunks"] = micro * saved
+    return need._replace(host=min(whole - kept, rl.context_host_gib * GIB))
+
+
+def _learning(
+    policy: "FlowPolicy", precision: Precision, evaluations: int, parts: int, gpus: int, fsdp: bool, average: bool
+) -> Need:
+    """Weights, gradients, AdamW's two moments, once the weights are rounded; and what DDP or FSDP adds.
+
+    evaluations: of the expert, each forward pass. parts: forward passes of an update.
+    """
+    from pirl_core.policy.precision import round_weights
+
+    round_weights(policy, precision)
+    learning = [parameter for parameter in policy.parameters() if parameter.requires_grad]
+    trained = float(sum(parameter.nbytes for parameter in learning))
+    frozen = sum(parameter.nbytes for parameter in policy.parameters()) - trained
+    part = 1 / gpus if fsdp else 1.0
+    lasting = {"weights": frozen + part * trained, "gradients": part * trained, "optimiser": 2 * part * trained}
+    if average:
+        lasting["moving average"] = 4.0 * part * sum(parameter.numel() for parameter in learning)
+    # A ring: each rank sends (n − 1)/n of what is gathered, or reduced and scattered; DDP's all-reduce is both.
+    ring = (gpus - 1) / gpus
+    if not fsdp:
+        buckets = {"DDP's buckets": trained} if gpus > 1 else {}
+        return Need(lasting | buckets, {}, {}, 2 * ring * trained, 0, 0)
+    blocks, rest = units_of(policy, evaluations)
+    largest = max((block.trained for block in blocks), default=0)
+    # The rest is gathered from forward to backward, with its gradients; of blocks, the present and the next one.
+    updating = {"gathered parameters and gradients": 2.0 * (rest.trained + 2 * largest)}
+    # A block is gathered for forward and for backward, and its gradients scattered, at each call.
+    sent = parts * ring * (sum(3 * block.calls * block.trained for block in blocks) + 2 * rest.trained)
+    return Need(lasting, updating, {"what is trained, gathered": trained}, sent, ring * trained, 0)
+
+
+def units_of(policy: "FlowPolicy", evaluations: int) -> tuple[list[Unit], Unit]:
+    """Its blocks, and all the rest. Those of the VLM run once in a forward pass, the expert's at each evaluation."""
+    from pirl_core.training.sharding import BLOCKS
+
+    def learns(module: "nn.Module") -> int:
+        return sum(parameter.nbytes for parameter in module.parameters() if parameter.requires_grad)
+
+    vlm = {id(part) for module in policy.backbone.vlm_modules for part in module.modules()}
+    found = [module for module in policy.modules() if type(module).__name__ in BLOCKS]
+    blocks = [Unit(learns(module), 1 if id(module) in vlm else evaluations) for module in found]
+    return blocks, Unit(learns(policy) - sum(block.trained for block in blocks), 1)
+
+
+def _inputs(policy: "FlowPolicy", count: int) -> Any:
+    import torch
+
+    from pirl_core.policy.context import Inputs
+
+    shape = policy.backbone.shape
+    with next(policy.backbone.parameters()).device:
+        return Inputs(
+            torch.zeros(count, shape.cameras, 3, shape.image_size, shape.image_size),
+            torch.zeros(count, shape.text_length, dtype=torch.long),
+            torch.ones(count, shape.text_length, dtype=torch.bool),
+            torch.zeros(count, shape.state_dim),
+        )
+
+
+def context_bytes(policy: "FlowPolicy", precision: str) -> float:
+    """Of one decision's context, its prompt as long as it may be."""
+    import torch
+
+    with torch.no_grad():
+        context = policy.backbone.encode(_inputs(policy, 1))
+    # On the meta device autocast does not act: what attends is cached in the precision that it is computed in.
+    memory = context.memory.numel() * (4 if precision == "fp32" else 2)
+    return float(memory + sum(part.nbytes for part in context[1:]))
+
+
+def saved_bytes(policy: "FlowPolicy", precision: str, encode: bool, recompute: bool) -> float:
+    """What autograd keeps of one sample for the backward pass of one velocity, and of the encoding if it learns too.
+
+    The difference of two batch sizes, so that parameters, kept once, do not count. recompute: the layers' inputs, and
+    the inside of the largest layer while it is computed again.
+    """
+    one, two = (_saved(policy, count, encode, recompute) for count in (1, 2))
+    # Under autocast most of it is bf16; normalisations and the residual stream may be fp32.
+    return (two - one) * (1.0 if precision == "fp32" else 0.5)
+
+
+def _saved(policy: "FlowPolicy", count: int, encode: bool, recompute: bool = False) -> int:
+    import torch
+
+    from pirl_core.policy.layers import plain, way_to_run
+
+    backbone, shape = policy.backbone, policy.backbone.shape
+    inputs = _inputs(policy, count)
+
+    def kept(call: Callable[[], Any]) -> tuple[Any, int]:
+        """What ``call`` gives, and the bytes that autograd keeps of it."""
+        tensors: dict[int, torch.Tensor] = {}
+
+        def keep(tensor: torch.Tensor) -> torch.Tensor:
+            # Tensors that share memory count once; holding them keeps the addresses apart.
+            tensors[tensor.untyped_storage()._cdata] = tensor
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            result = call()
+        return result, sum(tensor.untyped_storage().nbytes() for tensor in tensors.values())
+
+    inside = [0]
+
+    def measured(layer: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
+        result, size = kept(lambda: layer(*arguments, **named))
+        inside.append(size)
+        return result
+
+    with torch.no_grad():
+        frozen = backbone.encode(inputs)
+    device = inputs.state.device
+    x = torch.zeros(count, shape.horizon, shape.action_dim, device=device)
+    tau = torch.zeros(count, device=device)
+
+    def forward() -> Any:
+        return backbone.velocity(backbone.encode(inputs) if encode else frozen, x, tau)
+
+    if recompute:
+        backbone.run_layer = measured
+        forward()
+    backbone.run_layer = way_to_run(recompute, False, device)
+    size = kept(forward)[1]
+    backbone.run_layer = plain
+    return size + max(inside)

@@ -1,0 +1,55 @@
+"""``python -m pirl_core.commands.repro [OPTIONS] [STAGE...]``: `dvc repro` that looks first and waits its turn.
+
+DVC clears a stage's outputs before it runs, so all of params.yaml is checked first. Then what a kill left of DVC's
+files is put right. Where another run of the pipeline is at work in this folder, it waits; DVC itself would fail.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from pirl_core.errors import UserError, told
+from pirl_core.params.file import load_params
+from pirl_core.stages.lock import LOCKS, take
+from pirl_core.stages.mend import mend
+
+PIPELINE = LOCKS / "pipeline"
+"""Held by whoever runs the stages of a workspace: this command, or a flow."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Exit code 2 for what DVC should not begin with. Else DVC takes this process's place, and with it the lock."""
+    parser = argparse.ArgumentParser(
+        prog="python -m pirl_core.commands.repro",
+        usage="%(prog)s [OPTION...] [STAGE...]",
+        description="Run the pipeline with DVC, after a check of params.yaml and of what a kill left of DVC's files.",
+        epilog="Options and stages are those of dvc repro.",
+        allow_abbrev=False,
+    )
+    _, words = parser.parse_known_args(argv)
+    try:
+        if not Path("dvc.yaml").is_file():
+            raise UserError(f"{Path.cwd()}: no dvc.yaml here; run in the repository's root")
+        load_params(Path("params.yaml"))
+        turn = take(PIPELINE, tell=lambda holder: say(f"process {holder} runs the pipeline here; waiting for its end"))
+        for line in mend(Path()):
+            say(line)
+    except (UserError, OSError) as error:
+        if (said := told(error)) is None:
+            raise
+        say(said)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    os.set_inheritable(turn.fileno(), True)
+    # DVC gives up its lock while a stage runs: it has to wait to get it back, or a finished training is not recorded.
+    return os.execv(sys.executable, [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", *words])
+
+
+def say(line: str) -> None:
+    print(f"pirl: repro: {' '.join(line.split())}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,74 @@
+"""``python -m pirl_core.commands.scale NAME`` writes params.yaml from a preset; without a name it tells the scale.
+
+Without a name it also checks the whole file.
+"""
+
+import argparse
+from pathlib import Path
+from typing import get_args
+
+from pirl_core import console
+from pirl_core.errors import UserError, told
+from pirl_core.files import write_text
+from pirl_core.params.file import load_params
+from pirl_core.params.sections import Scale
+from pirl_core.readers.text import read_bytes
+
+SUMMARY = "write params.yaml from a preset, or tell which scale it holds and check it"
+SCALES: tuple[str, ...] = get_args(Scale)
+PRESETS = Path(__file__).parents[1] / "params" / "presets"
+
+
+def switch(scale: str, path: Path, force: bool) -> None:
+    """Raises UserError rather than overwrite a file that differs from every preset, unless ``force``."""
+    texts = {name: (PRESETS / f"{name}.yaml").read_text(encoding="utf-8") for name in SCALES}
+    known = [text.encode() for text in texts.values()]
+    if path.exists() and not force and read_bytes(path, "give another --params") not in known:
+        raise UserError(f"{path} has edits that would be lost; keep a copy and add --force (make: FORCE=1)")
+    write_text(path, texts[scale])
+
+
+def describe(path: Path) -> str:
+    """One line on a valid parameter file. Raises UserError for an invalid one."""
+    params = load_params(path)
+    preset = (PRESETS / f"{params.scale}.yaml").read_bytes()
+    edited = "" if read_bytes(path, "give another --params") == preset else ", edited"
+    count = len(params.experiments) * len(params.seeds)
+    return (
+        f"{path}: scale {params.scale}{edited}; experiments {', '.join(params.experiments)}; "
+        f"policies {', '.join(params.policies)}; seeds {', '.join(map(str, params.seeds))} ({count} SFT runs, "
+        f"{count * len(params.methods)} RL runs)"
+    )
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("scale", nargs="?", choices=SCALES, help="preset to write; left out: tell and check the scale")
+    parser.add_argument(
+        "--params", type=Path, default=Path("params.yaml"), help="parameter file (default: %(default)s)"
+    )
+    parser.add_argument("--force", action="store_true", help="overwrite a file with edits of your own")
+
+
+def run(args: argparse.Namespace) -> None:
+    if args.scale:
+        switch(args.scale, args.params, args.force)
+    print(describe(args.params))
+
+
+def main(argv: list[str] | None = None) -> int:
+    console.speak()
+    parser = argparse.ArgumentParser(
+        prog="python -m pirl_core.commands.scale", description=(__doc__ or "").split("\n")[0]
+    )
+    add_arguments(parser)
+    try:
+        run(parser.parse_args(argv))
+    except (UserError, OSError) as error:
+        if (said := told(error)) is None:
+            raise
+        return console.refuse("scale", said)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

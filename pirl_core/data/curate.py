@@ -1,0 +1,218 @@
+"""Makes the few-shot dataset of an experiment: the expert's or others' demonstrations in LeRobot v3 files."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pirl_core.data.demonstrate import Wish, demonstrations
+from pirl_core.data.fewshot import select_episodes
+from pirl_core.data.lerobot import DemoEpisode, write_dataset
+from pirl_core.data.recorded import (
+    Listed,
+    Recorded,
+    Shared,
+    clipped,
+    open_recorded,
+    read_episodes,
+    shared_sentences,
+)
+from pirl_core.envs.contract import facts_of
+from pirl_core.errors import UserError
+from pirl_core.facts import Facts
+from pirl_core.files import replace_folder, write_json
+from pirl_core.params.sections import Curate, Env
+from pirl_core.policy.normalize import variation_notes
+from pirl_core.readers.archives import read_arrays
+from pirl_core.training.resume import Checkpoints
+from pirl_core.training.track import Tracker
+
+DEMONSTRATION = "demonstration.npz"
+
+
+def make_dataset(
+    env: Env, curate: Curate, folder: Path, checkpoints: Checkpoints, tracker: Tracker, workers: int | None = None
+) -> None:
+    """Writes ``folder`` whole or not at all; ``meta/curation.json`` tells where the episodes come from.
+
+    Demonstration i of a task is the same whichever others are kept, so only the kept ones are made: keeping 5 of 50
+    costs a tenth. Each is a checkpoint of its own, so an interrupted run makes only those that are missing. Of a
+    dataset of others only the files of the kept episodes are downloaded.
+    """
+    recorded = _recorded(env, curate)
+    facts = facts_of(env.benchmark)
+    numbers, task_index, kept = _kept(env, curate, recorded)
+    origins: list[dict[str, str | int]] = []
+    values: list[tuple[np.ndarray, np.ndarray]] = []
+    notes: list[str] = []
+
+    def tell(text: str) -> None:
+        tracker.warn(0, text)
+        notes.append(text)
+
+    with replace_folder(folder) as temporary:
+        if recorded is None:
+            shared: list[Shared] = []
+            wishes = [Wish(env.tasks[task_index[e]], int(e) % curate.episodes_per_task) for e in kept]
+            episodes = _made(env, curate, wishes, checkpoints, tracker, workers)
+        else:
+            chosen = [recorded.episodes[position] for position in kept]
+            shared = shared_sentences([episode.sentence for episode in recorded.episodes], env)
+            for text in peculiarities(env, curate, chosen, shared):
+                tell(text)
+            episodes = _reported(read_episodes(recorded, env, chosen), tracker)
+        kept_numbers = [numbers[position] for position in kept]
+        episodes = _noted(episodes, kept_numbers, facts, origins)
+        watched = _watched(episodes, facts.state_dim(env.object_state), values)
+        write_dataset(temporary, watched, list(env.cameras), facts)
+        clipped_actions = sum(int(origin["clipped_actions"]) for origin in origins)
+        if clipped_actions:
+            frames = sum(int(origin["frames"]) for origin in origins)
+            tell(f"{clipped_actions} of {frames} actions had numbers beyond ±{facts.action_range:g} and were clipped")
+        state, action = (np.concatenate(part) for part in zip(*values, strict=True))
+        write_json(
+            temporary / "meta/curation.json",
+            {
+                "dataset": curate.dataset,
+                "dataset_commit": None if recorded is None else recorded.commit,
+                "seed": curate.seed,
+                "action_noise": curate.action_noise,
+                "episodes_available": int(np.count_nonzero(task_index >= 0)),
+                "episodes_kept": len(kept),
+                "failed_attempts": sum(int(origin["failed_attempts"]) for origin in origins),
+                "clipped_actions": clipped_actions,
+                "notes": notes,
+                "shared_sentences": [group._asdict() for group in shared],
+                "hardly_varying": [
+                    *variation_notes("state", facts.state, state),
+                    *variation_notes("action", facts.action, action),
+                ],
+                "episodes": origins,
+            },
+        )
+
+
+def dataset_size(env: Env, curate: Curate) -> int:
+    """Demonstrations that the dataset will hold."""
+    return len(_kept(env, curate, _recorded(env, curate))[2])
+
+
+def peculiarities(env: Env, curate: Curate, chosen: Sequence[Listed], shared: Sequence[Shared]) -> list[str]:
+    """A line for each thing about the chosen episodes of a dataset of others that one would not expect."""
+    texts = []
+    if shared:
+        some = [
+            f"'{group.sentences[0]}' counts for {group.tasks[0]} and is also {_some(group.tasks[1:])}"
+            for group in shared
+        ]
+        texts.append(f"no episode tells which task it shows where several share a sentence: {_some(some, '; ')}")
+    if curate.keep_episodes is None:
+        key = "episodes_per_task" if curate.keep_per_task is None else "keep_per_task"
+        wanted = curate.keep_per_task or curate.episodes_per_task
+        count = Counter(episode.task for episode in chosen)
+        few = [f"{count[task]} of {task}" for task in env.tasks if count[task] < wanted]
+        if few:
+            texts.append(f"fewer demonstrations than curate.{key} = {wanted}: {_some(few)}")
+    single = [str(episode.number) for episode in chosen if episode.length == 1]
+    if single:
+        texts.append(f"{len(single)} of {len(chosen)} episodes have one frame: {_some(single)}")
+    return texts
+
+
+def _some(texts: Sequence[str], comma: str = ", ") -> str:
+    """The first three, and how many more."""
+    return comma.join(texts[:3]) + (f"{comma}and {len(texts) - 3} more" if len(texts) > 3 else "")
+
+
+def _recorded(env: Env, curate: Curate) -> Recorded | None:
+    return None if curate.dataset is None else open_recorded(curate.dataset, curate.dataset_revision, env)
+
+
+def _kept(env: Env, curate: Curate, recorded: Recorded | None) -> tuple[Sequence[int], np.ndarray, np.ndarray]:
+    """Number and task of each available demonstration (-1: none of ``env.tasks``), and the positions of those kept.
+
+    Of a dataset of others, at most ``episodes_per_task`` of each task, unless they are listed.
+    """
+    if recorded is None:
+        task_index = np.repeat(np.arange(len(env.tasks)), curate.episodes_per_task)
+        numbers: Sequence[int] = range(len(task_index))
+        return numbers, task_index, select_episodes(numbers, task_index, curate.keep_per_task, curate.keep_episodes)
+    known = {task: number for number, task in enumerate(env.tasks)}
+    task_index = np.array([-1 if episode.task is None else known[episode.task] for episode in recorded.episodes])
+    numbers = [episode.number for episode in recorded.episodes]
+    wanted = curate.keep_per_task or curate.episodes_per_task
+    kept = select_episodes(numbers, task_index, wanted, curate.keep_episodes)
+    foreign = [recorded.episodes[position] for position in kept if task_index[position] < 0]
+    if curate.keep_episodes is not None and foreign:
+        raise UserError(
+            f"curate.keep_episodes: episode {foreign[0].number} shows '{foreign[0].sentence}', which is none of"
+            " env.tasks; drop it, or add its task"
+        )
+    return numbers, task_index, kept[task_index[kept] >= 0]
+
+
+def _reported(episodes: Iterable[DemoEpisode], tracker: Tracker) -> Iterator[DemoEpisode]:
+    for number, episode in enumerate(episodes):
+        tracker.progress(number + 1, episode.task)
+        yield episode
+
+
+def _made(
+    env: Env, curate: Curate, wishes: list[Wish], checkpoints: Checkpoints, tracker: Tracker, workers: int | None
+) -> Iterator[DemoEpisode]:
+    """Every wish's demonstration, in order: from its checkpoint, or from the expert."""
+    found = [checkpoints.at(number, lambda text: tracker.warn(0, text)) for number in range(len(wishes))]
+    missing = [wish for wish, slot in zip(wishes, found, strict=True) if slot is None]
+    with closing(demonstrations(env, curate, missing, workers)) as fresh:
+        for number, (wish, slot) in enumerate(zip(wishes, found, strict=True)):
+            if slot is None:
+                episode = next(fresh)
+                checkpoints.save(number, partial(_save, episode))
+            else:
+                episode = _load(slot)
+            tracker.progress(number + 1, wish.task)
+            yield episode
+
+
+def _watched(
+    episodes: Iterable[DemoEpisode], read: int, values: list[tuple[np.ndarray, np.ndarray]]
+) -> Iterator[DemoEpisode]:
+    """Passes episodes on and appends the ``read`` state numbers and the action numbers of each to ``values``."""
+    for episode in episodes:
+        values.append((episode.state[:, :read], episode.actions))
+        yield episode
+
+
+def _save(episode: DemoEpisode, folder: Path) -> None:
+    np.savez_compressed(
+        folder / DEMONSTRATION, **{name: np.asarray(value) for name, value in episode._asdict().items()}
+    )
+
+
+def _load(folder: Path) -> DemoEpisode:
+    file = read_arrays(folder / DEMONSTRATION, f"delete {folder}")
+    values: list[Any] = [file[name] for name in DemoEpisode._fields]
+    return DemoEpisode(*(value if value.ndim else value.item() for value in values))
+
+
+def _noted(
+    episodes: Iterable[DemoEpisode], numbers: Sequence[int], facts: Facts, origins: list[dict[str, str | int]]
+) -> Iterator[DemoEpisode]:
+    """Passes episodes on, their actions as the simulator takes them, and appends the origin of each to ``origins``."""
+    for number, recorded in zip(numbers, episodes, strict=True):
+        episode, beyond = clipped(recorded, facts)
+        origins.append(
+            {
+                "episode": int(number),
+                "task": episode.task,
+                "env_seed": episode.seed,
+                "failed_attempts": episode.failures,
+                "frames": len(episode.actions),
+                "clipped_actions": beyond,
+            }
+        )
+        yield episode

@@ -1,0 +1,1 @@
+"""LIBERO: five suites of a Panda arm, on robosuite."""

@@ -1,0 +1,1 @@
+"""SIMPLER's four WidowX tasks, on mani_skill."""

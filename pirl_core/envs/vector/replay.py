@@ -1,0 +1,56 @@
+"""Videos of episodes already played: simulate the executed actions again and draw them."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from pirl_core.envs.contract import Settings, Simulator, facts_of, open_simulator, settings_of
+from pirl_core.params.sections import Env
+from pirl_core.types import Episode
+
+
+def replay(settings: Settings, episode: Episode, actions: np.ndarray) -> Iterator[tuple[Simulator, bool]]:
+    """The simulator at the start and after each of the actions (T, A), with whether the task has been solved.
+
+    A CPU retraces the episode bit for bit; a GPU need not, as its sums depend on what else it simulates. Stops at the
+    episode's end.
+    """
+    simulator = open_simulator(settings, episode)
+    simulator.reset(episode)
+    yield simulator, False
+    for action in actions:
+        _, terminated, truncated = simulator.step(action)
+        yield simulator, terminated
+        if terminated or truncated:
+            return
+
+
+class Film(NamedTuple):
+    """frames: (F, size, size, 3) uint8. success: whether the task was solved at the end."""
+
+    frames: np.ndarray
+    success: bool
+
+
+def render_episode(env: Env, episode: Episode, actions: np.ndarray, size: int, every: int, fast: bool) -> Film:
+    """What the first camera sees: the start, each ``every``-th step, and the last step.
+
+    fast: drawn as the policy sees it, else in full quality. Without cameras, the benchmark's first one films.
+    """
+    camera = [*env.cameras, *facts_of(env.benchmark).cameras][0]
+    settings = settings_of(env)._replace(cameras=[camera], image_size=size, fast_render=fast)
+    frames = []
+    step, success = 0, False
+    last: Simulator | None = None
+    try:
+        for step, (simulator, solved) in enumerate(replay(settings, episode, actions)):
+            last, success = simulator, solved
+            if step % every == 0:
+                frames.append(simulator.picture(camera, size, fast))
+        if last is not None and step % every:
+            frames.append(last.picture(camera, size, fast))
+    finally:
+        if last is not None:
+            last.close()
+    return Film(np.stack(frames), success)

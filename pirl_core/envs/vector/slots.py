@@ -1,0 +1,209 @@
+"""Many episode slots over worker processes, stepped by whole action chunks.
+
+Axes: n slots of a call, C cameras, H W pixels, S state numbers, R executed actions of a chunk, A action
+numbers.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from pirl_core import variables
+from pirl_core.envs.contract import Outcome, facts_of, settings_of
+from pirl_core.errors import UserError, WorkerDied
+from pirl_core.params.sections import Env
+from pirl_core.types import ChunkResult, Episode, Observation
+
+WORKER_ENVIRONMENT = {
+    **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"),
+    "LP_NUM_THREADS": "0",
+    # Where glibc raises this by itself, after the first freed simulator of 20 MB, the heap grows twice as large and has
+    # holes.
+    "MALLOC_MMAP_THRESHOLD_": str(2**20),
+}
+_GRACE_SECONDS = 5.0
+
+
+class _Worker(NamedTuple):
+    process: subprocess.Popen[bytes]
+    pipe: Connection
+
+
+def worker_count(num_envs: int) -> int:
+    """PIRL_WORKERS, or the processor count, at most one per slot. Raises UserError unless it is a positive integer."""
+    return min(num_envs, variables.whole(variables.WORKERS) or len(os.sched_getaffinity(0)))
+
+
+class VectorEnv:
+    """``num_envs`` slots. Any slot can play any task; results do not depend on the number of workers.
+
+    A context manager: leaving it ends the worker processes.
+    """
+
+    def __init__(self, env: Env, num_envs: int, workers: int | None = None):
+        self._facts = facts_of(env.benchmark)
+        self._settings = settings_of(env)
+        self.num_envs = num_envs
+        # Of episodes that have begun: the task, the worker that plays it, and whether it still runs.
+        self._tasks: dict[int, str] = {}
+        self._home: dict[int, int] = {}
+        self._running: set[int] = set()
+        count = worker_count(num_envs) if workers is None else min(workers, num_envs)
+        if self._settings.sim_backend == "gpu":
+            count = 1  # the slots are rows of one simulation
+        self._workers: list[_Worker] = []
+        try:
+            for _ in range(count):
+                self._workers.append(_start_worker())
+            self._call(dict.fromkeys(range(count), ("start", (self._settings, num_envs))))
+        except BaseException:
+            self.close()
+            raise
+
+    def reset(self, slots: Sequence[int], episodes: Sequence[Episode]) -> Observation:
+        """Start ``episodes[i]`` in ``slots[i]``; rows of the result follow ``slots``.
+
+        Raises UserError for an unknown task or shift, WorkerDied when a process was lost.
+        """
+        for episode in episodes:
+            self._facts.task(episode.task)
+        self._check(slots)
+        self._place(slots, [episode.task for episode in episodes])
+        rows = self._rows(slots)
+        answers = self._call(
+            {worker: ("reset", [(slots[i], episodes[i]) for i in where]) for worker, where in rows.items()}
+        )
+        order = np.argsort(np.concatenate([rows[worker] for worker in answers]))
+        images, state, told = (np.concatenate(parts)[order] for parts in zip(*answers.values(), strict=True))
+        return Observation(images, state, told.tolist())
+
+    def step(self, slots: Sequence[int], actions: np.ndarray) -> ChunkResult:
+        """Execute ``actions`` (n, R, A) in ``slots``; an episode that ends early ignores the rest of its chunk.
+
+        An ended slot must be reset before its next step.
+        """
+        if actions.ndim != 3 or len(actions) != len(slots):
+            raise ValueError(
+                f"actions have shape {actions.shape}, expected ({len(slots)}, R, {len(self._facts.action)})"
+            )
+        self._check(slots)
+        if not self._home.keys() >= set(slots):
+            raise ValueError(f"slots {sorted(set(slots) - self._home.keys())} have no episode yet; reset them first")
+        rows = self._rows(slots)
+        answers = self._call(
+            {worker: ("step", ([slots[i] for i in where], actions[where])) for worker, where in rows.items()}
+        )
+        order = np.argsort(np.concatenate([rows[worker] for worker in answers]))
+        outcome = Outcome(*(np.concatenate(parts)[order] for parts in zip(*answers.values(), strict=True)))
+        ended = outcome.terminated | outcome.truncated
+        self._running.difference_update(slot for slot, over in zip(slots, ended, strict=True) if over)
+        observation = Observation(outcome.images, outcome.state, outcome.instruction.tolist())
+        return ChunkResult(observation, outcome.reward, outcome.terminated, outcome.truncated, outcome.steps)
+
+    def close(self) -> None:
+        """End the worker processes; safe to call twice."""
+        for worker in self._workers:
+            worker.pipe.close()
+        for worker in self._workers:
+            try:
+                worker.process.wait(_GRACE_SECONDS)
+            except subprocess.TimeoutExpired:
+                worker.process.kill()
+                worker.process.wait()
+        self._workers = []
+
+    def __enter__(self) -> "VectorEnv":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is not None:
+            # Nobody waits for the chunks that they are at, which on a busy machine take seconds.
+            for worker in self._workers:
+                worker.process.kill()
+        self.close()
+
+    def _check(self, slots: Sequence[int]) -> None:
+        if len(set(slots)) != len(slots) or not all(0 <= slot < self.num_envs for slot in slots) or not slots:
+            raise ValueError(f"slots {list(slots)} must be distinct, at least one, and in [0, {self.num_envs})")
+        if not self._workers:
+            raise RuntimeError("the environment is closed")
+
+    def _place(self, slots: Sequence[int], tasks: Sequence[str]) -> None:
+        """Choose the worker of each new episode, so that each has as many of every task: their steps differ in cost,
+        and a call lasts as long as the slowest worker. An episode that still runs holds its simulator, so its slot
+        stays where it is."""
+        by_task = Counter((self._home[slot], self._tasks[slot]) for slot in self._running.difference(slots))
+        total = Counter(self._home[slot] for slot in self._running.difference(slots))
+        for slot, task in zip(slots, tasks, strict=True):
+            if slot not in self._running:
+                self._home[slot] = min(
+                    range(len(self._workers)), key=lambda worker: (by_task[worker, task], total[worker], worker)
+                )
+            by_task[self._home[slot], task] += 1
+            total[self._home[slot]] += 1
+            self._tasks[slot] = task
+            self._running.add(slot)
+
+    def _rows(self, slots: Sequence[int]) -> dict[int, list[int]]:
+        """Rows of this call by worker."""
+        rows: dict[int, list[int]] = {}
+        for row, slot in enumerate(slots):
+            rows.setdefault(self._home[slot], []).append(row)
+        return rows
+
+    def _call(self, messages: dict[int, tuple[str, Any]]) -> dict[int, Any]:
+        """Send every worker its message, then collect the answers."""
+        for index, message in messages.items():
+            try:
+                self._workers[index].pipe.send(message)
+            except OSError:
+                self._lost(index)
+        replies = {}
+        for index in messages:
+            try:
+                replies[index] = self._workers[index].pipe.recv()
+            except (EOFError, OSError):
+                self._lost(index)
+        for index, (status, answer) in replies.items():
+            if status == "user_error":
+                raise UserError(answer)
+            if status == "error":
+                raise RuntimeError(f"environment worker {index} failed:\n{answer}")
+        return {index: answer for index, (_, answer) in replies.items()}
+
+    def _lost(self, index: int) -> None:
+        code = self._workers[index].process.wait()
+        ending = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"
+        tasks = sorted({self._tasks[slot] for slot, home in self._home.items() if home == index})
+        self.close()
+        raise WorkerDied(
+            f"environment worker {index} {ending} while it ran {', '.join(tasks) or 'no task'};"
+            f" if memory ran out, lower num_envs or set {variables.WORKERS}"
+        )
+
+
+def _start_worker() -> _Worker:
+    # Not multiprocessing.Process: its children import the parent's main module, and torch with it.
+    parent, child = Pipe()
+    root = str(Path(__file__).resolve().parents[3])
+    path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))
+    process = subprocess.Popen(
+        [sys.executable, "-c", "from pirl_core.envs.vector.worker import main; main()", str(child.fileno())],
+        pass_fds=[child.fileno()],
+        env={**os.environ, **WORKER_ENVIRONMENT, "PYTHONPATH": path},
+        stdin=subprocess.DEVNULL,
+    )
+    child.close()
+    return _Worker(process, parent)

@@ -1,0 +1,128 @@
+"""The worker process: runs several episode slots, one message per call. ``vector.VectorEnv`` starts it.
+
+Messages on the pipe: ``(command, payload)`` down, ``("ok", payload)`` or ``("error", text)`` up. The process ends when
+the pipe closes, so it cannot outlive its parent. It must not import torch: that costs seconds and 300 MB each.
+"""
+
+import os
+import signal
+import sys
+import traceback
+from multiprocessing.connection import Connection
+from typing import Any
+
+import numpy as np
+
+from pirl_core.envs.contract import Outcome, Settings, Simulator, open_simulator
+from pirl_core.envs.vector.batch import BatchSlots
+from pirl_core.errors import UserError
+from pirl_core.types import Episode
+
+IDLE_SIMULATORS = 8
+"""Simulators kept for later slots beyond those in use; each of MetaWorld's holds about 25 MB."""
+
+
+class Slots:
+    """Episode slots of one process and the simulators they borrow."""
+
+    def __init__(self, settings: Settings):
+        self._settings = settings
+        self._busy: dict[int, Simulator] = {}
+        self._idle: list[Simulator] = []
+
+    def reset(self, requests: list[tuple[int, Episode]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Start an episode in each slot; returns images (n, C, H, W, 3), state (n, S) and instructions (n,)."""
+        for slot, _ in requests:
+            if slot in self._busy:
+                self._idle.append(self._busy.pop(slot))
+        for slot, episode in requests:
+            self._busy[slot] = self._simulator(episode)
+        while len(self._idle) > IDLE_SIMULATORS:
+            self._idle.pop(0).close()
+        begun = [self._busy[slot] for slot, _ in requests]
+        for simulator, (_, episode) in zip(begun, requests, strict=True):
+            simulator.reset(episode)
+        return (
+            np.stack([simulator.images() for simulator in begun]),
+            np.stack([simulator.state() for simulator in begun]),
+            np.array([simulator.instruction() for simulator in begun]),
+        )
+
+    def step(self, slots: list[int], actions: np.ndarray) -> Outcome:
+        """Run each slot through its chunk of actions (n, R, A), at most to its episode's end."""
+        outcomes = []
+        for slot, chunk in zip(slots, actions, strict=True):
+            if slot not in self._busy:
+                raise RuntimeError(f"slot {slot}: step after the episode's end; reset first")
+            outcomes.append(self._run_chunk(self._busy[slot], chunk))
+            if outcomes[-1].terminated or outcomes[-1].truncated:
+                # The slot's next episode may be another worker's.
+                self._idle.append(self._busy.pop(slot))
+        return Outcome(*(np.stack(column) for column in zip(*outcomes, strict=True)))
+
+    def _run_chunk(self, simulator: Simulator, chunk: np.ndarray) -> Outcome:
+        total, steps, terminated, truncated = 0.0, 0, False, False
+        asked = simulator.instruction()
+        for action in chunk:
+            reward, terminated, truncated = simulator.step(action)
+            total += reward
+            steps += 1
+            # The rest of the chunk was planned for another sentence, where the next subtask has begun.
+            if terminated or truncated or simulator.instruction() != asked:
+                break
+        size = self._settings.image_size
+        # Nothing reads the picture after success: the value there is 0.
+        shape = (len(self._settings.cameras), size, size, 3)
+        return Outcome(
+            np.zeros(shape, np.uint8) if terminated else simulator.images(),
+            simulator.state(),
+            np.asarray(simulator.instruction()),
+            np.asarray(total, np.float32),
+            np.asarray(terminated, np.bool_),
+            np.asarray(truncated, np.bool_),
+            np.asarray(steps, np.int64),
+        )
+
+    def _simulator(self, episode: Episode) -> Simulator:
+        for index, simulator in enumerate(self._idle):
+            if simulator.fits(episode):
+                return self._idle.pop(index)
+        return open_simulator(self._settings, episode)
+
+
+def serve(pipe: Connection) -> None:
+    """Answer requests until the pipe closes."""
+    slots: Slots | BatchSlots | None = None
+    while True:
+        try:
+            command, payload = pipe.recv()
+        except (EOFError, ConnectionResetError):
+            return
+        try:
+            if command == "start":
+                settings, num_envs = payload
+                slots = BatchSlots(settings, num_envs) if settings.sim_backend == "gpu" else Slots(settings)
+                answer: Any = None
+            else:
+                assert slots is not None
+                answer = slots.reset(payload) if command == "reset" else slots.step(*payload)
+            reply = ("ok", answer)
+        except UserError as error:
+            reply = ("user_error", str(error))
+        except Exception:
+            reply = ("error", traceback.format_exc())
+        try:
+            pipe.send(reply)
+        except (BrokenPipeError, ConnectionResetError):
+            return
+
+
+def main() -> None:
+    # Ctrl-C reaches the whole process group; the parent closes the pipe when it is done.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with Connection(int(sys.argv[1])) as pipe:
+        serve(pipe)
+    # OpenGL drivers print errors when Python tears them down in arbitrary order.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)

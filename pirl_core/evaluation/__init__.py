@@ -1,0 +1,1 @@
+"""The frozen protocol: episodes, their starts, intervals, videos."""

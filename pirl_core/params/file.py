@@ -1,0 +1,132 @@
+"""Reads and checks params.yaml, and merges its overrides.
+
+An experiment (one benchmark, one model) is an entry of ``experiments`` that overrides the base sections; a method is an
+entry of ``methods`` that overrides ``rl``. For RL the order is ``rl`` < ``methods.M`` < ``experiments.E.rl``.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+from pydantic import ValidationError
+
+from pirl_core.errors import UserError
+from pirl_core.params.errors import Layer, describe, unknown, unknown_keys_first
+from pirl_core.params.sections import (
+    Curate,
+    Env,
+    Evaluate,
+    Params,
+    Policy,
+    Rl,
+    Section,
+    Sft,
+    check_backend,
+    check_names,
+)
+from pirl_core.readers.strict_yaml import read_yaml
+
+
+class Run(NamedTuple):
+    """The sections as one experiment and one method see them, overrides merged."""
+
+    env: Env
+    curate: Curate
+    policy: Policy
+    sft: Sft
+    rl: Rl
+    evaluate: Evaluate
+
+
+def load_params(path: Path | str = "params.yaml") -> Params:
+    """Read and check the whole file, every experiment with every method included.
+
+    Raises UserError in one line: the first problem's dotted key, its value, the remedy; and how many more there are.
+    """
+    path = Path(path)
+    try:
+        params = Params.model_validate(read_yaml(path))
+        problems: list[str] = []
+    except ValidationError as error:
+        problems = [describe(e, [((), None)], Params) for e in unknown_keys_first(error)]
+    if not problems:
+        problems = list(dict.fromkeys(_override_problems(params)))
+    if problems:
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        raise UserError(f"{path}: {problems[0]}{more}")
+    return params
+
+
+def resolve(params: Params, experiment: str, method: str | None = None) -> Run:
+    """The sections of one experiment; for RL ``rl`` < ``methods.method`` < ``experiments.experiment.rl``.
+
+    An override replaces the whole value of its key. Raises UserError for a name that params.yaml does not have.
+    """
+    if experiment not in params.experiments:
+        raise UserError(f"--experiment: {unknown(experiment, params.experiments)}")
+    if method is not None and method not in params.methods:
+        raise UserError(f"--method: {unknown(method, params.methods)}")
+    merged: Any = [_merge(model, layers) for model, layers in _layers(params, experiment, method)]
+    return Run(*merged)
+
+
+S = TypeVar("S", bound=Section)
+
+
+def _layers(params: Params, experiment: str, method: str | None) -> Iterator[tuple[type[Section], list[Layer]]]:
+    """Per section of Run: its class and (dotted place, values) from the base section to the strongest override."""
+    for name in Run._fields:
+        base: Section = getattr(params, name)
+        layers: list[Layer] = [((name,), base.model_dump())]
+        if name == "rl" and method is not None:
+            layers.append((("methods", method), params.methods[method]))
+        layers.append((("experiments", experiment, name), getattr(params.experiments[experiment], name)))
+        yield type(base), layers
+
+
+def _merge(model: type[S], layers: Sequence[Layer]) -> S:
+    return model.model_validate({key: value for _, values in layers for key, value in (values or {}).items()})
+
+
+def _override_problems(params: Params) -> Iterator[str]:
+    for experiment in params.experiments:
+        for method in (None, *params.methods):
+            for model, layers in _layers(params, experiment, method):
+                try:
+                    _merge(model, layers)
+                except ValidationError as error:
+                    for e in unknown_keys_first(error):
+                        yield describe(e, layers, model)
+        with suppress(ValidationError):
+            yield from _split_problems(params, experiment)
+            for method in params.methods:
+                yield from _untrained_tasks(params, experiment, method)
+
+
+def _untrained_tasks(params: Params, experiment: str, method: str) -> Iterator[str]:
+    """RL plays the tasks in turn, so a run needs a start for each."""
+    run = resolve(params, experiment, method)
+    rl, tasks = run.rl, len(run.env.tasks)
+    starts = rl.iterations * (rl.episodes_per_iteration // rl.group_size)
+    if starts < tasks:
+        yield (
+            f"experiments.{experiment} with methods.{method}: env.tasks has {tasks} tasks, but rl.iterations "
+            f"{rl.iterations} × rl.episodes_per_iteration {rl.episodes_per_iteration} / rl.group_size {rl.group_size} "
+            f"= {starts} starts: some would never be trained; raise these, lower rl.group_size or name fewer tasks"
+        )
+
+
+def _split_problems(params: Params, experiment: str) -> Iterator[str]:
+    """Splits name tasks and shifts of the experiment's own benchmark."""
+    run = resolve(params, experiment)
+    own = "splits" in params.experiments[experiment].evaluate
+    place = f"experiments.{experiment}.evaluate" if own else "evaluate"
+    for name, split in run.evaluate.splits.items():
+        for key, value in (("tasks", split.tasks or []), ("shift", split.shift)):
+            try:
+                check_names(run.env.benchmark, key, value)
+                if key == "tasks":
+                    check_backend(run.env.benchmark, run.env.sim_backend, list(value))
+            except ValueError as error:
+                yield f"{place}.splits.{name}.{key}: {error}"

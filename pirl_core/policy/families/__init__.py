@@ -1,0 +1,1 @@
+"""One folder a model family: its network, and its published weights' names."""

@@ -1,0 +1,1 @@
+"""SmolVLA: SmolVLM2 with an expert of cross-attention."""

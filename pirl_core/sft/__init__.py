@@ -1,0 +1,1 @@
+"""Supervised flow matching on demonstrations, and the changes of their pictures."""
