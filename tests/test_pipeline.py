@@ -181,7 +181,7 @@ def workspace(root: Path, tmp_path: Path) -> Path:
     (tmp_path / ".dvc").mkdir()
     config = (root / ".dvc" / "config").read_text()
     (tmp_path / ".dvc" / "config").write_text(config + "    no_scm = true\n")
-    params = yaml.safe_load((root / PACKAGE / "presets" / "smoke.yaml").read_text())
+    params = yaml.safe_load((root / PACKAGE / "params" / "presets" / "smoke.yaml").read_text())
     del params["methods"]["flow_noise"]
     params["policies"] = ["sft", "flow_sde"]
     one = params["experiments"]["metaworld"]
