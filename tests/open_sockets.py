@@ -7,7 +7,7 @@ from pathlib import Path
 
 import psutil
 
-from pirl_core.training.ranks import agreed, gathered, join, wait_for_all
+from pirl_core.training.ranks import agreed, gathered, join, leave, wait_for_all
 
 
 def listening(pid: int) -> list[str]:
@@ -32,3 +32,4 @@ if __name__ == "__main__":
         Path(sys.argv[1]).write_text(json.dumps(listening(psutil.Process().parent().pid)))  # type: ignore[union-attr]
     assert agreed(here.rank) == 0
     wait_for_all()
+    leave()

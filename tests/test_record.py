@@ -24,7 +24,7 @@ def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "flows/run.py",
         "notes/dvc.lock",
     ):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("1")
     (tmp_path / ".gitignore").write_text("/outputs/\n/.pirl/\n__pycache__/\n")
     git("init", "-q")

@@ -30,7 +30,7 @@ NOW = 1_000_000.0
 WORK = """
 import sys, time
 from pathlib import Path
-from pirl_core.track import Tracker
+from pirl_core.training.track import Tracker
 with Tracker("rl", "metaworld-flow_sde-0", 20, None) as tracker:
     tracker.log(0, {"validation/success": 0.5}, ())
     tracker.log(1, {"charts/success": 0.61, "losses/approx_kl": 0.081, "losses/clipfrac": 0.12}, ())

@@ -176,7 +176,7 @@ def test_a_missing_tracker_is_one_line_before_anything_is_written(tmp_path: Path
 
 RUN = """
 from pathlib import Path
-from pirl_core.track import Tracker
+from pirl_core.training.track import Tracker
 with Tracker("rl", "m-0", 3, Path(), trackers=[{name!r}], config={{"rl": {{"actor_lr": 0.125}}}}) as tracker:
     for step in range(4):
         tracker.log(step, {{"charts/success": step / 4}}, (), {{"time/update_seconds": 2.5}})

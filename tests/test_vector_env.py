@@ -143,8 +143,8 @@ def test_bad_opengl_setting_is_a_user_error(name: str, value: str, monkeypatch: 
 def test_workers_end_with_their_parent_and_import_no_torch() -> None:
     program = """
 import sys, time
-from pirl_core.envs.vector import VectorEnv
-from pirl_core.params import Env
+from pirl_core.envs.vector.slots import VectorEnv
+from pirl_core.params.sections import Env
 from pirl_core.types import Episode
 env = Env(benchmark="metaworld", shift="none", tasks=["reach-v3"], episode_steps=5,
     cameras=["corner2"], image_size=32, fast_render=True, object_state=False, sim_backend="cpu")

@@ -80,3 +80,9 @@ def largest(tensor: Tensor) -> Tensor:
 
 def wait_for_all() -> None:
     PartialState().wait_for_everyone()
+
+
+def leave() -> None:
+    """After success: threads of the connections, left running, may abort a process that ends."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
