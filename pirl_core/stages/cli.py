@@ -93,7 +93,7 @@ def stage_main(stage: str, run: Callable[[Job], None], argv: Sequence[str] | Non
             sharding = launch.choose_sharding()
             job = _job(stage, load_params(args.params), args)
             if not in_charge:
-                _run_rank(run, job)
+                _run(run, job)
                 return 0
             command = os.environ.get(launch.COMMAND, "")
             if command and stage in launch.PARALLEL and not is_rank:
@@ -108,10 +108,8 @@ def stage_main(stage: str, run: Callable[[Job], None], argv: Sequence[str] | Non
                         code = launch.launch(stage, launch.stage_words(stage, words), processes)
                         if code:
                             return code
-                    elif is_rank:
-                        _run_rank(run, job)
                     else:
-                        run(job)
+                        _run(run, job)
                 if is_rank:
                     processes = int(os.environ["WORLD_SIZE"])
                 _record(job, threads, processes, sharding, time.monotonic() - begun, memory.peak_mib)
@@ -155,11 +153,12 @@ def report_main(run: Callable[[Params], None], argv: Sequence[str] | None = None
     return 0
 
 
-def _run_rank(run: Callable[[Job], None], job: Job) -> None:
+def _run(run: Callable[[Job], None], job: Job) -> None:
     run(job)
-    from pirl_core.training import ranks
+    if "RANK" in os.environ:
+        from pirl_core.training import ranks
 
-    ranks.leave()
+        ranks.leave()
 
 
 def _say(stage: str, message: str, code: int) -> int:
