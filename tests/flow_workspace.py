@@ -85,11 +85,19 @@ def below(pid: int) -> list[psutil.Process]:
     return psutil.Process(pid).children(recursive=True)
 
 
+def words_of(process: psutil.Process) -> list[str]:
+    """Its command line. Empty where it is gone, a zombie or another user's."""
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
+
+
 def seconds_to_end(processes: list[psutil.Process], patience: float) -> float:
     """Wall time until none of them runs. Fails after ``patience`` seconds."""
     begun = time.monotonic()
     while left := [process for process in processes if _runs(process)]:
-        assert time.monotonic() - begun < patience, [process.cmdline() for process in left]
+        assert time.monotonic() - begun < patience, [words_of(process) for process in left]
         time.sleep(0.05)
     return time.monotonic() - begun
 
@@ -105,7 +113,7 @@ def stages_of(processes: list[psutil.Process]) -> list[psutil.Process]:
     """DVC, its guards, and the stage commands."""
     found = []
     for process in processes:
-        words = " ".join(process.cmdline())
+        words = " ".join(words_of(process))
         if "dvc" in words or "stand_in.py" in words or "pirl_core.stages" in words:
             found.append(process)
     return found

@@ -27,6 +27,7 @@ from pathlib import Path
 import psutil
 import yaml
 
+from tests.flow_workspace import words_of
 from tests.test_end_to_end import workspace
 
 ROOT = Path(__file__).parents[1]
@@ -94,7 +95,7 @@ def present(folder: Path) -> list[psutil.Process]:
 
 def kind(process: psutil.Process) -> str:
     """What a process of the tree is."""
-    words = " ".join(process.cmdline())
+    words = " ".join(words_of(process))
     if "resource_tracker" in words:
         return "other"
     if "envs.worker" in words or "multiprocessing" in words:
@@ -174,7 +175,7 @@ def disturbed(
             try:
                 run.wait(SECONDS_TO_END)
             except subprocess.TimeoutExpired:
-                tree = [process.cmdline() for process in present(folder)]
+                tree = [words_of(process) for process in present(folder)]
                 print((folder / "log.txt").read_text()[-3000:], tree)
                 raise SystemExit(f"still running {SECONDS_TO_END} s after {what} was killed") from None
         else:
@@ -185,7 +186,7 @@ def disturbed(
         deadline = time.monotonic() + SECONDS_TO_GO
         while left := present(folder):
             if time.monotonic() > deadline:
-                rest = [(process.status(), process.cmdline(), process.ppid()) for process in left]
+                rest = [(process.status(), words_of(process)) for process in left]
                 raise SystemExit(f"still there {SECONDS_TO_GO:g} s after {last_kill} was killed: {rest}")
             time.sleep(0.1)
 

@@ -23,7 +23,7 @@ from flows.server import free_port
 from flows.workspace import RUNS, check, open_workspace
 from pirl_core.errors import UserError
 from pirl_core.params.file import load_params
-from tests.flow_workspace import PYTHON, below, environment, make_workspace, seconds_to_end, turn
+from tests.flow_workspace import PYTHON, below, environment, make_workspace, seconds_to_end, turn, words_of
 
 EVALUATIONS = ("evaluate@a-sft-0", "evaluate@a-flow_sde-0", "evaluate@b-sft-0", "evaluate@b-flow_sde-0")
 
@@ -303,12 +303,12 @@ def test_the_guard_leaves_nothing_behind(how: str, tmp_path: Path) -> None:
     try:
         marked: list[psutil.Process] = []
         deadline = time.monotonic() + 20
-        while sum("leaf" in p.cmdline() for p in marked) < 1 or any("middle" in p.cmdline() for p in marked):
+        while sum("leaf" in words_of(p) for p in marked) < 1 or any("middle" in words_of(p) for p in marked):
             assert time.monotonic() < deadline, marked
             time.sleep(0.1)
-            marked = [p for p in psutil.process_iter() if _argument(p, str(stubborn))]
+            marked = [p for p in psutil.process_iter() if str(stubborn) in words_of(p)]
         # The owner has the same words behind its own.
-        guard = next(p for p in marked if p.cmdline()[1] == str(GUARD))
+        guard = next(p for p in marked if words_of(p)[1:2] == [str(GUARD)])
         if how == "the owner is killed":
             process.kill()
         else:
@@ -350,14 +350,7 @@ def test_a_guard_leaves_no_zombies_of_guards_that_were_killed(workspace: Path) -
 
 
 def _is_guard(process: psutil.Process) -> bool:
-    return [Path(word).name for word in process.cmdline()[1:2]] == [GUARD.name]
-
-
-def _argument(process: psutil.Process, word: str) -> bool:
-    try:
-        return word in process.cmdline() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.Error:
-        return False
+    return [Path(word).name for word in words_of(process)[1:2]] == [GUARD.name]
 
 
 def test_a_guard_passes_on_the_exit_code() -> None:

@@ -13,6 +13,7 @@ import pytest
 import yaml
 from safetensors.torch import load_file
 
+from tests.flow_workspace import words_of
 from tests.test_end_to_end import command, variables, workspace
 from tests.test_ranks import gone
 
@@ -81,8 +82,8 @@ def test_a_rank_that_dies_ends_both_nodes(curated: Path, tmp_path: Path) -> None
         for _ in range(3):
             assert "/10000" in process.stdout.readline()
         everyone = psutil.Process(process.pid).children(recursive=True)
-        ranks = [p for p in everyone if "pirl_core.stages.rl" in p.cmdline() and p.environ().get("RANK") == "1"]
-        next(p for p in ranks if "accelerate.commands.launch" not in p.cmdline()).kill()
+        ranks = [p for p in everyone if "pirl_core.stages.rl" in words_of(p) and p.environ().get("RANK") == "1"]
+        next(p for p in ranks if "accelerate.commands.launch" not in words_of(p)).kill()
         began = time.monotonic()
         gone(everyone, 30)
         assert process.wait(10) != 0
