@@ -16,8 +16,8 @@ from pydantic import (
     model_validator,
 )
 
-from pirl_core.envs.contract import Name as Benchmark
-from pirl_core.envs.contract import facts_of
+from pirl_core import named
+from pirl_core.facts import facts_of
 from pirl_core.params.errors import unknown
 from pirl_core.policy.sizes import Mode, Size
 
@@ -49,6 +49,25 @@ Texts = Annotated[list[Text], AfterValidator(_distinct)]
 Tasks = Annotated[Texts, Field(min_length=1)]
 
 
+def _benchmark(name: str) -> str:
+    try:
+        facts_of(name)
+    except LookupError as error:
+        raise ValueError(_unknown_part(name, str(error), named.known(named.BENCHMARKS, "facts"))) from None
+    return name
+
+
+def _noise_rule(name: str) -> str:
+    """Found, not loaded: rules compute with torch."""
+    if not named.exists(named.RULES, name):
+        raise ValueError(_unknown_part(name, named.lacking(named.RULES, name), named.known(named.RULES)))
+    return name
+
+
+def _unknown_part(name: str, lacking: str, known: list[str]) -> str:
+    return lacking if "." in name else unknown(name, known, lacking)
+
+
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
@@ -56,7 +75,7 @@ class Section(BaseModel):
 class Env(Section):
     """What the policy acts in and sees."""
 
-    benchmark: Benchmark
+    benchmark: Annotated[Text, AfterValidator(_benchmark)]
     tasks: Tasks
     shift: Text
     episode_steps: Count
@@ -99,7 +118,7 @@ class Env(Section):
         return value
 
 
-def check_names(benchmark: Benchmark, key: str, names: str | list[str]) -> None:
+def check_names(benchmark: str, key: str, names: str | list[str]) -> None:
     """Raises ValueError where the benchmark lacks a task, a camera or a shift, as ``key`` says."""
     facts = facts_of(benchmark)
     known = {"tasks": facts.tasks, "cameras": facts.cameras, "shift": ("none", *facts.shifts)}[key]
@@ -108,7 +127,7 @@ def check_names(benchmark: Benchmark, key: str, names: str | list[str]) -> None:
             raise ValueError(unknown(name, known, f"unknown {facts.label} {key.removesuffix('s')} '{name}'"))
 
 
-def check_backend(benchmark: Benchmark, sim_backend: str, tasks: list[str]) -> None:
+def check_backend(benchmark: str, sim_backend: str, tasks: list[str]) -> None:
     """Raises ValueError where a task cannot be simulated there."""
     facts = facts_of(benchmark)
     for task in tasks:
@@ -211,7 +230,7 @@ class Rl(Section):
 
     algorithm: Literal["ppo", "grpo"]
     # noise
-    noise_rule: Literal["flow_sde", "constant_sde", "flow_cps", "learned"]
+    noise_rule: Annotated[Text, AfterValidator(_noise_rule)]
     noise_level: Annotated[float, Field(gt=0, le=2)]
     noise_schedule: Literal["constant", "linear", "reinflow"]
     noise_level_final: Annotated[float, Field(gt=0, le=2)]

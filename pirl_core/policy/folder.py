@@ -7,8 +7,8 @@ import torch
 from accelerate import init_empty_weights
 from pydantic import Field, create_model
 
-from pirl_core.envs.contract import facts_of
 from pirl_core.errors import UserError, first_line
+from pirl_core.facts import facts_of
 from pirl_core.files import write_json, write_tensors, write_text
 from pirl_core.params.sections import Env, Precision
 from pirl_core.policy.backbone import Backbone, Family, Shape, family_of, new_backbone, shape_class

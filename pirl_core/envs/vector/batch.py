@@ -5,7 +5,9 @@ Axes: n slots of a call, C cameras, H W pixels, S state numbers, R executed acti
 
 import numpy as np
 
-from pirl_core.envs.contract import Batch, Outcome, Settings, facts_of, open_batch
+from pirl_core.envs.contract import Batch, Outcome, Settings
+from pirl_core.envs.opening import open_batch
+from pirl_core.facts import facts_of
 from pirl_core.types import Episode
 
 
