@@ -11,6 +11,7 @@ from types import ModuleType
 
 BENCHMARKS = "pirl_core.envs"
 RULES = "pirl_core.flow.rules"
+FAMILIES = "pirl_core.policy.families"
 
 
 def part(home: str, name: str, module: str = "") -> ModuleType:

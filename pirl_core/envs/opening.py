@@ -1,6 +1,7 @@
 """Opens what the folder of a benchmark has, by its name: simulator, batch, expert."""
 
 from pirl_core import named
+from pirl_core.envs.alone import Alone
 from pirl_core.envs.contract import Batch, Expert, Settings, Simulator
 from pirl_core.facts import facts_of
 from pirl_core.params.sections import Env
@@ -26,8 +27,6 @@ def open_simulator(settings: Settings, episode: Episode) -> Simulator:
     """
     facts_of(settings.benchmark).task(episode.task)
     if settings.sim_backend == "gpu":
-        from pirl_core.envs.vector.batch import Alone
-
         return Alone(open_batch(settings, episode, 1))
     simulator: Simulator = named.part(named.BENCHMARKS, settings.benchmark, "open").simulator(settings, episode)
     return simulator

@@ -58,9 +58,17 @@ def _benchmark(name: str) -> str:
 
 
 def _noise_rule(name: str) -> str:
-    """Found, not loaded: rules compute with torch."""
-    if not named.exists(named.RULES, name):
-        raise ValueError(_unknown_part(name, named.lacking(named.RULES, name), named.known(named.RULES)))
+    return _found(named.RULES, name)
+
+
+def _family(name: str) -> str:
+    return _found(named.FAMILIES, name, "family")
+
+
+def _found(home: str, name: str, *module: str) -> str:
+    """Found, not loaded: it computes with torch."""
+    if not named.exists(home, name, *module):
+        raise ValueError(_unknown_part(name, named.lacking(home, name, *module), named.known(home, *module)))
     return name
 
 
@@ -168,7 +176,7 @@ class Curate(Section):
 class Policy(Section):
     """The flow policy: which family, how large, and how states and actions are put to it."""
 
-    backbone: Literal["pi0", "pi05", "smolvla", "groot"]
+    backbone: Annotated[Text, AfterValidator(_family)]
     size: Size
     pretrained: Text | None
     revision: Text | None

@@ -45,8 +45,8 @@ def _tasks() -> dict[str, Task]:
     tasks = {}
     for scene in SCENES:
         for name in ALONE:
-            sentences = (SUBTASKS[name].sentence,)
-            tasks[f"{scene}/{name}"] = Task(sentences, _group(name), 1, SUBTASK_STEPS, _trained(sentences))
+            own = (SUBTASKS[name].sentence,)
+            tasks[f"{scene}/{name}"] = Task(own, _group(name), 1, SUBTASK_STEPS, _trained(own))
         sentences = tuple(subtask.sentence for subtask in SUBTASKS.values())
         tasks[f"{scene}/{SEQUENCE}"] = Task(sentences, SEQUENCE, LENGTH, SUBTASK_STEPS, _trained(sentences))
     return tasks
