@@ -6,9 +6,10 @@ import re
 from pathlib import Path
 
 from pirl_core.report.tables import memory, seconds
+from tests.docs_pages import replaced
 
 ROOT = Path(__file__).parents[1]
-MARKS = "<!-- results:begin -->\n", "<!-- results:end -->"
+MARK = "results"
 PAGES = {"README.md": True, "docs/results.md": False}
 """Page → whether it shows the main table alone."""
 
@@ -25,22 +26,11 @@ def render(report: str, runs: str, main_only: bool) -> str:
     return f"{scale[0]} It took {cost}.\n\n{shown.rstrip()}\n"
 
 
-def block(page: str) -> str:
-    """What a page has between its marks."""
-    return page.split(MARKS[0])[1].split(MARKS[1])[0]
-
-
-def replaced(page: str, text: str) -> str:
-    """The page with ``text`` between its marks."""
-    before, rest = page.split(MARKS[0])
-    return before + MARKS[0] + text + MARKS[1] + rest.split(MARKS[1])[1]
-
-
 def main() -> None:
     report, runs = ((ROOT / "results" / name).read_text(encoding="utf-8") for name in ("report.md", "run.json"))
     for name, main_only in PAGES.items():
         page = ROOT / name
-        text = replaced(page.read_text(encoding="utf-8"), render(report, runs, main_only))
+        text = replaced(page.read_text(encoding="utf-8"), MARK, render(report, runs, main_only))
         page.write_text(text, encoding="utf-8")
 
 
