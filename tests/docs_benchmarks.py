@@ -4,6 +4,7 @@ pirl_core/envs/<benchmark>/README.md and docs/benchmarks/<benchmark>.md."""
 from pathlib import Path
 from typing import get_args
 
+from pirl_core.envs.assets import ASSETS
 from pirl_core.envs.contract import Name, facts_of
 from tests.docs_pages import replaced
 
@@ -44,6 +45,9 @@ def render(name: Name) -> str:
         "robot": facts.robot,
         "tasks that a GPU can simulate": str(len(facts.on_gpu)),
     }
+    shared = "maniskill" if name in ("put_on_plate", "simpler") else name
+    if shared in ASSETS and name != "maniskill":
+        rows["licence of the assets"] = ASSETS[shared].terms
     return "\n".join(["| what | value |", "|---|---|", *(f"| {key} | {value} |" for key, value in rows.items())]) + "\n"
 
 

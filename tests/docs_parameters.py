@@ -113,8 +113,7 @@ def render(preset: str) -> str:
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
     }
     top = {name: field for name, field in Params.model_fields.items() if name not in sections}
-    # The file's head stands above the first key and is no comment on it.
-    own = {name: Comment("" if name == "scale" else notes[(name,)].text, True) for name in top}
+    own = {name: notes[(name,)] for name in top}
     lines = ["### The file", "", *_table(top, values, own)]
     for name, model in sections.items():
         of_keys = {path[1]: note for path, note in notes.items() if path[0] == name and len(path) == 2}
