@@ -106,6 +106,23 @@ def test_the_glossary_is_what_the_code_logs(text: str, root: Path) -> None:
     assert set(METRIC.findall(text)) == logged
 
 
+def test_every_column_of_the_report_is_explained(root: Path) -> None:
+    headers = set()
+    for node in ast.walk(ast.parse((root / "pirl_core/report/tables.py").read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Assign | ast.AugAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            if any(isinstance(target, ast.Name) and target.id == "header" for target in targets):
+                words = [part for part in ast.walk(node.value) if not isinstance(part, ast.JoinedStr)]
+                headers |= {
+                    word.value for word in words if isinstance(word, ast.Constant) and isinstance(word.value, str)
+                }
+    # Of Len-1 % and so on only the pieces are in the code.
+    headers -= {"Len-", " %"}
+    assert len(headers) > 15
+    explained = set(re.findall(r"`([^`]+)`", section(root, "metrics.md", "Columns of the report")))
+    assert headers - explained == set()
+
+
 def test_make_targets_and_scales_exist(text: str, root: Path) -> None:
     makefile = (root / "Makefile").read_text(encoding="utf-8")
     targets = set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
