@@ -133,8 +133,9 @@ format: setup ## put style and dvc.yaml's lists of sources right
 	ruff format .
 	python -m pirl_core.stages.deps --write
 
+# Not with --quiet, which hides from --strict what it should count.
 docs: setup .venv/extra-docs ## the pages of docs/ as a site, in outputs/site; a dead link is an error
-	@NO_MKDOCS_2_WARNING=1 mkdocs build --strict --quiet --site-dir outputs/site
+	@NO_MKDOCS_2_WARNING=1 mkdocs build --strict --site-dir outputs/site
 	@echo "outputs/site/index.html"
 
 bench: setup ## measure speed and memory; writes benchmarks/RESULTS.md (about 15 minutes on two free cores)
