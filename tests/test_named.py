@@ -190,10 +190,10 @@ def lab(tmp_path: Path) -> Path:
 
 def test_they_run_from_demonstrations_to_the_report(lab: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{lab / 'lab'}", "PIRL_THREADS": "1", "PIRL_WORKERS": "1"}
-    stages = [["curate"], ["sft", "0"], ["rl", "0", "own_noise"]]
-    stages += [["evaluate", "0", method] for method in ("sft", "own_noise")] + [["report"]]
-    for stage in stages:
-        words = command(*stage, experiment="toy")
+    stages = [("curate", "", ""), ("sft", "0", ""), ("rl", "0", "own_noise")]
+    stages += [("evaluate", "0", "sft"), ("evaluate", "0", "own_noise"), ("report", "", "")]
+    for stage, seed, method in stages:
+        words = command(stage, seed, method, experiment="toy")
         done = subprocess.run(words, cwd=lab / "here", env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
     episodes = pd.read_parquet(lab / "here/outputs/evaluate/toy-own_noise-0/episodes.parquet")

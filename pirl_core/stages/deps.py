@@ -20,8 +20,8 @@ def stage_sources(stage: str, root: Path) -> list[str]:
     """Files of the package that ``pirl_core.stages.<stage>`` loads, sorted, relative to ``root``.
 
     Imports inside functions count, those under TYPE_CHECKING do not; so does whatever a call of ``named.part`` may find
-    in the package. Files that are not Python (templates) count with
-    the sub-package they lie in.
+    in the package. Files that are not Python (templates) count with the sub-package they lie in, pages for readers do
+    not.
     """
     found: set[Path] = set()
     waiting = [f"{PACKAGE}.stages.{stage}"]
@@ -30,7 +30,7 @@ def stage_sources(stage: str, root: Path) -> list[str]:
             found.add(path)
             waiting += _imports(ast.parse(path.read_text(encoding="utf-8")), root)
     folders = {path.parent for path in found} - {root / PACKAGE}
-    data = {p for folder in folders for p in folder.iterdir() if p.is_file() and p.suffix not in (".py", ".pyc")}
+    data = {p for folder in folders for p in folder.iterdir() if p.is_file() and p.suffix not in (".py", ".pyc", ".md")}
     return sorted(path.relative_to(root).as_posix() for path in found | data)
 
 
