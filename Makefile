@@ -18,7 +18,7 @@ export PYTHONUNBUFFERED := 1
 REPRO := python -m pirl_core.commands.repro
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce stage experiment flow serve test test-slow test-all lint format bench clean dist-clean
+.PHONY: help setup reproduce stage experiment flow serve test test-slow test-all lint format docs bench clean dist-clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,13 +42,13 @@ $(STAMP): pyproject.toml .constraints.txt
 
 # What an extra cannot express. hf-libero asks for robomimic and with it torchvision, whose CUDA build breaks transformers
 # beside a CPU torch; its environments need none of that.
-.PHONY: beside-libero beside-maniskill beside-calvin
+.PHONY: beside-libero beside-maniskill beside-calvin beside-docs
 beside-libero:
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps hf-libero==0.1.4
 
 beside-maniskill: vulkan
 
-beside-calvin:
+beside-calvin beside-docs:
 
 # An OpenGL context without a display, from EGL or OSMesa, is what the simulator needs to draw.
 define DRAWS
@@ -66,7 +66,7 @@ opengl:
 	export DEBIAN_FRONTEND=noninteractive; \
 	apt-get update -qq && apt-get install -y -qq --no-install-recommends $(OPENGL); \
 	$(DRAWS); \
-	echo "make: no OpenGL context although $(OPENGL) are installed; see Troubleshooting in README.md" >&2; exit 1
+	echo "make: no OpenGL context although $(OPENGL) are installed; see docs/troubleshooting.md" >&2; exit 1
 
 # ManiSkill draws with Vulkan: a GPU's driver, or Mesa's software driver (on Debian 12 that of the backports).
 RENDERS = python -c 'import sapien; sapien.render.RenderSystem(sapien.Device("cpu")); import cv2' >/dev/null 2>&1 && exit 0
@@ -86,7 +86,7 @@ vulkan:
 	fi; \
 	{ [ -n "$$from" ] || apt-get update -qq; } && apt-get install -y -qq --no-install-recommends $$from $(VULKAN); \
 	$(RENDERS); \
-	echo "make: no Vulkan although $(VULKAN) are installed; see Troubleshooting in README.md" >&2; exit 1
+	echo "make: no Vulkan although $(VULKAN) are installed; see docs/troubleshooting.md" >&2; exit 1
 
 SWITCH = $(if $(SCALE),python -m pirl_core.commands.scale $(SCALE) $(if $(FORCE),--force))
 
@@ -132,6 +132,11 @@ format: setup ## put style and dvc.yaml's lists of sources right
 	ruff check --fix .
 	ruff format .
 	python -m pirl_core.stages.deps --write
+
+# Not with --quiet, which hides from --strict what it should count.
+docs: setup .venv/extra-docs ## the pages of docs/ as a site, in outputs/site; a dead link is an error
+	@NO_MKDOCS_2_WARNING=1 mkdocs build --strict --site-dir outputs/site
+	@echo "outputs/site/index.html"
 
 bench: setup ## measure speed and memory; writes benchmarks/RESULTS.md (about 15 minutes on two free cores)
 	@python -m benchmarks --output benchmarks/RESULTS.md

@@ -16,9 +16,9 @@ import numpy as np
 
 from benchmarks.measure import Row, alternate, cores, milliseconds, part_parser, ratio, run_part
 from benchmarks.setting import laptop
-from pirl_core.envs.contract import settings_of
 from pirl_core.envs.drawing.mujoco import Renderer
 from pirl_core.envs.metaworld.simulator import MetaWorldEnv
+from pirl_core.envs.opening import settings_of
 from pirl_core.envs.vector.slots import VectorEnv
 from pirl_core.params.sections import Env
 from pirl_core.types import Episode

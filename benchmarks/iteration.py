@@ -16,8 +16,8 @@ import torch
 
 from benchmarks.measure import Row, alternate, cores, part_parser, run_part
 from benchmarks.setting import laptop, random_policy, wait_for_device
-from pirl_core.envs.contract import settings_of
 from pirl_core.envs.metaworld.simulator import MetaWorldEnv
+from pirl_core.envs.opening import settings_of
 from pirl_core.envs.vector.slots import VectorEnv
 from pirl_core.envs.vector.worker import Slots
 from pirl_core.params.file import Run

@@ -4,6 +4,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import NamedTuple
 
+from pirl_core import named
 from pirl_core.errors import UserError
 
 
@@ -11,13 +12,14 @@ class Task(NamedTuple):
     """sentences: every instruction that may come with it, at least one. group: what reports average over.
 
     length: subtasks of an episode, solved one after another, each for a reward of 1. steps: the most that the published
-    protocol gives to each of them; None: it says nothing of its own.
+    protocol gives to each of them; None: it says nothing of its own. recorded: what known datasets call it besides.
     """
 
     sentences: tuple[str, ...]
     group: str
     length: int = 1
     steps: int | None = None
+    recorded: tuple[str, ...] = ()
 
 
 def none_listed(task: str, shift: str) -> Sequence[Hashable]:
@@ -33,7 +35,8 @@ class Facts(NamedTuple):
     numbers. rate: actions a second. robot: the arm, as datasets name it. action_range: the simulator clips every action
     number to ± this; None: numbers have units of their own, and no such bound. on_gpu: tasks that a GPU can simulate
     many episodes of at once. listed: of a task and a shift the starts that episodes play in turn, by their numbers and
-    whatever they are for; empty where each draws its own from its seed.
+    whatever they are for; empty where each draws its own from its seed. columns: of a camera, of state and action those
+    that known datasets have in place of LeRobot's names; numbers of several follow one another.
     """
 
     label: str
@@ -49,6 +52,7 @@ class Facts(NamedTuple):
     action_range: float | None
     on_gpu: tuple[str, ...] = ()
     listed: Callable[[str, str], Sequence[Hashable]] = none_listed
+    columns: Mapping[str, tuple[str, ...]] = {}
 
     def task(self, name: str) -> Task:
         """Raises UserError, with close matches, when the benchmark has no task of that name."""
@@ -71,3 +75,9 @@ class Facts(NamedTuple):
     def state_dim(self, object_state: bool) -> int:
         """Numbers that a policy reads."""
         return self.object_state if object_state else len(self.state)
+
+
+def facts_of(benchmark: str) -> Facts:
+    """Of the benchmark of a short or a dotted name: ``FACTS`` of its module ``facts``. Raises LookupError for none."""
+    facts: Facts = named.part(named.BENCHMARKS, benchmark, "facts").FACTS
+    return facts

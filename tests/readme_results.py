@@ -1,35 +1,37 @@
-"""README's results, as results/ has them: ``python -m tests.readme_results`` writes them between README's marks."""
+"""Results as results/ has them: ``python -m tests.readme_results`` writes them between the marks of README (the main
+table) and of docs/results.md (all tables)."""
 
 import json
 import re
 from pathlib import Path
 
 from pirl_core.report.tables import memory, seconds
+from tests.docs_pages import replaced
 
 ROOT = Path(__file__).parents[1]
-MARKS = "<!-- results:begin -->\n", "<!-- results:end -->"
+MARK = "results"
+PAGES = {"README.md": True, "docs/results.md": False}
+"""Page → whether it shows the main table alone."""
 
 
-def render(report: str, runs: str) -> str:
+def render(report: str, runs: str, main_only: bool) -> str:
     """What stands between the marks. report: results/report.md. runs: results/run.json."""
     told = json.loads(runs)
     wall, peak = seconds(told["total_wall_seconds"]), memory(told["peak_memory_mib"])
     scale = re.search(r"^Scale .*$", report, re.MULTILINE)
     tables = re.search(r"(?<=^## Results\n\n).*?(?=^## Learning)", report, re.MULTILINE | re.DOTALL)
     assert scale and tables, "results/report.md has other sections"
+    shown = re.split(r"^## ", tables[0], flags=re.MULTILINE)[0] if main_only else tables[0]
     cost = f"{wall} of stages on {', '.join(told['machines'])}, {peak} at the peak"
-    return f"{scale[0]} It took {cost}.\n\n{tables[0].replace('## ', '#### ').rstrip()}\n"
-
-
-def block(readme: str) -> str:
-    return readme.split(MARKS[0])[1].split(MARKS[1])[0]
+    return f"{scale[0]} It took {cost}.\n\n{shown.rstrip()}\n"
 
 
 def main() -> None:
-    page = ROOT / "README.md"
-    before = page.read_text(encoding="utf-8")
     report, runs = ((ROOT / "results" / name).read_text(encoding="utf-8") for name in ("report.md", "run.json"))
-    page.write_text(before.replace(block(before), render(report, runs)), encoding="utf-8")
+    for name, main_only in PAGES.items():
+        page = ROOT / name
+        text = replaced(page.read_text(encoding="utf-8"), MARK, render(report, runs, main_only))
+        page.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -8,16 +8,17 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
+from pirl_core import named
 from pirl_core.commands import plan
 from pirl_core.params.file import Run, resolve
-from pirl_core.policy.backbone import Family, new_backbone
+from pirl_core.policy.backbone import new_backbone
 from pirl_core.policy.flow_policy import FlowMatching, FlowPolicy
 from pirl_core.policy.lora import EncodingPolicy, add_adapters
 from pirl_core.rl.train import noise_at, parameter_groups, process_of
@@ -136,7 +137,7 @@ def main() -> None:
     choose_sharding()
     join()
     rows: dict[str, Any] = {}
-    for family in get_args(Family):
+    for family in named.known(named.FAMILIES, "family"):
         section = resolve(params(backbone=family), "metaworld", "flow_sde")
         for name, (found, need) in {"sft": sft(section), "rl": rl(section, 0), "lora": rl(section, 2)}.items():
             said = {**need.lasting, "between": sum(need.between.values()), "exchanged": need.exchanged}

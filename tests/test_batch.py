@@ -9,14 +9,16 @@ import pytest
 import torch
 
 from pirl_core.envs import assets
-from pirl_core.envs.contract import Settings, Simulator, facts_of, open_simulator
-from pirl_core.envs.experts import EpisodeOver, expert_of
+from pirl_core.envs.alone import Alone
+from pirl_core.envs.contract import EpisodeOver, Settings, Simulator
+from pirl_core.envs.opening import expert_of, open_simulator
 from pirl_core.envs.put_on_plate.variations import JUMP_STEP
 from pirl_core.envs.vector import batch as batches
-from pirl_core.envs.vector.batch import Alone, BatchSlots
+from pirl_core.envs.vector.batch import BatchSlots
 from pirl_core.envs.vector.slots import VectorEnv
 from pirl_core.envs.vector.worker import Slots
 from pirl_core.errors import UserError
+from pirl_core.facts import facts_of
 from pirl_core.params.sections import Env
 from pirl_core.types import Episode
 

@@ -16,7 +16,8 @@ from pirl_core.envs import assets
 from pirl_core.envs.calvin.facts import FACTS
 from pirl_core.envs.calvin.sequences import ROBOT, SUBTASK_STEPS, scene_of, sequences
 from pirl_core.envs.calvin.subtasks import SUBTASKS
-from pirl_core.envs.contract import Settings, open_simulator
+from pirl_core.envs.contract import Settings
+from pirl_core.envs.opening import open_simulator
 from pirl_core.types import Episode
 
 LACKING = [name for name in ("pybullet", "gym", "hydra", "quaternion") if find_spec(name) is None]
@@ -198,7 +199,7 @@ def test_a_coarse_arm_changes_little_of_the_picture_and_nothing_else(simulator: 
 @pytest.mark.parametrize("scene", ["A", "B", "C", "D"])
 def test_every_expert_shows_its_subtask(scene: str) -> None:
     from pirl_core.envs.calvin.expert import scripted, show
-    from pirl_core.envs.experts import EpisodeOver
+    from pirl_core.envs.contract import EpisodeOver
 
     simulator: Any = open_simulator(SETTINGS, Episode(f"{scene}/open_drawer", 0))
     failed = []

@@ -12,8 +12,8 @@ from pirl_core import seeds
 from pirl_core.data.curate import make_dataset
 from pirl_core.data.demonstrate import Demonstrator, Wish
 from pirl_core.data.lerobot import read_dataset
-from pirl_core.envs.contract import settings_of
 from pirl_core.envs.metaworld.simulator import MetaWorldEnv
+from pirl_core.envs.opening import settings_of
 from pirl_core.errors import UserError
 from pirl_core.params.sections import Curate, Env
 from pirl_core.training.resume import Checkpoints

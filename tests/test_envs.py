@@ -9,11 +9,12 @@ import pytest
 from metaworld.env_dict import ALL_V3_ENVIRONMENTS
 from metaworld.policies import ENV_POLICY_MAP
 
-from pirl_core.envs.contract import Settings, settings_of
+from pirl_core.envs.contract import Settings
 from pirl_core.envs.drawing.mujoco import EDITED, Renderer
 from pirl_core.envs.metaworld.facts import FACTS, ML45_TEST, TASKS
 from pirl_core.envs.metaworld.shifts import BOX_GROWTH
 from pirl_core.envs.metaworld.simulator import MetaWorldEnv, settled_state, simulate_settling
+from pirl_core.envs.opening import settings_of
 from pirl_core.envs.vector.replay import render_episode, replay
 from pirl_core.errors import UserError
 from pirl_core.params.sections import Env

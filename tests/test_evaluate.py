@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from pirl_core import seeds
 from pirl_core.data.demonstrate import Wish
-from pirl_core.envs.contract import settings_of
+from pirl_core.envs.opening import settings_of
 from pirl_core.envs.vector.replay import replay
 from pirl_core.envs.vector.slots import VectorEnv
 from pirl_core.evaluation.evaluate import Outcome, run_episodes, split_episodes, success_rate, validation_episodes

@@ -11,6 +11,7 @@ from torch.distributions import Normal
 
 from pirl_core.flow import chain, noise, path
 from pirl_core.flow.chain import Noise
+from pirl_core.flow.rules import constant_sde, flow_cps, flow_sde
 
 B, H, D, W = 3, 5, 4, 6
 
@@ -71,13 +72,13 @@ def test_weights_keep_the_path(steps, k, level):
     """On the exact path (â = A, ε̂ = ε) the mean weight of the action is always τ', and std² + w_e² ≥ (1 − τ')²."""
     tau, delta = torch.tensor(min(k, steps - 1) / steps), 1 / steps
     for weights in (
-        noise.flow_sde(tau, delta, level),
-        noise.constant_sde(tau, delta, level),
-        noise.flow_cps(tau, delta, level),
+        flow_sde.weights(tau, delta, level),
+        constant_sde.weights(tau, delta, level),
+        flow_cps.weights(tau, delta, level),
     ):
         assert weights.action == pytest.approx(float(tau) + delta)
         assert weights.noise**2 + weights.std**2 >= (1 - tau - delta) ** 2 - 1e-9
-    cps = noise.flow_cps(tau, delta, level)
+    cps = flow_cps.weights(tau, delta, level)
     assert float(cps.noise**2 + cps.std**2) == pytest.approx(float((1 - tau - delta) ** 2), abs=1e-12)
 
 
@@ -105,7 +106,7 @@ def test_rules_become_the_ode_as_noise_goes(rule):
 )
 def test_flow_sde_std_closed_form(steps, expected):
     tau = torch.arange(steps) / steps
-    std = noise.flow_sde(tau, 1 / steps, 0.5).std
+    std = flow_sde.weights(tau, 1 / steps, 0.5).std
     closed = [0.5 if k == 0 else 0.5 * math.sqrt((steps - k) / (k * steps)) for k in range(steps)]
     torch.testing.assert_close(std, torch.tensor(closed))
     assert [round(value, 3) for value in std.tolist()] == expected
@@ -114,7 +115,7 @@ def test_flow_sde_std_closed_form(steps, expected):
 def test_flow_sde_noise_weight_closed_form():
     """w_e = (K−1−k)/K − a²/(2 max(k, 1)): negative at the last step."""
     steps, a = 4, 0.5
-    w_e = noise.flow_sde(torch.arange(steps) / steps, 1 / steps, a).noise
+    w_e = flow_sde.weights(torch.arange(steps) / steps, 1 / steps, a).noise
     torch.testing.assert_close(
         w_e, torch.tensor([(steps - 1 - k) / steps - a**2 / (2 * max(k, 1)) for k in range(steps)])
     )
@@ -122,10 +123,10 @@ def test_flow_sde_noise_weight_closed_form():
 
 
 def test_flow_cps_is_silent_at_the_last_step():
-    std = noise.flow_cps(torch.arange(5).float() / 5, 1 / 5, 0.5).std
+    std = flow_cps.weights(torch.arange(5).float() / 5, 1 / 5, 0.5).std
     assert std[-1] == 0
     torch.testing.assert_close(
-        noise.flow_cps(torch.arange(4) / 4, 1 / 4, 0.5).std,
+        flow_cps.weights(torch.arange(4) / 4, 1 / 4, 0.5).std,
         torch.tensor([0.5303, 0.3536, 0.1768, 0.0]),
         atol=1e-4,
         rtol=0,
@@ -152,7 +153,7 @@ def test_marginal_of_the_constant_sde_on_a_gaussian(level, steps, expected):
         tau = k / steps
         spread = tau**2 * s**2 + (1 - tau) ** 2
         gain = (tau * s**2 - (1 - tau)) / spread  # E[A − ε | x] = m + gain (x − τ m)
-        w = noise.constant_sde(torch.tensor(tau), 1 / steps, level)
+        w = constant_sde.weights(torch.tensor(tau), 1 / steps, level)
         w_a, w_e, std = (float(part) for part in w)
         slope = w_a * (1 + (1 - tau) * gain) + w_e * (1 - tau * gain)
         offset = (w_a * (1 - tau) - w_e * tau) * (m - gain * tau * m)

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pirl_core.envs.contract import Settings
-from pirl_core.envs.experts import EpisodeOver
+from pirl_core.envs.contract import EpisodeOver, Settings
 from pirl_core.envs.libero.facts import FACTS
 from pirl_core.errors import UserError
 from pirl_core.types import Episode

@@ -12,7 +12,6 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from pirl_core.errors import UserError
-from pirl_core.policy.backbone import Family
 from pirl_core.policy.flow_policy import FlowPolicy, keyed_normals
 from pirl_core.policy.folder import load_policy, save_policy
 from pirl_core.policy.lora import EncodingPolicy, add_adapters, merge, merged, save_adapters
@@ -81,7 +80,7 @@ def test_merged_is_unmerged() -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_every_family_takes_adapters_on_its_vlm(family: Family) -> None:
+def test_every_family_takes_adapters_on_its_vlm(family: str) -> None:
     """They get gradients through the encoding, and merged is unmerged."""
     policy = make(family)
     policy.backbone.freeze_vlm()

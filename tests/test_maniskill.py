@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pirl_core.envs.contract import Settings, Simulator, open_simulator
-from pirl_core.envs.experts import EpisodeOver
+from pirl_core.envs.contract import EpisodeOver, Settings, Simulator
 from pirl_core.envs.maniskill.facts import BODIES, FACTS, MOST_BODIES, TASKS
+from pirl_core.envs.opening import open_simulator
 from pirl_core.errors import UserError
 from pirl_core.types import Episode
 

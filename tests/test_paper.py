@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pirl_core.envs.contract import facts_of
 from pirl_core.evaluation.stats import Grid, mean_interval
+from pirl_core.facts import facts_of
 from pirl_core.report.page import paper_note
 from pirl_core.report.paper import BY_GROUP, CALVIN, PUT_ON_PLATE, paper_rate
 from pirl_core.report.tables import results_table
@@ -19,7 +19,7 @@ def test_paper_figures_average_the_groups_of_the_benchmark() -> None:
         rounding = 0.08 if benchmark == "libero" else 0.051  # Table 3 has 57.6 where its suites give 57.675
         *groups, average = figures.values()
         assert average == pytest.approx(sum(groups) / 4, abs=rounding)
-        assert set(figures) - {"average"} <= set(facts_of(benchmark).groups)  # type: ignore[arg-type]
+        assert set(figures) - {"average"} <= set(facts_of(benchmark).groups)
     assert paper_rate("metaworld", "pi05", "flow_sde", "id") == 0.707
     assert paper_rate("libero", "groot", "flow_sde", "id", "libero_10") == 0.866
     assert paper_rate("simpler", "pi0", "flow_noise", "id", "carrot") == 0.957
@@ -88,7 +88,7 @@ def test_sequences_are_counted_by_the_subtasks_they_reached(tmp_path: Path) -> N
 def test_a_benchmark_with_figures_has_a_note_that_names_their_table(tmp_path: Path) -> None:
     def benchmark(name: str, task: str) -> str:
         def edit(data: dict[str, Any]) -> None:
-            world = {"benchmark": name, "tasks": [task], "cameras": [facts_of(name).cameras[0]], "shift": "none"}  # type: ignore[arg-type]
+            world = {"benchmark": name, "tasks": [task], "cameras": [facts_of(name).cameras[0]], "shift": "none"}
             data["experiments"] = {"one": {**data["experiments"]["tiny"], "env": world}}
             data["evaluate"]["splits"] = {"id": {"tasks": None, "shift": "none", "episodes_per_task": 8}}
 

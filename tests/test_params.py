@@ -51,7 +51,10 @@ BROKEN: dict[str, tuple[Edit, str]] = {
     "not a number": (_set(float("nan"), "sft", "lr"), r"sft\.lr = NaN: must be"),
     "infinite": (_set(float("inf"), "sft", "lr"), r"sft\.lr = Infinity: must be"),
     "null": (_set(None, "report", "title"), r"report\.title = null: must be a valid string"),
-    "unknown choice": (_set("sde", "rl", "noise_rule"), r"rl\.noise_rule = \"sde\": must be 'flow_sde', "),
+    "unknown choice": (
+        _set("sde", "rl", "noise_rule"),
+        r"rl\.noise_rule: unknown name 'sde'; known: constant_sde, flow_cps, ",
+    ),
     "odd image size": (_set(50, "env", "image_size"), r"env\.image_size = 50: must be a multiple of 16"),
     "unknown task": (
         _set(["reach-v2"], "env", "tasks"),

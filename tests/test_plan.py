@@ -1,16 +1,17 @@
 """The planner: what it counts without memory is what the real network takes."""
 
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 import torch
 
+from pirl_core import named
 from pirl_core.commands import plan
 from pirl_core.commands.cli import main
 from pirl_core.params.file import load_params, resolve
 from pirl_core.params.sections import Params
-from pirl_core.policy.backbone import Family, new_backbone
+from pirl_core.policy.backbone import new_backbone
 
 PRESET = Path(__file__).parents[1] / "pirl_core" / "params" / "presets" / "laptop.yaml"
 
@@ -21,8 +22,8 @@ def params(**policy: Any) -> Params:
     return loaded.model_copy(update={"policy": changed})
 
 
-@pytest.mark.parametrize("family", get_args(Family))
-def test_counts_on_meta_are_those_of_real_memory(family: Family) -> None:
+@pytest.mark.parametrize("family", named.known(named.FAMILIES, "family"))
+def test_counts_on_meta_are_those_of_real_memory(family: str) -> None:
     torch.set_num_threads(1)
     section = resolve(params(backbone=family), "metaworld", "flow_noise")
     policy = plan.model_of(section)

@@ -16,9 +16,9 @@ from PIL import Image
 
 from pirl_core.data.curate import dataset_size, make_dataset
 from pirl_core.data.lerobot import read_dataset
-from pirl_core.data.recorded.index import OTHER_NAMES, ROWS
-from pirl_core.envs.contract import facts_of
+from pirl_core.data.recorded.index import ROWS
 from pirl_core.errors import UserError
+from pirl_core.facts import facts_of
 from pirl_core.params.sections import Curate, Env
 from pirl_core.training.resume import Checkpoints
 from pirl_core.training.track import Tracker
@@ -33,7 +33,7 @@ CURATE = Curate(
     max_attempts_per_episode=1, keep_per_task=None, keep_episodes=None,
 )  # fmt: skip
 
-NAMES = {what: name for what, (name,) in OTHER_NAMES["libero"].items()}
+NAMES = {what: name for what, (name,) in facts_of("libero").columns.items()}
 
 
 def write_recorded(folder: Path, env: Env, episodes: int, version: str = "v2.1", **names: str) -> list[Any]:

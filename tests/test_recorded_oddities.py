@@ -22,8 +22,8 @@ from PIL import Image
 from pirl_core.data.curate import make_dataset
 from pirl_core.data.lerobot import DemoEpisode, read_dataset
 from pirl_core.data.recorded import open_recorded, read_episodes, shared_sentences
-from pirl_core.envs.contract import facts_of
 from pirl_core.errors import UserError
+from pirl_core.facts import facts_of
 from pirl_core.params.sections import Curate, Env
 from pirl_core.training.resume import Checkpoints
 from pirl_core.training.track import Tracker

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from pirl_core import seeds
 from pirl_core.flow.chain import Noise
-from pirl_core.flow.noise import flow_cps
+from pirl_core.flow.rules import flow_cps
 from pirl_core.params.sections import Rl
 from pirl_core.policy.context import Context
 from pirl_core.policy.flow_policy import FlowPolicy, Process
@@ -166,7 +166,7 @@ def test_cps_never_turns_the_noise_beyond_a_right_angle(mdp, schedule):
         chosen: dict[str, Any] = BASE | {"noise_rule": "flow_cps", "mdp": mdp, "noise_schedule": schedule}
         chosen |= {"noise_level": level, "noise_level_final": final}
         levels = [noise_at(Rl.model_construct(**chosen), iteration).level for iteration in range(12)]
-        if all((flow_cps(tau, 0.25, each).noise >= 0).all() for each in levels):
+        if all((flow_cps.weights(tau, 0.25, each).noise >= 0).all() for each in levels):
             Rl.model_validate(chosen)
         else:
             with pytest.raises(ValidationError, match=r"noise_level(_final)? \S+: flow_cps .* cos\(πa/2\) < 0"):

@@ -17,9 +17,9 @@ import yaml
 from pirl_core.data.demonstrate import Wish, demonstrations
 from pirl_core.data.lerobot import DemoEpisode
 from pirl_core.envs import assets
-from pirl_core.envs.contract import Name, facts_of
 from pirl_core.envs.vector.slots import VectorEnv
 from pirl_core.errors import WorkerDied
+from pirl_core.facts import facts_of
 from pirl_core.params.sections import Curate, Env
 from pirl_core.types import Episode
 from tests.test_end_to_end import command
@@ -34,7 +34,7 @@ class World(NamedTuple):
     assets: str | None
 
 
-WORLDS: dict[Name, World] = {
+WORLDS: dict[str, World] = {
     "metaworld": World("reach-v3", "none", "metaworld", None),
     "maniskill": World("PushCube-v1", "none", "mani_skill", None),
     "put_on_plate": World("put_carrot_on_plate", "none", "mani_skill", "maniskill"),
@@ -49,7 +49,7 @@ ROOM = 100_000
 @pytest.fixture(params=WORLDS)
 def env(request: pytest.FixtureRequest) -> Env:
     """Blind and short."""
-    name: Name = request.param
+    name: str = request.param
     world = WORLDS[name]
     if find_spec(world.package) is None:
         pytest.skip(f"needs {world.package}")

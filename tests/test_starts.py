@@ -12,12 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pirl_core import seeds
-from pirl_core.envs.contract import Name, Settings, facts_of, open_simulator
+from pirl_core.envs.contract import Settings
+from pirl_core.envs.opening import open_simulator
 from pirl_core.envs.put_on_plate import variations
 from pirl_core.envs.simpler import facts as simpler_tasks
 from pirl_core.errors import UserError
 from pirl_core.evaluation.evaluate import split_episodes, validation_episodes
 from pirl_core.evaluation.starts import shared_starts
+from pirl_core.facts import facts_of
 from pirl_core.params.file import Run, load_params, resolve
 from pirl_core.params.sections import Split
 from pirl_core.rl.train import iteration_episodes
@@ -28,7 +30,7 @@ SAMPLED, MOST = 2, 50
 """RL iterations of a preset, and demonstrations of a task, whose starts are looked at."""
 
 
-def state(benchmark: Name, episode: Episode) -> Hashable:
+def state(benchmark: str, episode: Episode) -> Hashable:
     """What fixes where things are when the episode starts, as far as it can be told without the simulator."""
     if listed := facts_of(benchmark).listed(episode.task, episode.shift):
         return listed[episode.number % len(listed)]

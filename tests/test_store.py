@@ -10,7 +10,6 @@ from accelerate.state import AcceleratorState
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pirl_core.policy.backbone import Family
 from pirl_core.policy.context import Context, Inputs
 from pirl_core.policy.flow_policy import FlowPolicy, keyed_normals
 from pirl_core.rl.collect import Rollout, Samples, Share, context_metrics
@@ -178,7 +177,7 @@ def test_contexts_of_unequal_length_are_padded_to_the_longest():
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_every_familys_contexts_can_be_stored_padded_and_recomputed(family: Family):
+def test_every_familys_contexts_can_be_stored_padded_and_recomputed(family: str):
     """Prompts of unequal length arrive one by one: device, host and recomputed rows together act as encoded at once."""
     policy = make(family)
     observation = random_observation(policy, 6)

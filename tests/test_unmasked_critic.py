@@ -118,6 +118,6 @@ def test_it_runs_without_cameras_in_bf16_and_on_the_meta_device() -> None:
 @pytest.mark.parametrize("family", ["smolvla", "groot"])
 def test_other_families_refuse_it_in_one_line(family: str) -> None:
     policy = small_policy()
-    policy.backbone = new_backbone(new_shape(family, "nano", DataSizes(32, 1, 30, 9, 4, 3, 6)))  # type: ignore[arg-type]
+    policy.backbone = new_backbone(new_shape(family, "nano", DataSizes(32, 1, 30, 9, 4, 3, 6)))
     with pytest.raises(UserError, match=f"rl.critic = vlm_unmasked: .* which {family} has not; set vlm or expert"):
         policy.add_heads(PROCESS, 4, False)

@@ -10,14 +10,15 @@ import pytest
 
 from pirl_core import seeds
 from pirl_core.envs import assets
-from pirl_core.envs.contract import Settings, Simulator, facts_of, open_simulator
-from pirl_core.envs.experts import EpisodeOver, expert_of
+from pirl_core.envs.contract import EpisodeOver, Settings, Simulator
+from pirl_core.envs.opening import expert_of, open_simulator
 from pirl_core.envs.put_on_plate import assets as pictures
 from pirl_core.envs.put_on_plate.facts import CAMERA, LONG_HOLD
 from pirl_core.envs.put_on_plate.names import OBJECTS, PLATES, TABLES
 from pirl_core.envs.put_on_plate.variations import SINGLE
 from pirl_core.envs.simpler.facts import PICKS
 from pirl_core.errors import UserError
+from pirl_core.facts import facts_of
 from pirl_core.types import Episode
 
 VARIABLE = assets.ASSETS["maniskill"].variable
@@ -168,7 +169,7 @@ def test_what_is_missing_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch, tm
 )
 def test_the_expert_solves_the_task(benchmark: str, task: str, totals: tuple[float, ...]) -> None:
     """Of drawn starts, nearly all; put-on-plate pays 0.1 for the grasp, by name 0.1 for a long one, 1 for the plate."""
-    show = expert_of(benchmark)  # type: ignore[arg-type]
+    show = expert_of(benchmark)
     simulator = open_simulator(BLIND[benchmark], Episode(task, 0))
     solved = 0
     for seed in range(6):
@@ -198,7 +199,7 @@ def test_the_expert_solves_the_task(benchmark: str, task: str, totals: tuple[flo
 )
 def test_pictures_show_the_robot_over_the_photograph(benchmark: str, episode: Episode) -> None:
     """Fast and full pictures show the same; where nothing moves the photograph stays; the same picture again."""
-    settings = BLIND[benchmark]._replace(cameras=list(facts_of(benchmark).cameras))  # type: ignore[arg-type]
+    settings = BLIND[benchmark]._replace(cameras=list(facts_of(benchmark).cameras))
     simulator = open_simulator(settings, episode)
     simulator.reset(episode)
     seen = simulator.images()

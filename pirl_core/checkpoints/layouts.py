@@ -26,7 +26,6 @@ def layout_of(policy: "FlowPolicy", target: str) -> "Layout":
     """Raises UserError where the policy's family has no map to ``target``."""
     from pirl_core.checkpoints.export import Layout
     from pirl_core.checkpoints.processors import processor_files
-    from pirl_core.policy.backbone import family_of
     from pirl_core.policy.families.groot import layout as groot
     from pirl_core.policy.families.groot.network import GrootShape
     from pirl_core.policy.families.pi0 import layout as pi0
@@ -34,7 +33,7 @@ def layout_of(policy: "FlowPolicy", target: str) -> "Layout":
     from pirl_core.policy.families.smolvla import layout as smolvla
 
     shape = policy.backbone.shape
-    family = family_of(shape)
+    family = shape.family
     if target == "openpi" and isinstance(shape, Pi0Shape):
         return Layout(pi0.openpi_keys, {}, pi0.openpi_unused(shape), _openpi(policy))
     if target == "lerobot" and family != "groot":

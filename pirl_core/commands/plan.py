@@ -105,7 +105,8 @@ def model_of(section: Run) -> "FlowPolicy":
     """The policy as RL has it, critic and noise net included, on torch's meta device."""
     import torch
 
-    from pirl_core.envs.contract import facts_of
+    from pirl_core.facts import facts_of
+    from pirl_core.flow.noise import learns_std
     from pirl_core.policy.backbone import new_backbone, new_shape, published_sizes
     from pirl_core.policy.context import DataSizes
     from pirl_core.policy.flow_policy import FlowPolicy
@@ -130,7 +131,7 @@ def model_of(section: Run) -> "FlowPolicy":
         policy = FlowPolicy(
             backbone, tokenizer, "words", Normalization(state, action, 0), wish.replan, wish.denoise_steps
         )
-        policy.add_heads(process_of(section.rl), section.rl.critic_layers, section.rl.noise_rule == "learned")
+        policy.add_heads(process_of(section.rl), section.rl.critic_layers, learns_std(section.rl.noise_rule))
     return policy
 
 
@@ -160,7 +161,7 @@ def sft_need(section: Run, gpus: int, fsdp: bool = False) -> Need:
 
 def rl_need(section: Run, gpus: int, fsdp: bool = False) -> Need:
     """One rank of RL: expert, heads and adapters learn; contexts of one iteration at most, episodes of full length."""
-    from pirl_core.envs.contract import facts_of
+    from pirl_core.facts import facts_of
     from pirl_core.policy.lora import add_adapters
 
     policy, rl = model_of(section), section.rl

@@ -1,42 +1,29 @@
-"""The benchmarks: facts for everyone, simulators for the worker processes. Adding one is a line in each function."""
+"""What a benchmark is to the rest: its folder, here or in a package of one's own, has two modules of no weight.
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
+``facts`` has ``FACTS``, and ``open`` three functions: ``simulator(settings, episode)`` gives a ``Simulator`` that
+fits the episode and still has to be reset; ``expert()`` gives the one who shows its tasks, an ``Expert``; and
+``batch(settings, episode, num_envs, device)``, for a benchmark with tasks ``on_gpu`` alone, a ``Batch``. A module
+``paper`` may hold published figures.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 
-from pirl_core.envs.drawing import opengl
-from pirl_core.facts import Facts
 from pirl_core.types import Episode
-
-if TYPE_CHECKING:
-    from pirl_core.params.sections import Env
-
-Name = Literal["metaworld", "maniskill", "put_on_plate", "simpler", "libero", "calvin"]
 
 
 class Settings(NamedTuple):
     """What a simulator needs of ``params.Env``."""
 
-    benchmark: Name
+    benchmark: str
     episode_steps: int
     cameras: list[str]
     image_size: int
     fast_render: bool
     object_state: bool
     sim_backend: Literal["cpu", "gpu"]
-
-
-def settings_of(env: "Env") -> Settings:
-    return Settings(
-        env.benchmark,
-        env.episode_steps,
-        list(env.cameras),
-        env.image_size,
-        env.fast_render,
-        env.object_state,
-        env.sim_backend,
-    )
 
 
 class Outcome(NamedTuple):
@@ -127,75 +114,11 @@ def stack_frames(frames: Sequence[np.ndarray], size: int) -> np.ndarray:
     return np.array(frames, np.uint8).reshape(len(frames), size, size, 3)
 
 
-def facts_of(name: Name) -> Facts:
-    from pirl_core.envs.calvin import facts as calvin
-    from pirl_core.envs.libero import facts as libero_tasks
-    from pirl_core.envs.maniskill import facts as maniskill_tasks
-    from pirl_core.envs.metaworld import facts as metaworld_tasks
-    from pirl_core.envs.put_on_plate import facts as put_on_plate
-    from pirl_core.envs.simpler import facts as simpler_tasks
-
-    return {
-        "metaworld": metaworld_tasks.FACTS,
-        "maniskill": maniskill_tasks.FACTS,
-        "put_on_plate": put_on_plate.FACTS,
-        "simpler": simpler_tasks.FACTS,
-        "libero": libero_tasks.FACTS,
-        "calvin": calvin.FACTS,
-    }[name]
+Act = Callable[[np.ndarray], None]
+"""Executes and records one action (A,); raises EpisodeOver after the episode's last."""
+Expert = Callable[[Any, Act], None]
+"""Shows the task in a simulator that has just been reset; returns where it gives up."""
 
 
-def open_simulator(settings: Settings, episode: Episode) -> Simulator:
-    """A simulator that ``fits`` the episode; it still has to be reset. Imports the benchmark's package.
-
-    Raises UserError when the task is unknown, or package or assets are missing.
-    """
-    facts_of(settings.benchmark).task(episode.task)
-    if settings.sim_backend == "gpu":
-        from pirl_core.envs.vector.batch import Alone
-
-        return Alone(open_batch(settings, episode, 1))
-    if settings.benchmark in ("maniskill", "put_on_plate", "simpler"):
-        from pirl_core.envs.drawing import vulkan  # noqa: F401  (raises where mani_skill is missing)
-    if settings.benchmark == "maniskill":
-        from pirl_core.envs.maniskill.simulator import ManiSkillEnv
-
-        return ManiSkillEnv(episode.task, settings)
-    if settings.benchmark == "put_on_plate":
-        from pirl_core.envs.put_on_plate.simulator import PutOnPlateEnv
-
-        return PutOnPlateEnv(settings)
-    if settings.benchmark == "simpler":
-        from pirl_core.envs.simpler.simulator import SimplerEnv
-
-        return SimplerEnv(episode.task, settings)
-    if settings.benchmark == "calvin":
-        from pirl_core.envs.calvin.simulator import CalvinEnv
-
-        return CalvinEnv(episode.task.split("/")[0], settings)
-    if settings.cameras:
-        opengl.chosen()  # before mujoco is imported, which reads the variable and raises
-    if settings.benchmark == "libero":
-        from pirl_core.envs.libero.simulator import LiberoEnv
-
-        return LiberoEnv(episode.task, settings)
-    from pirl_core.envs.metaworld.simulator import MetaWorldEnv
-
-    return MetaWorldEnv(episode.task, settings)
-
-
-def open_batch(settings: Settings, episode: Episode, num_envs: int) -> Batch:
-    """A batch with ``num_envs`` rows that ``fits`` the episode, on the GPU of this rank.
-
-    Raises UserError where there is no such GPU, or package or assets are missing.
-    """
-    from pirl_core.envs.drawing import vulkan
-
-    device = vulkan.gpu()
-    if settings.benchmark == "put_on_plate":
-        from pirl_core.envs.put_on_plate.batch import PutOnPlateBatch
-
-        return PutOnPlateBatch(settings, num_envs, device)
-    from pirl_core.envs.maniskill.batch import ManiSkillBatch
-
-    return ManiSkillBatch(episode.task, settings, num_envs, device)
+class EpisodeOver(Exception):  # noqa: N818  (no error)
+    """The episode has ended, by success or by time."""

@@ -4,7 +4,7 @@ Where a start is drawn from the episode's seed, the seed's use keeps them apart.
 turn by whoever asks for it, so there they are the same as soon as ``env.shift`` asks for it too.
 """
 
-from pirl_core.envs.contract import facts_of
+from pirl_core.facts import facts_of
 from pirl_core.params.sections import Env, Evaluate, split_label
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from pirl_core.flow import noise as rules
-from pirl_core.flow.noise import Rule, Weights
+from pirl_core.flow.noise import Weights
 
 Velocity = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """(x (B, H, D), tau (B,)) → velocity (B, H, D), features (B, H, W)."""
@@ -23,9 +23,9 @@ LearnedStd = Callable[[Tensor], Tensor]
 
 
 class Noise(NamedTuple):
-    """A noise rule with its present strength: ``level`` of the SDE and CPS rules, the std bounds of the learned one."""
+    """A noise rule by its name, with its present strength: ``level``, or the std bounds where a net learns it."""
 
-    rule: Rule
+    rule: str
     level: float
     min_std: float
     max_std: float
@@ -41,17 +41,14 @@ class Score(NamedTuple):
 
 def weights(noise: Noise, tau: Tensor, delta: float, features: Tensor, noise_net: LearnedStd | None) -> Weights:
     """The rule's triple at times tau (B, 1, 1)."""
-    if noise.rule == "flow_sde":
-        return rules.flow_sde(tau, delta, noise.level)
-    if noise.rule == "constant_sde":
-        return rules.constant_sde(tau, delta, noise.level)
-    if noise.rule == "flow_cps":
-        return rules.flow_cps(tau, delta, noise.level)
+    rule = rules.rule_of(noise.rule)
+    if not rules.learns_std(noise.rule):
+        return rule(tau, delta, noise.level)
     if noise_net is None:
-        raise ValueError("the learned noise rule needs a noise net")
+        raise ValueError(f"the noise rule {noise.rule} needs a noise net")
     # The net may run in bf16; its std enters a log-density and stays fp32.
     raw = noise_net(features).float()
-    return rules.learned(tau, delta, rules.bounded_std(raw, noise.min_std, noise.max_std))
+    return rule(tau, delta, rules.bounded_std(raw, noise.min_std, noise.max_std))
 
 
 def transition(

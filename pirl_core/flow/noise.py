@@ -1,4 +1,4 @@
-"""The five noise rules of flow samplers, one formula each.
+"""The step that all noise rules of flow samplers share; ``flow.rules`` has a file for each.
 
 With â = x + (1 − τ) v (clean action) and ε̂ = x − τ v (noise), every sampler steps from τ to τ' = τ + δ by
 
@@ -8,13 +8,19 @@ and a rule is the triple (w_a, w_e, std). Axes: tau is any shape that broadcasts
 Time: τ = 0 is noise, τ = 1 is the action; δ = 1/K and τ = k/K with k = 0 … K − 1, so 1 − τ never vanishes.
 """
 
+import inspect
 import math
-from typing import Literal, NamedTuple
+from collections.abc import Callable
+from functools import cache
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-Rule = Literal["flow_sde", "constant_sde", "flow_cps", "learned"]
+from pirl_core import named
+
+Rule = Callable[[Tensor, float, Any], "Weights"]
+"""(tau, delta, level or std) → weights."""
 
 
 class Weights(NamedTuple):
@@ -30,33 +36,10 @@ def ode(tau: Tensor, delta: float) -> Weights:
     return Weights(tau + delta, 1 - tau - delta, torch.zeros_like(tau))
 
 
-def _sde(tau: Tensor, delta: float, variance_rate: Tensor) -> Weights:
+def sde(tau: Tensor, delta: float, variance_rate: Tensor) -> Weights:
     """Any SDE with the ODE's marginals (Eq. 7): the drift gains (σ²/2) ∇log p with ∇log p = −ε̂ / (1 − τ)."""
     drift = variance_rate * delta / (2 * (1 - tau))
     return Weights(tau + delta, 1 - tau - delta - drift, (variance_rate * delta).sqrt())
-
-
-def flow_sde(tau: Tensor, delta: float, level: float) -> Weights:
-    """Flow-SDE (Eq. 8, 9): σ = level √((1 − τ)/τ). At τ = 0 the denominator is the next grid time δ, so std = level."""
-    return _sde(tau, delta, level**2 * (1 - tau) / tau.clamp(min=delta))
-
-
-def constant_sde(tau: Tensor, delta: float, level: float) -> Weights:
-    """SAC Flow's noise-augmented rollout: the same SDE with σ = level at all times."""
-    return _sde(tau, delta, torch.full_like(tau, level**2))
-
-
-def flow_cps(tau: Tensor, delta: float, level: float) -> Weights:
-    """Flow-CPS (π_RL App. I): noise is rotated, not added, so its scale is kept. std = 0 at the last step."""
-    # Rounding must not leave a std of 1e-8 at the last step: its density would be huge.
-    rest = torch.where(1 - tau - delta < 1e-6, 0, 1 - tau - delta)
-    angle = math.pi * level / 2
-    return Weights(tau + delta, rest * math.cos(angle), rest * math.sin(angle))
-
-
-def learned(tau: Tensor, delta: float, std: Tensor) -> Weights:
-    """Flow-Noise (Eq. 4) and ReinFlow: the Euler mean with the noise net's std, not scaled by √δ. std: (B, H, D)."""
-    return Weights(tau + delta, 1 - tau - delta, std)
 
 
 def bounded_std(raw: Tensor, min_std: float, max_std: float) -> Tensor:
@@ -80,3 +63,16 @@ def scheduled(schedule: str, start: float, final: float, progress: float) -> flo
         return start + (final - start) * progress
     decay = max(0.0, (progress - 0.35) / 0.65)
     return final + (start - final) * (1 + math.cos(math.pi * decay)) / 2
+
+
+@cache
+def rule_of(name: str) -> Rule:
+    """The function ``weights`` of the rule that a short or a dotted name stands for. Raises LookupError for none."""
+    rule: Rule = named.part(named.RULES, name).weights
+    return rule
+
+
+@cache
+def learns_std(name: str) -> bool:
+    """Whether the rule takes the noise net's std, where others take a level."""
+    return list(inspect.signature(rule_of(name)).parameters)[2] == "std"

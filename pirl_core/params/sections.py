@@ -16,8 +16,8 @@ from pydantic import (
     model_validator,
 )
 
-from pirl_core.envs.contract import Name as Benchmark
-from pirl_core.envs.contract import facts_of
+from pirl_core import named
+from pirl_core.facts import facts_of
 from pirl_core.params.errors import unknown
 from pirl_core.policy.sizes import Mode, Size
 
@@ -49,6 +49,33 @@ Texts = Annotated[list[Text], AfterValidator(_distinct)]
 Tasks = Annotated[Texts, Field(min_length=1)]
 
 
+def _benchmark(name: str) -> str:
+    try:
+        facts_of(name)
+    except LookupError as error:
+        raise ValueError(_unknown_part(name, str(error), named.known(named.BENCHMARKS, "facts"))) from None
+    return name
+
+
+def _noise_rule(name: str) -> str:
+    return _found(named.RULES, name)
+
+
+def _family(name: str) -> str:
+    return _found(named.FAMILIES, name, "family")
+
+
+def _found(home: str, name: str, *module: str) -> str:
+    """Found, not loaded: it computes with torch."""
+    if not named.exists(home, name, *module):
+        raise ValueError(_unknown_part(name, named.lacking(home, name, *module), named.known(home, *module)))
+    return name
+
+
+def _unknown_part(name: str, lacking: str, known: list[str]) -> str:
+    return lacking if "." in name else unknown(name, known, lacking)
+
+
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
@@ -56,7 +83,7 @@ class Section(BaseModel):
 class Env(Section):
     """What the policy acts in and sees."""
 
-    benchmark: Benchmark
+    benchmark: Annotated[Text, AfterValidator(_benchmark)]
     tasks: Tasks
     shift: Text
     episode_steps: Count
@@ -99,7 +126,7 @@ class Env(Section):
         return value
 
 
-def check_names(benchmark: Benchmark, key: str, names: str | list[str]) -> None:
+def check_names(benchmark: str, key: str, names: str | list[str]) -> None:
     """Raises ValueError where the benchmark lacks a task, a camera or a shift, as ``key`` says."""
     facts = facts_of(benchmark)
     known = {"tasks": facts.tasks, "cameras": facts.cameras, "shift": ("none", *facts.shifts)}[key]
@@ -108,7 +135,7 @@ def check_names(benchmark: Benchmark, key: str, names: str | list[str]) -> None:
             raise ValueError(unknown(name, known, f"unknown {facts.label} {key.removesuffix('s')} '{name}'"))
 
 
-def check_backend(benchmark: Benchmark, sim_backend: str, tasks: list[str]) -> None:
+def check_backend(benchmark: str, sim_backend: str, tasks: list[str]) -> None:
     """Raises ValueError where a task cannot be simulated there."""
     facts = facts_of(benchmark)
     for task in tasks:
@@ -149,7 +176,7 @@ class Curate(Section):
 class Policy(Section):
     """The flow policy: which family, how large, and how states and actions are put to it."""
 
-    backbone: Literal["pi0", "pi05", "smolvla", "groot"]
+    backbone: Annotated[Text, AfterValidator(_family)]
     size: Size
     pretrained: Text | None
     revision: Text | None
@@ -211,7 +238,7 @@ class Rl(Section):
 
     algorithm: Literal["ppo", "grpo"]
     # noise
-    noise_rule: Literal["flow_sde", "constant_sde", "flow_cps", "learned"]
+    noise_rule: Annotated[Text, AfterValidator(_noise_rule)]
     noise_level: Annotated[float, Field(gt=0, le=2)]
     noise_schedule: Literal["constant", "linear", "reinflow"]
     noise_level_final: Annotated[float, Field(gt=0, le=2)]

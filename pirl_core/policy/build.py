@@ -11,16 +11,13 @@ from pirl_core.checkpoints.statistics import find_statistics
 from pirl_core.data.lerobot import Frames, action_chunks
 from pirl_core.errors import UserError
 from pirl_core.params.sections import Env, Policy
-from pirl_core.policy.backbone import Family, new_backbone, new_shape, published_sizes
+from pirl_core.policy.backbone import new_backbone, new_shape, published_prompt, published_sizes
 from pirl_core.policy.context import DataSizes
 from pirl_core.policy.flow_policy import FlowPolicy
 from pirl_core.policy.normalize import Normalization, fit, relative
 from pirl_core.policy.pretrained import load_pretrained, origin_of, pretrained_normalization, relative_note
 from pirl_core.policy.sizes import Mode
 from pirl_core.policy.tokenizer import Prompt, build_tokenizer, check_words, load_tokenizer
-
-# Of the published checkpoints.
-PROMPTS: dict[Family, Prompt] = {"pi0": "pi0", "pi05": "pi0", "smolvla": "smolvla", "groot": "groot"}
 
 
 class Built(NamedTuple):
@@ -64,7 +61,7 @@ def build_policy(
                 f"policy.size = full: {policy.backbone} takes {data.state_dim} state and {data.action_dim} action "
                 f"numbers, the data have {state_numbers} and {action_numbers}; set env.object_state: false"
             )
-        prompt: Prompt = "pi05_state" if policy.state_in_prompt else PROMPTS[policy.backbone]
+        prompt: Prompt = "pi05_state" if policy.state_in_prompt else published_prompt(policy.backbone)
         words = find_checkpoint(policy.tokenizer).folder / "tokenizer.json"
         tokenizer = load_tokenizer(words)
     else:

@@ -19,10 +19,9 @@ from pirl_core.errors import UserError
 from pirl_core.flow import chain
 from pirl_core.flow.chain import Noise
 from pirl_core.params.sections import Precision
-from pirl_core.policy.backbone import Backbone, family_of
+from pirl_core.policy.backbone import Backbone
 from pirl_core.policy.context import Context, Inputs
-from pirl_core.policy.families.groot.network import GrootShape
-from pirl_core.policy.families.pi0.network import Pi0Shape
+from pirl_core.policy.families.pi0.network import Pi0
 from pirl_core.policy.heads import NoiseNet, critic_head
 from pirl_core.policy.images import network_images
 from pirl_core.policy.normalize import Normalization, pad_last
@@ -100,9 +99,9 @@ class FlowPolicy(nn.Module):
         """
         shape = self.backbone.shape
         if process.critic == "vlm_unmasked":
-            if not isinstance(shape, Pi0Shape):
+            if not isinstance(self.backbone, Pi0):
                 raise UserError(
-                    f"rl.critic = vlm_unmasked: the official pooling of π0 and π0.5, which {family_of(shape)} has not; "
+                    f"rl.critic = vlm_unmasked: the official pooling of π0 and π0.5, which {shape.family} has not; "
                     "set vlm or expert"
                 )
             self.backbone.pool_padding = True
@@ -126,7 +125,7 @@ class FlowPolicy(nn.Module):
         device, shape = self.device, self.backbone.shape
         images = network_images(torch.from_numpy(observation.images).to(device), shape.image_size, self.backbone.resize)
         state = (torch.from_numpy(observation.state).to(device) - self.state_center) / self.state_scale
-        words = image_words(shape.cameras, shape.patches) if isinstance(shape, GrootShape) else ""
+        words = image_words(shape.cameras, getattr(shape, "patches", 0)) if self.prompt == "groot" else ""
         ids, valid = tokenize(
             self.tokenizer, self.prompt, observation.instructions, state.cpu().numpy(), shape.text_length, words
         )

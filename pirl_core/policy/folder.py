@@ -7,11 +7,11 @@ import torch
 from accelerate import init_empty_weights
 from pydantic import Field, create_model
 
-from pirl_core.envs.contract import facts_of
 from pirl_core.errors import UserError, first_line
+from pirl_core.facts import facts_of
 from pirl_core.files import write_json, write_tensors, write_text
 from pirl_core.params.sections import Env, Precision
-from pirl_core.policy.backbone import Backbone, Family, Shape, family_of, new_backbone, shape_class
+from pirl_core.policy.backbone import Backbone, Shape, new_backbone, shape_class
 from pirl_core.policy.flow_policy import FlowPolicy
 from pirl_core.policy.normalize import Affine, Normalization
 from pirl_core.policy.tokenizer import Prompt, check_words, load_tokenizer
@@ -20,6 +20,7 @@ from pirl_core.readers.text import read_json
 from pirl_core.readers.typed import M, Strict, check
 
 FORMAT = 3
+NAME = r"^\w+(\.\w+)*$"
 RERUN = "rerun the stage that writes this folder"
 Size = Annotated[int, Field(ge=1, le=1_000_000)]
 # As the network has them, in fp32: what is beyond is infinite there, and a smaller scale is none.
@@ -30,7 +31,7 @@ Scale = Annotated[float, Field(ge=FP32.tiny, le=FP32.max)]
 
 class _Config(Strict):
     format: Literal[3]
-    backbone: Family
+    backbone: Annotated[str, Field(pattern=NAME)]
     prompt: Prompt
     replan: Size
     denoise_steps: Annotated[int, Field(ge=1, le=1000)]
@@ -68,7 +69,7 @@ def save_policy(policy: FlowPolicy, folder: Path) -> None:
     write_tensors(folder / "model.safetensors", state)
     config = {
         "format": FORMAT,
-        "backbone": family_of(policy.backbone.shape),
+        "backbone": policy.backbone.shape.family,
         "prompt": policy.prompt,
         "replan": policy.replan,
         "denoise_steps": policy.denoise_steps,
@@ -110,7 +111,10 @@ def _backbone(config: _Config, path: Path) -> Backbone:
 
     Raises UserError where a size is missing, unknown, or makes no network.
     """
-    kind = shape_class(config.backbone)
+    try:
+        kind = shape_class(config.backbone)
+    except LookupError as error:
+        raise UserError(f"{path}: backbone: {error}; {RERUN}") from None
     whole = Annotated[int, Field(ge=0, le=1_000_000)]
     ranges: Any = {name: (whole if field is int else field, ...) for name, field in get_type_hints(kind).items()}
     checked = check(create_model("shape", __base__=Strict, **ranges), config.shape, f"{path}: shape", RERUN)

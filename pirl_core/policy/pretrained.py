@@ -1,39 +1,19 @@
 """Published weights and tokenizers into a policy."""
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from contextlib import suppress
+from typing import Any
 
+from pirl_core import named
 from pirl_core.checkpoints.read import Rename, detect_layout, load_weights, open_weights
 from pirl_core.checkpoints.relative import agreement, mismatch, relative_numbers
 from pirl_core.checkpoints.source import Checkpoint
 from pirl_core.checkpoints.statistics import Published, Stats, first_fault
 from pirl_core.errors import UserError
-from pirl_core.policy.backbone import Backbone, Family, family_of
-from pirl_core.policy.families.groot import layout as groot
-from pirl_core.policy.families.pi0 import layout as pi0
-from pirl_core.policy.families.smolvla import layout as smolvla
+from pirl_core.policy.backbone import Backbone
 from pirl_core.policy.layouts import BESIDE, beside
 from pirl_core.policy.normalize import USED, Affine, Normalization, published
 from pirl_core.policy.sizes import Mode
-
-
-class Layout(NamedTuple):
-    """Whose weights, its key map, and what to read a tied tensor from where its own key is not there."""
-
-    family: Family
-    names: Rename
-    ties: Mapping[str, str]
-
-
-LAYOUTS = {
-    "openpi_pi0": Layout("pi0", pi0.openpi_names, pi0.OPENPI_TIES),
-    "openpi_pi05": Layout("pi05", pi0.openpi_names, pi0.OPENPI_TIES),
-    "lerobot_pi0": Layout("pi0", pi0.lerobot_names, pi0.LEROBOT_TIES),
-    "lerobot_pi05": Layout("pi05", pi0.lerobot_names, pi0.LEROBOT_TIES),
-    "lerobot_smolvla": Layout("smolvla", smolvla.lerobot_names, {}),
-    "isaac_groot_n15": Layout("groot", groot.isaac_names, groot.ISAAC_TIES),
-    "lerobot_groot_n15": Layout("groot", groot.lerobot_names, groot.LEROBOT_TIES),
-}
 
 
 def load_pretrained(backbone: Backbone, found: Checkpoint) -> list[str]:
@@ -42,14 +22,16 @@ def load_pretrained(backbone: Backbone, found: Checkpoint) -> list[str]:
     Raises UserError where the checkpoint holds another model, or is not whole.
     """
     weights = open_weights(found.folder)
-    family, layout = family_of(backbone.shape), detect_layout(weights.shapes)
-    known = LAYOUTS.get(layout)
-    if known is None or known.family != family:
+    family, layout = backbone.shape.family, detect_layout(weights.shapes)
+    reads: dict[str, tuple[Rename, Mapping[str, str]]] = {}
+    with suppress(LookupError):
+        reads = named.part(named.FAMILIES, family, "layout").READS
+    if layout not in reads:
         raise UserError(
             f"policy.pretrained = {found.repo or found.folder}: holds {layout}, but policy.backbone is {family}; "
             "change either"
         )
-    load_weights(backbone, weights, known.names, known.ties)
+    load_weights(backbone, weights, *reads[layout])
     left = sorted({part for key in weights.shapes if (part := beside(key))})
     return [f"{part} of the weights, {BESIDE[part]}, was left behind" for part in left]
 
@@ -107,7 +89,7 @@ def _affine(found: Published, part: str, stats: Stats, mode: Mode, numbers: int)
     return Affine(affine.center[:numbers], affine.scale[:numbers])
 
 
-def origin_of(found: Checkpoint, family: Family, notes: list[str]) -> dict[str, Any]:
+def origin_of(found: Checkpoint, family: str, notes: list[str]) -> dict[str, Any]:
     """To be recorded beside what was trained from it. notes: what its reading found to tell."""
     folder = None if found.repo else str(found.folder)
     return {"family": family, "folder": folder, "repo": found.repo, "commit": found.commit, "notes": notes}

@@ -5,14 +5,12 @@ Axes: B batch, L tokens of the longest prompt of the batch, S state numbers.
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
 from pirl_core.errors import UserError, first_line
-from pirl_core.policy.backbone import Shape
-from pirl_core.policy.families.groot.network import GrootShape
 from pirl_core.readers.text import read_text
 
 PAD, UNKNOWN, START = "<pad>", "<unk>", "<start>"
@@ -62,14 +60,14 @@ def load_tokenizer(path: Path) -> Tokenizer:
         raise UserError(f"{path}: not a tokenizer ({first_line(error)}); {RERUN}") from None
 
 
-def check_words(tokenizer: Tokenizer, prompt: Prompt, shape: Shape, path: Path) -> None:
+def check_words(tokenizer: Tokenizer, prompt: Prompt, shape: Any, path: Path) -> None:
     """Raises UserError where the words of the tokenizer at ``path`` are not those of a model of this shape."""
     words, vocabulary = tokenizer.get_vocab(), shape.vocabulary
     missing = [word for word in _NEEDED.get(prompt, ()) if word not in words]
     if missing:
         raise UserError(f"{path}: the word {missing[0]} is missing; this is the tokenizer of another model")
     # Under another number the images would be put elsewhere than the prompt says.
-    if prompt == "groot" and not (isinstance(shape, GrootShape) and words[IMAGE] == shape.image_token):
+    if prompt == "groot" and words[IMAGE] != getattr(shape, "image_token", None):
         raise UserError(f"{path}: {IMAGE} is number {words[IMAGE]}, not the model's; this is the tokenizer of another")
     if prompt.startswith("words") and sorted(words.values()) != list(range(vocabulary)):
         raise UserError(f"{path}: its words are not numbered 0 to {vocabulary - 1} as config.json says; restore it")

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pirl_core.envs.contract import Name, facts_of
 from pirl_core.errors import UserError
 from pirl_core.evaluation.starts import shared_starts
 from pirl_core.evaluation.stats import Estimate, Grid, difference_interval, grid_of, mean_interval
+from pirl_core.facts import facts_of
 from pirl_core.params.file import resolve
 from pirl_core.params.sections import Params
 from pirl_core.report.inputs import listed_splits
@@ -65,7 +65,7 @@ def to_json(data: Any) -> str:
     return json.dumps(data, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def _rate_row(params: Params, experiment: str, benchmark: Name, method: str, split: str, part: pd.DataFrame) -> Row:
+def _rate_row(params: Params, experiment: str, benchmark: str, method: str, split: str, part: pd.DataFrame) -> Row:
     entry = params.experiments[experiment]
     groups = {facts_of(benchmark).task(task).group for task in part["task"].unique()}
     group = groups.pop() if len(groups) == 1 else "average"

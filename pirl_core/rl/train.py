@@ -13,7 +13,7 @@ import torch
 from pirl_core import seeds
 from pirl_core.errors import UserError
 from pirl_core.flow.chain import Noise
-from pirl_core.flow.noise import scheduled
+from pirl_core.flow.noise import learns_std, scheduled
 from pirl_core.params.sections import Rl
 from pirl_core.policy.flow_policy import FlowPolicy, Process
 from pirl_core.policy.layers import way_to_run
@@ -41,10 +41,10 @@ def process_of(rl: Rl) -> Process:
 def noise_at(rl: Rl, iteration: int) -> Noise:
     """Noise rule and its strength at this iteration; the schedule moves the level, or the learned upper bound."""
     progress = iteration / max(1, rl.iterations - 1)
-    if rl.noise_rule == "learned":
+    if learns_std(rl.noise_rule):
         final = 0.3 * rl.noise_min_std + 0.7 * rl.noise_max_std
         bound = scheduled(rl.noise_schedule, rl.noise_max_std, final, progress)
-        return Noise("learned", 0.0, rl.noise_min_std, bound)
+        return Noise(rl.noise_rule, 0.0, rl.noise_min_std, bound)
     level = scheduled(rl.noise_schedule, rl.noise_level, rl.noise_level_final, progress)
     return Noise(rl.noise_rule, level, 0.0, 0.0)
 
@@ -89,7 +89,7 @@ def train_rl(
     torch.manual_seed(seeds.integer("heads", seed))
     process = process_of(rl)
     policy.backbone.freeze_vlm()
-    policy.add_heads(process, rl.critic_layers, rl.noise_rule == "learned")
+    policy.add_heads(process, rl.critic_layers, learns_std(rl.noise_rule))
     if rl.lora_rank:
         add_adapters(policy.backbone, rl.lora_rank, rl.lora_alpha, rl.lora_targets)
     round_weights(policy, rl.precision)

@@ -62,10 +62,12 @@ def draw(rng: np.random.Generator, shift: np.ndarray, sft: Sft) -> Draw:
 
 def augment(images: np.ndarray, cameras: Sequence[str], change: Draw, sft: Sft) -> np.ndarray:
     """images: (B, C, s, s, 3) uint8, C as ``cameras`` names them. The same array, where nothing is asked for."""
+    if not cameras:
+        return images
     images = shift_images(images, change.shift)
     warps = bool(sft.image_crop or sft.image_rotation)
     colours = bool(sft.image_brightness or sft.image_contrast or sft.image_saturation or sft.image_hue)
-    if not cameras or not (warps or colours):
+    if not (warps or colours):
         return images
     x = torch.from_numpy(images).permute(0, 1, 4, 2, 3).contiguous() / 255
     still = [index for index, name in enumerate(cameras) if name not in WRIST_CAMERAS]

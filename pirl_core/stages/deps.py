@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from pirl_core import console
+from pirl_core import console, named
 
 PACKAGE = "pirl_core"
 STAGES = ("curate", "sft", "rl", "evaluate", "report")
@@ -19,8 +19,9 @@ STAGES = ("curate", "sft", "rl", "evaluate", "report")
 def stage_sources(stage: str, root: Path) -> list[str]:
     """Files of the package that ``pirl_core.stages.<stage>`` loads, sorted, relative to ``root``.
 
-    Imports inside functions count, those under TYPE_CHECKING do not. Files that are not Python (templates) count with
-    the sub-package they lie in.
+    Imports inside functions count, those under TYPE_CHECKING do not; so does whatever a call of ``named.part`` may find
+    in the package. Files that are not Python (templates) count with the sub-package they lie in, pages for readers do
+    not.
     """
     found: set[Path] = set()
     waiting = [f"{PACKAGE}.stages.{stage}"]
@@ -29,7 +30,7 @@ def stage_sources(stage: str, root: Path) -> list[str]:
             found.add(path)
             waiting += _imports(ast.parse(path.read_text(encoding="utf-8")), root)
     folders = {path.parent for path in found} - {root / PACKAGE}
-    data = {p for folder in folders for p in folder.iterdir() if p.is_file() and p.suffix not in (".py", ".pyc")}
+    data = {p for folder in folders for p in folder.iterdir() if p.is_file() and p.suffix not in (".py", ".pyc", ".md")}
     return sorted(path.relative_to(root).as_posix() for path in found | data)
 
 
@@ -54,6 +55,10 @@ def _imports(tree: ast.AST, root: Path) -> Iterator[str]:
         elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == PACKAGE:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
             yield str(node.module)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) == "named.part":
+            home, module = getattr(named, ast.unparse(node.args[0]).split(".")[1]), node.args[2:]
+            last = [str(ast.literal_eval(argument)) for argument in module]
+            yield from (".".join([home, name, *last]) for name in named.known(home, *last))
 
 
 def _executed(node: ast.AST) -> Iterator[ast.AST]:

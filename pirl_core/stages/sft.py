@@ -7,8 +7,8 @@ from pirl_core.stages.cli import Job, stage_main
 
 def run(job: Job) -> None:
     from pirl_core.data.lerobot import read_dataset
-    from pirl_core.envs.contract import facts_of
     from pirl_core.errors import UserError
+    from pirl_core.facts import facts_of
     from pirl_core.files import write_json
     from pirl_core.policy.build import build_policy
     from pirl_core.policy.folder import save_policy

@@ -89,7 +89,7 @@ class DataFiles:
 
     def write(self, arrays: dict[str, np.ndarray], pictures: dict[str, np.ndarray]) -> dict[str, int]:
         """Appends one episode; gives the columns of the episode table that say where it lies."""
-        columns = {name: pa.array(list(values), self.schema.field(name).type) for name, values in arrays.items()}
+        columns = {name: pa.array(_values(values), self.schema.field(name).type) for name, values in arrays.items()}
         for name, images in pictures.items():
             encoded = [{"bytes": _png(image), "path": None} for image in images]
             columns[name] = pa.array(encoded, self.schema.field(name).type)
@@ -173,3 +173,8 @@ def _png(image: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, format="PNG", compress_level=1)
     return buffer.getvalue()
+
+
+def _values(array: np.ndarray) -> list[Any]:
+    """A value a frame; LeRobot keeps a feature of one number as that number, not as a list."""
+    return list(array[:, 0] if array.ndim == 2 and array.shape[1] == 1 else array)

@@ -17,9 +17,8 @@ from pirl_core.data.lerobot import DemoEpisode, schema
 from pirl_core.data.pictures import decode_image, decode_video, picture_of
 from pirl_core.data.recorded.index import AGAIN, EPISODES, ROWS, UNREADABLE, Listed, Recorded, damaged, lengths_of
 from pirl_core.data.recorded.tasks import plain
-from pirl_core.envs.contract import facts_of
 from pirl_core.errors import first_line
-from pirl_core.facts import Facts
+from pirl_core.facts import Facts, facts_of
 from pirl_core.params.sections import Env
 from pirl_core.paths import fill, inside
 from pirl_core.readers.tables import VECTOR, Kind, read_table

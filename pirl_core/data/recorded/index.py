@@ -10,27 +10,11 @@ from pirl_core.checkpoints.hub import snapshot
 from pirl_core.checkpoints.source import HUB_ID
 from pirl_core.data.lerobot import schema
 from pirl_core.data.recorded.tasks import tasks_of
-from pirl_core.envs.contract import facts_of
 from pirl_core.errors import UserError
-from pirl_core.facts import Facts
+from pirl_core.facts import Facts, facts_of
 from pirl_core.params.sections import Env
 from pirl_core.readers.text import read_json, read_json_lines
 
-OTHER_NAMES: dict[str, dict[str, tuple[str, ...]]] = {
-    "libero": {
-        "agentview": ("image",),
-        "eye_in_hand": ("wrist_image",),
-        "state": ("state",),
-        "action": ("actions",),
-    },
-    "calvin": {
-        "static": ("video.image_base",),
-        "gripper": ("video.image_wrist",),
-        "state": ("state.ee_pos", "state.ee_rot", "state.gripper"),
-        "action": ("action.delta_ee_pos", "action.delta_ee_rot", "action.gripper"),
-    },
-}
-"""By benchmark: columns of known datasets that do not have LeRobot's names; numbers of several follow one another."""
 ROWS = ("frame_index", "episode_index", "timestamp")
 """Columns of every LeRobot dataset that say which frame a row is."""
 AGAIN = "fetch it again"
@@ -107,7 +91,8 @@ def damaged(path: Path, reason: object, remedy: str = AGAIN) -> UserError:
 
 def _columns(source: str, features: dict[str, dict[str, Any]], env: Env) -> dict[str, tuple[str, ...]]:
     """The columns that hold each camera, state, action and environment, of the right kind and size."""
-    facts, others = facts_of(env.benchmark), OTHER_NAMES.get(env.benchmark, {})
+    facts = facts_of(env.benchmark)
+    others = facts.columns
     usual = {camera: schema.IMAGE.format(camera=camera) for camera in env.cameras}
     usual |= {"state": schema.STATE, "action": schema.ACTION}
     if env.object_state:

@@ -4,10 +4,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from pirl_core.envs.calvin.annotations import TRAINING
-from pirl_core.envs.calvin.subtasks import SUBTASKS
-from pirl_core.envs.contract import facts_of
 from pirl_core.errors import UserError
+from pirl_core.facts import facts_of
 from pirl_core.params.sections import Env
 
 
@@ -63,9 +61,6 @@ def shared_sentences(sentences: Sequence[str], env: Env) -> list[Shared]:
 
 
 def _sentences_of(task: str, env: Env) -> set[str]:
-    """What an episode of the task may be called, those of CALVIN's training set included."""
-    own = facts_of(env.benchmark).task(task).sentences
-    texts = {plain(text) for text in own}
-    if env.benchmark == "calvin":
-        texts |= {text for name, subtask in SUBTASKS.items() if subtask.sentence in own for text in TRAINING[name]}
-    return texts
+    """What an episode of the task may be called."""
+    known = facts_of(env.benchmark).task(task)
+    return {plain(text) for text in (*known.sentences, *known.recorded)}

@@ -2,7 +2,7 @@
 
 From calvin_models/conf/annotations/new_playtable.yaml of https://github.com/mees/calvin (MIT licence, copyright 2021
 Oier Mees). The dataset's episodes carry them; evaluation asks with the validation set's 34, which ``subtasks.py`` has,
-and so do the policies here: ``FACTS`` does not know these.
+and so do the policies here: ``FACTS`` has these for recorded episodes only.
 """
 
 from pirl_core.envs.calvin.subtasks import COLOURS

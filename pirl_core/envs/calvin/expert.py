@@ -11,7 +11,7 @@ import numpy as np
 
 from pirl_core.envs.calvin.facts import ALONE
 from pirl_core.envs.calvin.simulator import CalvinEnv
-from pirl_core.envs.experts import Act
+from pirl_core.envs.contract import Act
 from pirl_core.errors import UserError
 
 STEP, TURN = 0.02, 0.05

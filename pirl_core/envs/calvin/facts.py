@@ -5,6 +5,7 @@
 
 from collections.abc import Hashable, Sequence
 
+from pirl_core.envs.calvin.annotations import TRAINING
 from pirl_core.envs.calvin.sequences import LENGTH, SUBTASK_STEPS, conditions, sequences
 from pirl_core.envs.calvin.subtasks import SUBTASKS, follow
 from pirl_core.facts import Facts, Task
@@ -34,13 +35,20 @@ def _group(name: str) -> str:
     return "push" if name == "push_into_drawer" else _GROUPS[name.split("_")[0]]
 
 
+def _trained(sentences: tuple[str, ...]) -> tuple[str, ...]:
+    """What the training set calls the subtasks of these sentences."""
+    names = [name for name, subtask in SUBTASKS.items() if subtask.sentence in sentences]
+    return tuple(text for name in names for text in TRAINING[name])
+
+
 def _tasks() -> dict[str, Task]:
     tasks = {}
     for scene in SCENES:
         for name in ALONE:
-            tasks[f"{scene}/{name}"] = Task((SUBTASKS[name].sentence,), _group(name), steps=SUBTASK_STEPS)
+            own = (SUBTASKS[name].sentence,)
+            tasks[f"{scene}/{name}"] = Task(own, _group(name), 1, SUBTASK_STEPS, _trained(own))
         sentences = tuple(subtask.sentence for subtask in SUBTASKS.values())
-        tasks[f"{scene}/{SEQUENCE}"] = Task(sentences, SEQUENCE, LENGTH, SUBTASK_STEPS)
+        tasks[f"{scene}/{SEQUENCE}"] = Task(sentences, SEQUENCE, LENGTH, SUBTASK_STEPS, _trained(sentences))
     return tasks
 
 
@@ -70,4 +78,10 @@ FACTS = Facts(
     robot="panda",
     action_range=1.0,
     listed=_listed,
+    columns={
+        "static": ("video.image_base",),
+        "gripper": ("video.image_wrist",),
+        "state": ("state.ee_pos", "state.ee_rot", "state.gripper"),
+        "action": ("action.delta_ee_pos", "action.delta_ee_rot", "action.gripper"),
+    },
 )

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import mujoco
 import numpy as np
 
-from pirl_core.envs.experts import Act
+from pirl_core.envs.contract import Act
 from pirl_core.envs.libero.simulator import LiberoEnv
 from pirl_core.errors import UserError
 

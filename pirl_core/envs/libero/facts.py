@@ -188,4 +188,10 @@ FACTS = Facts(
     robot="panda",
     action_range=1.0,
     listed=_listed,
+    columns={
+        "agentview": ("image",),
+        "eye_in_hand": ("wrist_image",),
+        "state": ("state",),
+        "action": ("actions",),
+    },
 )

@@ -15,7 +15,7 @@ import torch
 from mani_skill.examples.motionplanning.panda.run import MP_SOLUTIONS
 from mani_skill.utils.geometry.rotation_conversions import matrix_to_euler_angles, quaternion_to_matrix
 
-from pirl_core.envs.experts import Act
+from pirl_core.envs.contract import Act
 from pirl_core.envs.maniskill.simulator import ManiSkillEnv
 
 PACE = {

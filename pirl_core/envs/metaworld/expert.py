@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from metaworld.policies import ENV_POLICY_MAP
 
-from pirl_core.envs.experts import Act
+from pirl_core.envs.contract import Act
 from pirl_core.envs.metaworld.simulator import MetaWorldEnv
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from pirl_core.envs.experts import Act
+from pirl_core.envs.contract import Act
 from pirl_core.envs.put_on_plate.play import bounds
 from pirl_core.envs.put_on_plate.simulator import PutOnPlateEnv
 from pirl_core.envs.widowx import pose_numbers, rotation

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from pirl_core.envs.experts import Act
+from pirl_core.envs.contract import Act
 from pirl_core.envs.put_on_plate.expert import pick_and_place
 from pirl_core.envs.simpler.simulator import SimplerEnv
 

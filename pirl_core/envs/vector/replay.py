@@ -5,7 +5,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pirl_core.envs.contract import Settings, Simulator, facts_of, open_simulator, settings_of
+from pirl_core.envs.contract import Settings, Simulator
+from pirl_core.envs.opening import open_simulator, settings_of
+from pirl_core.facts import facts_of
 from pirl_core.params.sections import Env
 from pirl_core.types import Episode
 

@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from pirl_core.envs.contract import Outcome, Settings, Simulator, open_simulator
+from pirl_core.envs.contract import Outcome, Settings, Simulator
+from pirl_core.envs.opening import open_simulator
 from pirl_core.envs.vector.batch import BatchSlots
 from pirl_core.errors import UserError
 from pirl_core.types import Episode

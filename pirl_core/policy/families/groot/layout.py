@@ -73,3 +73,7 @@ def _layer(key: str) -> int:
     """Which layer of the language model a key belongs to; −1 for none."""
     start = f"{LANGUAGE}model.layers."
     return int(key.removeprefix(start).split(".")[0]) if key.startswith(start) else -1
+
+
+READS = {"isaac_groot_n15": (isaac_names, ISAAC_TIES), "lerobot_groot_n15": (lerobot_names, LEROBOT_TIES)}
+"""By layout of published weights: its key map, and what to read a tied tensor from where its own key is not there."""

@@ -68,6 +68,10 @@ class GrootShape(NamedTuple):
     stem: Literal["patch", "conv"]
 
     @property
+    def family(self) -> str:
+        return "groot"
+
+    @property
     def patches(self) -> int:
         """Image tokens of a camera."""
         return (self.image_size // self.patch) ** 2

@@ -1,1 +1,1 @@
-"""π0 and π0.5: PaliGemma with an action expert."""
+"""π0: PaliGemma with an action expert; the network of π0.5 as well."""

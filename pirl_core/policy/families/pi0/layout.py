@@ -83,3 +83,7 @@ def lerobot_keys(name: str) -> str:
 def lerobot_unused(shape: Pi0Shape) -> dict[str, tuple[int, ...]]:
     """As ``openpi_unused``, for LeRobot's files."""
     return {LEROBOT + key: size for key, size in openpi_unused(shape).items()}
+
+
+READS = {"openpi_pi0": (openpi_names, OPENPI_TIES), "lerobot_pi0": (lerobot_names, LEROBOT_TIES)}
+"""By layout of published weights: its key map, and what to read a tied tensor from where its own key is not there."""

@@ -63,6 +63,10 @@ class Pi0Shape(NamedTuple):
     pi05: bool
     stem: Literal["patch", "conv"]
 
+    @property
+    def family(self) -> str:
+        return "pi05" if self.pi05 else "pi0"
+
 
 def small_shape(
     data: DataSizes,

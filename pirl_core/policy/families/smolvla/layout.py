@@ -40,3 +40,8 @@ def lerobot_keys(name: str) -> str:
         if name.startswith(ours):
             return theirs + name.removeprefix(ours)
     raise UserError(f"{name}: SmolVLA has no such tensor; it belongs to another family")
+
+
+TIES: dict[str, str] = {}
+READS = {"lerobot_smolvla": (lerobot_names, TIES)}
+"""By layout of published weights: its key map, and what to read a tied tensor from where its own key is not there."""

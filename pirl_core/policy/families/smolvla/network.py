@@ -67,6 +67,10 @@ class SmolVlaShape(NamedTuple):
     head_dim: int
     stem: Literal["patch", "conv"]
 
+    @property
+    def family(self) -> str:
+        return "smolvla"
+
 
 def smolvla_shape(size: Size, data: DataSizes) -> SmolVlaShape:
     """nano, tiny, S, M and L: to train from scratch, one token a patch. full: lerobot/smolvla_base, which expects

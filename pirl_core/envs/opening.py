@@ -1,0 +1,50 @@
+"""Opens what the folder of a benchmark has, by its name: simulator, batch, expert."""
+
+from pirl_core import named
+from pirl_core.envs.alone import Alone
+from pirl_core.envs.contract import Batch, Expert, Settings, Simulator
+from pirl_core.facts import facts_of
+from pirl_core.params.sections import Env
+from pirl_core.types import Episode
+
+
+def settings_of(env: Env) -> Settings:
+    return Settings(
+        env.benchmark,
+        env.episode_steps,
+        list(env.cameras),
+        env.image_size,
+        env.fast_render,
+        env.object_state,
+        env.sim_backend,
+    )
+
+
+def open_simulator(settings: Settings, episode: Episode) -> Simulator:
+    """A simulator that ``fits`` the episode; it still has to be reset. Imports the benchmark's package.
+
+    Raises UserError when the task is unknown, or package or assets are missing.
+    """
+    facts_of(settings.benchmark).task(episode.task)
+    if settings.sim_backend == "gpu":
+        return Alone(open_batch(settings, episode, 1))
+    simulator: Simulator = named.part(named.BENCHMARKS, settings.benchmark, "open").simulator(settings, episode)
+    return simulator
+
+
+def open_batch(settings: Settings, episode: Episode, num_envs: int) -> Batch:
+    """A batch with ``num_envs`` rows that ``fits`` the episode, on the GPU of this rank.
+
+    Raises UserError where there is no such GPU, or package or assets are missing.
+    """
+    from pirl_core.envs.drawing import vulkan
+
+    device = vulkan.gpu()
+    batch: Batch = named.part(named.BENCHMARKS, settings.benchmark, "open").batch(settings, episode, num_envs, device)
+    return batch
+
+
+def expert_of(benchmark: str) -> Expert:
+    """Who shows the benchmark's tasks."""
+    expert: Expert = named.part(named.BENCHMARKS, benchmark, "open").expert()
+    return expert

@@ -1,0 +1,69 @@
+"""Parts found by name: a benchmark, a model family, a noise rule.
+
+A short name is a folder or file of the project's own, a dotted one a package or module of anybody's: the one way in
+which either is added, with no list to extend.
+"""
+
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from types import ModuleType
+
+BENCHMARKS = "pirl_core.envs"
+RULES = "pirl_core.flow.rules"
+FAMILIES = "pirl_core.policy.families"
+
+
+def part(home: str, name: str, module: str = "") -> ModuleType:
+    """``module`` of the package, or the package itself, that ``name`` stands for among ``home``.
+
+    Raises LookupError, in words, where there is none; what goes wrong inside it is raised as it is.
+    """
+    where = _where(home, name, module)
+    try:
+        return import_module(where)
+    except ModuleNotFoundError as error:
+        if error.name and f"{where}.".startswith(f"{error.name}."):
+            raise LookupError(lacking(home, name, module)) from None
+        raise
+
+
+def exists(home: str, name: str, module: str = "") -> bool:
+    """Whether ``part`` would find it; loads the packages above it alone."""
+    try:
+        return find_spec(_where(home, name, module)) is not None
+    except (ModuleNotFoundError, ValueError):
+        return False
+
+
+def known(home: str, module: str = "") -> list[str]:
+    """The project's own short names, in alphabetical order."""
+    folder = Path(str(import_module(home).__file__)).parent
+    if module:
+        return sorted(path.parent.name for path in folder.glob(f"*/{module}.py"))
+    return sorted(path.stem for path in folder.glob("*.py") if path.stem != "__init__")
+
+
+def lacking(home: str, name: str, module: str = "") -> str:
+    """What is wrong with a name that ``part`` does not find; the known ones are for whoever prints it to add."""
+    if "." in name:
+        return f"no module {_where(home, name, module)} can be imported; install it, or put its folder on PYTHONPATH"
+    return f"unknown name '{name}'"
+
+
+def _where(home: str, name: str, module: str) -> str:
+    package = name if "." in name else f"{home}.{name}"
+    return f"{package}.{module}" if module else package
+
+
+def own_sources(name: str) -> list[Path]:
+    """Python files of the package that a dotted name is of; none for a short one."""
+    spec = find_spec(name.split(".")[0]) if "." in name else None
+    if spec is None:
+        return []
+    folders = spec.submodule_search_locations
+    return (
+        sorted(path for folder in folders for path in Path(folder).rglob("*.py"))
+        if folders
+        else [Path(str(spec.origin))]
+    )

@@ -1,0 +1,17 @@
+"""What ``policy.backbone: pi05`` stands for: see ``policy.backbone``."""
+
+from pirl_core.policy.context import DataSizes
+from pirl_core.policy.families.pi0.network import Pi0, Pi0Shape, pi0_shape
+from pirl_core.policy.sizes import Size
+
+Network = Pi0
+Shape = Pi0Shape
+PROMPT = "pi0"
+
+
+def shape(size: Size, data: DataSizes) -> Pi0Shape:
+    return pi0_shape(size, data, pi05=True)
+
+
+def published_sizes(cameras: int, horizon: int) -> DataSizes:
+    return DataSizes(224, cameras, 257152, 200, 32, 32, horizon)
