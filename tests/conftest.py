@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from tests import ROOT
+
 # Two cores are shared with the simulator's workers, and one thread adds numbers in one order.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-ROOT = Path(__file__).resolve().parents[1]
 
 # Assets that lie beside the checkout serve where no variable names others.
 for variable, folder in {"PIRL_LIBERO_ASSETS": "libero/assets", "PIRL_MANISKILL_ASSETS": "maniskill"}.items():

@@ -13,7 +13,8 @@ import yaml
 
 from pirl_core import named
 from pirl_core.params.file import load_params
-from tests.test_end_to_end import ROOT, command
+from tests import ROOT
+from tests.stages.test_end_to_end import command
 
 PACKAGE = {
     "reach/facts.py": """

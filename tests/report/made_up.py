@@ -1,0 +1,112 @@
+"""Evaluations, curves and records with known counts, as the report finds them."""
+
+import json
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+from PIL import Image
+
+from pirl_core import seeds
+from pirl_core.params.file import load_params
+from pirl_core.params.sections import Params
+from pirl_core.report.build import build_report
+from tests import ROOT
+
+EASY, MEDIUM = "reach-v3", "hammer-v3"
+# Of an episode as evaluation has them: 52 bits.
+SEED = seeds.evaluation_seed(0, EASY, 0)
+PRESET = ROOT / "pirl_core" / "params" / "presets" / "laptop.yaml"
+Edit = Callable[[dict[str, Any]], None]
+# Successes of 20 episodes per (split, method, task).
+COUNTS = {
+    ("id", "sft"): {EASY: 8, MEDIUM: 2},
+    ("id", "flow_sde"): {EASY: 18, MEDIUM: 12},
+    ("id", "flow_noise"): {EASY: 20, MEDIUM: 0},
+    ("ood:visual", "sft"): {EASY: 4, MEDIUM: 0},
+    ("ood:visual", "flow_sde"): {EASY: 10, MEDIUM: 3},
+    ("ood:visual", "flow_noise"): {EASY: 4, MEDIUM: 0},
+}
+N = 20
+
+
+def make_params(folder: Path, edit: Edit = lambda _: None) -> Params:
+    """Two experiments (`tiny` beside π0, `state` beside nothing), three policies, two seeds, two splits."""
+    data = yaml.safe_load(PRESET.read_text())
+    entry = {**next(iter(data["experiments"].values())), "model": "tiny <π0>", "paper_model": "pi0"}
+    data["experiments"] = {"tiny": entry, "state": {**entry, "model": "state", "paper_model": None}}
+    data["policies"], data["seeds"] = ["sft", "flow_sde", "flow_noise"], [0, 1]
+    data["evaluate"]["splits"] = {
+        "ood_visual": {"tasks": None, "shift": "visual", "episodes_per_task": N},
+        "id": {"tasks": None, "shift": "none", "episodes_per_task": N},
+    }
+    data["report"] = {"title": "A report"}
+    edit(data)
+    path = folder / "params.yaml"
+    path.write_text(yaml.safe_dump(data, sort_keys=False))
+    return load_params(path)
+
+
+def fill(outputs: Path, params: Params, counts: dict[tuple[str, str], dict[str, int]] = COUNTS, n: int = N) -> None:
+    """Evaluations, curves, run records and a video; the first episodes of every task succeed."""
+    for experiment in params.experiments:
+        for seed in params.seeds:
+            write_curve(outputs / "sft" / f"{experiment}-{seed}", "losses/flow_matching", [1.0, 0.2, 0.1])
+            record(outputs, "sft", f"{experiment}-{seed}", 10.0, 1000)
+            for policy in params.policies:
+                name = f"{experiment}-{policy}-{seed}"
+                rows = [
+                    (experiment, "metaworld", "", policy, seed, split, task, i, 1000 + i, i < wins, 50, float(i < wins))
+                    for (split, method), tasks in counts.items() if method == policy
+                    for task, wins in tasks.items()
+                    for i in range(n)
+                ]  # fmt: skip
+                columns = "experiment benchmark model method seed split task episode env_seed success steps reward"
+                folder = outputs / "evaluate" / name
+                (folder / "videos").mkdir(parents=True)
+                pd.DataFrame(rows, columns=columns.split()).to_parquet(folder / "episodes.parquet", index=False)
+                Image.new("RGB", (8, 8), "red").save(folder / "videos" / "a.gif")
+                clip = {"file": "a.gif", "split": "id", "task": EASY, "success": True, "episode": SEED}
+                (folder / "videos" / "videos.json").write_text(json.dumps([clip]))
+                record(outputs, "evaluate", name, 5.0, 2048)
+                if policy != "sft":
+                    write_curve(outputs / "rl" / name, "validation/success", [0.25, 0.5, 0.75])
+                    record(outputs, "rl", name, 100.0, 3072)
+
+
+def write_curve(folder: Path, key: str, values: list[float]) -> None:
+    folder.mkdir(parents=True)
+    lines = [json.dumps({"step": step, key: value, "losses/approx_kl": 0.01}) for step, value in enumerate(values)]
+    (folder / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+
+
+def record(outputs: Path, stage: str, name: str, wall: float, peak: float) -> None:
+    path = outputs / "run" / stage / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    machine = {"cpu": "Some CPU", "cores": 2, "memory_mib": 8192, "gpus": [], "system": "Linux"}
+    shared = {"machine": machine, "versions": {"numpy": "1.26.4"}, "revision": "abc1234"}
+    row = {"wall_seconds": wall, "peak_memory_mib": peak, "params": {"env": {"image_size": 64}}, **shared}
+    path.write_text(json.dumps(row))
+
+
+def build(folder: Path, params: Params) -> dict[str, Any]:
+    build_report(params, folder / "outputs", folder / "results")
+    metrics: dict[str, Any] = json.loads((folder / "results" / "metrics.json").read_text())
+    return metrics
+
+
+def text_of(html: str) -> str:
+    """What a reader sees, white space folded."""
+    found: list[str] = []
+    parser = HTMLParser()
+    parser.handle_data = found.append  # type: ignore[method-assign, assignment]
+    parser.feed(re.sub(r"<style>.*?</style>", "", html, flags=re.DOTALL))
+    return " ".join(" ".join(found).split())
+
+
+def change(path: Path, edit: Callable[[pd.DataFrame], pd.DataFrame]) -> None:
+    edit(pd.read_parquet(path)).to_parquet(path, index=False)
