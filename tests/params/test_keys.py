@@ -17,6 +17,7 @@ from pydantic import ValidationError
 
 from pirl_core.data import curate
 from pirl_core.envs.vector import slots as vector
+from pirl_core.named import FAMILIES, RULES, known
 from pirl_core.params import sections as params
 from tests.params.probes import BASE, SEE, Walk, demonstrate_here, film
 
@@ -24,7 +25,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Constant")
 
 
 class Change(NamedTuple):
-    """Other values of a key (the choices that its type lists, if empty), and what it needs to matter."""
+    """Other values of a key (all choices that there are, if empty), and what it needs to matter."""
 
     others: Sequence[Any] = ()
     given: Mapping[str, Any] = MappingProxyType({})
@@ -196,8 +197,13 @@ def models(model: type[params.Section]) -> Iterator[type[params.Section]]:
 MODELS = {model.__name__: model for model in models(params.Params)}
 
 
+NAMED = {"noise_rule": (RULES,), "backbone": (FAMILIES, "family")}
+
+
 def choices(model: type[params.Section], key: str) -> list[Any]:
-    """The values that a Literal key lists; [] for any other key."""
+    """The values that a Literal key lists, or that are found by name; [] for any other key."""
+    if key in NAMED:
+        return known(*NAMED[key])
     kind = model.model_fields[key].annotation
     return list(get_args(kind)) if get_origin(kind) is Literal else []
 
