@@ -14,7 +14,7 @@ from pirl_core.params.file import resolve
 from pirl_core.params.sections import Params
 from pirl_core.report import tables
 from pirl_core.report.figures import Panel, color_index
-from pirl_core.report.paper import NAMES
+from pirl_core.report.paper import LABELS, published
 from pirl_core.report.runs import parameters, versions
 from pirl_core.report.tables import Row, method_label, percent, split_title
 from pirl_core.report.videos import Embedded
@@ -143,28 +143,13 @@ PAIRS = (
 )
 
 
-PAPER_NOTES = {
-    "metaworld": "Paper: {} on all tasks of MetaWorld-MT50 that are of the same difficulty (Table 6); where there are "
-    "several, the unweighted mean of the four difficulties. It prints no number for OOD.",
-    "put_on_plate": "Paper: {} on put-on-plate with all its objects and tables (Table 7), each OOD set beside the "
-    "split of its name.",
-    "libero": "Paper: {} on the 500 stored states of the same suite (Table 3, GR00T Table 10); where there are "
-    "several, the mean of spatial, object, goal and Long.",
-    "simpler": "Paper: {} on the same task (Table 8, which names no method of RL); where there are several, the mean "
-    "of its four.",
-    "calvin": "Paper: {} on CALVIN's 1,000 sequences in scene D (Table 5); success is Len-5.",
-}
-
-
 def paper_note(params: Params) -> str:
     """What the paper's column means, in one sentence; '' where no experiment names a paper model."""
     models: dict[str, dict[str, None]] = {}
     for name, entry in params.experiments.items():
-        if entry.paper_model:
-            models.setdefault(resolve(params, name).env.benchmark, {})[NAMES[entry.paper_model]] = None
-    notes = [
-        text.format(", ".join(models[benchmark])) for benchmark, text in PAPER_NOTES.items() if benchmark in models
-    ]
+        if model := entry.paper_model:
+            models.setdefault(resolve(params, name).env.benchmark, {})[LABELS.get(model, model)] = None
+    notes = [figures.NOTE.format(", ".join(models[name])) for name in models if (figures := published(name))]
     if not notes:
         return ""
     note = " ".join(notes)
