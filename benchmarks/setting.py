@@ -10,9 +10,9 @@ from pirl_core.data.lerobot import Frames
 from pirl_core.envs.metaworld.facts import FACTS
 from pirl_core.params.file import Run, load_params, resolve
 from pirl_core.params.sections import Policy, Supervision
-from pirl_core.policy.build import build_policy
 from pirl_core.policy.flow_policy import FlowPolicy
 from pirl_core.rl.train import process_of
+from pirl_core.sft.build import build_policy
 from pirl_core.types import Observation
 
 PRESET = Path(pirl_core.__file__).parent / "params" / "presets" / "laptop.yaml"

@@ -1,6 +1,5 @@
 """A benchmark, a model family and a noise rule of one's own, in a package outside the repository, by their names."""
 
-import ast
 import os
 import subprocess
 import sys
@@ -234,30 +233,6 @@ def test_what_is_wrong_inside_a_part_is_not_hidden(tmp_path: Path, monkeypatch: 
     (tmp_path / "broken_rule.py").write_text("import nothing_of_this_name\n")
     with pytest.raises(ModuleNotFoundError, match="nothing_of_this_name"):
         named.part("broken_rule", "broken_rule.x")
-
-
-MODULES = {
-    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
-    for path in (ROOT / "pirl_core").rglob("*.py")
-}
-
-
-def imported(path: Path) -> set[str]:
-    """Modules of the package that a file imports, at its top or in a function; for types alone too."""
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "pirl_core":
-            names = {f"{node.module}.{alias.name}" for alias in node.names}
-            found |= {name if name in MODULES else str(node.module) for name in names}
-    return found
-
-
-def test_no_two_modules_import_each_other() -> None:
-    waiting = {name: imported(path) & set(MODULES) - {name} for name, path in MODULES.items()}
-    while ready := {name for name, needs in waiting.items() if not needs & waiting.keys()}:
-        for name in ready:
-            del waiting[name]
-    assert not waiting, sorted(waiting)
 
 
 def test_params_load_no_simulator_and_no_network() -> None:

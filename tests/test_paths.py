@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pirl_core.paths import bare, fill, inside
+from pirl_core.readers.paths import bare, fill, inside
 
 VALUES: dict[str, int | str] = {"episode_chunk": 12, "episode_index": 1234567, "video_key": "observation.images.top"}
 FIELDS = [

@@ -4,7 +4,7 @@ LeRobot's present GR00T is N1.7, so N1.5 goes to Isaac's layout alone, without t
 
 Sizes nano to L have no counterpart among the published models, and eyes of their own (``ConvStem``). They are written
 under the same names, the stem beside them, and their shape stands in config.json as ``pirl_shape``: for readers that
-build a network from it, such as ``pirl_core.policy.pretrained.load_pretrained``. The projects have no tool for them.
+build a network from it, such as ``checkpoints.pretrained.load_pretrained``. The projects have no tool for them.
 """
 
 from typing import TYPE_CHECKING, Any

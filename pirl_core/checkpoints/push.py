@@ -4,9 +4,9 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pirl_core.checkpoints.hub import hub_error
 from pirl_core.checkpoints.read import INDEX, SINGLE, open_weights
 from pirl_core.errors import UserError
+from pirl_core.readers.hub import hub_error
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi

@@ -9,7 +9,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from pirl_core.errors import UserError
-from pirl_core.paths import bare
+from pirl_core.readers.paths import bare
 from pirl_core.readers.tensors import tensor_shapes
 from pirl_core.readers.text import read_json
 

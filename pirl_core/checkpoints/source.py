@@ -1,14 +1,12 @@
 """Where a checkpoint comes from: a folder, or a repository of the Hugging Face hub at one commit."""
 
-import re
 from pathlib import Path
 from typing import NamedTuple
 
-from pirl_core.checkpoints.hub import snapshot
 from pirl_core.checkpoints.read import refuse_pickle
 from pirl_core.errors import UserError
+from pirl_core.readers.hub import HUB_ID, snapshot
 
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 # Weights, settings and tokenizers; never a pickle. Weights below the root are other steps or optimizers.
 WANTED = ("*.safetensors", "*.json", "tokenizer.model", "merges.txt", "vocab.txt")
 UNWANTED = ("*/*.safetensors",)

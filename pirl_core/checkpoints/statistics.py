@@ -13,7 +13,7 @@ import torch
 
 from pirl_core.checkpoints.relative import GROOT, LEROBOT
 from pirl_core.errors import UserError
-from pirl_core.paths import bare
+from pirl_core.readers.paths import bare
 from pirl_core.readers.tensors import read_tensors
 from pirl_core.readers.text import read_json
 

@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 from pirl_core import console
-from pirl_core.checkpoints import commands as checkpoints
 from pirl_core.commands import compare, plan, scale, status
+from pirl_core.commands import publish as checkpoints
 from pirl_core.errors import UserError, told
 
 SHELLS = ("bash", "zsh", "tcsh")

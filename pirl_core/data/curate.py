@@ -21,11 +21,11 @@ from pirl_core.data.recorded import (
     read_episodes,
     shared_sentences,
 )
+from pirl_core.data.variation import variation_notes
 from pirl_core.errors import UserError
 from pirl_core.facts import Facts, facts_of
 from pirl_core.files import replace_folder, write_json
 from pirl_core.params.sections import Curate, Env
-from pirl_core.policy.normalize import variation_notes
 from pirl_core.readers.archives import read_arrays
 from pirl_core.training.resume import Checkpoints
 from pirl_core.training.track import Tracker

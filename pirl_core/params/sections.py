@@ -19,7 +19,7 @@ from pydantic import (
 from pirl_core import named
 from pirl_core.facts import facts_of
 from pirl_core.params.errors import unknown
-from pirl_core.policy.sizes import Mode, Size
+from pirl_core.params.sizes import Mode, Size
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0, le=1e9)]

@@ -10,11 +10,11 @@ were told the task. A module ``layout`` may know the names of published weights.
 from typing import Any
 
 from pirl_core import named
+from pirl_core.params.sizes import Size
 from pirl_core.policy.context import DataSizes
 from pirl_core.policy.families.groot.network import Groot, GrootShape
 from pirl_core.policy.families.pi0.network import Pi0, Pi0Shape
 from pirl_core.policy.families.smolvla.network import SmolVla, SmolVlaShape
-from pirl_core.policy.sizes import Size
 from pirl_core.policy.tokenizer import Prompt
 
 Backbone = Pi0 | SmolVla | Groot

@@ -10,17 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pirl_core.policy.sizes import Mode
+from pirl_core.data.variation import STILL
+from pirl_core.params.sizes import Mode
 
 # No number of the demonstrations lies further from 0 than this, once normalised.
 LIMIT = 10.0
 # A number that hardly varies in the demonstrations must not be blown up when it varies in the simulator: a simulator's
 # unit (m, rad, a gripper's half way) is at most 100, and 10 for a number that never varied.
 MIN_SCALE, STILL_SCALE = 0.01, 0.1
-# Half a range below this is a controller's jitter, not a variation.
-STILL = 1e-4
-# The quantiles 1 % and 99 % may miss so large a share of the frames.
-RARE = 0.02
 # Of a mode: its lower and its upper statistic; of mean_std: centre and spread.
 USED: dict[Mode, tuple[str, str]] = {"mean_std": ("mean", "std"), "quantile": ("q01", "q99"), "min_max": ("min", "max")}
 
@@ -63,31 +60,6 @@ def fit(values: np.ndarray, mode: Mode) -> Affine:
     missed = still | (np.maximum(high - center, center - low) > LIMIT * scale)
     center, scale = np.where(missed, middle, center), np.where(missed, half, scale)
     return Affine(center.tolist(), np.where(still, STILL_SCALE, np.maximum(scale, MIN_SCALE)).tolist())
-
-
-def hardly_varying(values: np.ndarray) -> dict[int, float]:
-    """Number → share of the frames in which it has one value, for the numbers of values (N, numbers) whose share is so
-    large that quantiles may miss the rest; 1 for one that never varies."""
-    shares = (np.abs(values - np.median(values, 0)) < STILL).mean(0)
-    return {number: float(share) for number, share in enumerate(shares) if share >= 1 - RARE}
-
-
-def variation_notes(part: str, names: Sequence[str], values: np.ndarray) -> list[str]:
-    """A line for each number of values (N, numbers) that hardly varies, and one for all that never do. part: such as
-    'action'. names: of the first numbers."""
-    lines, still = [], []
-    for number, share in hardly_varying(values).items():
-        told = f"{number} ({names[number]})" if number < len(names) else str(number)
-        if share == 1:
-            still.append(told)
-        else:
-            lines.append(
-                f"{part} number {told} has one value in {100 * share:.1f} % of the frames; where quantiles or std miss "
-                "the others, its extremes normalise it"
-            )
-    if still:
-        lines.append(f"{part} numbers that never vary, and that a policy can learn nothing of: {', '.join(still)}")
-    return lines
 
 
 def published(stats: Mapping[str, Sequence[float]], mode: Mode, epsilon: float) -> Affine:

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field
 from pirl_core.errors import UserError
 from pirl_core.params.file import resolve
 from pirl_core.params.sections import Params, split_label
-from pirl_core.paths import bare
+from pirl_core.readers.paths import bare
 from pirl_core.readers.tables import NUMBER, TEXT, TRUTH, WHOLE
 from pirl_core.readers.tables import read_table as read_columns
 from pirl_core.readers.text import read_json, read_json_lines, read_json_list

@@ -13,11 +13,12 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pirl_core import console, variables
+from pirl_core import console
 from pirl_core.errors import UserError, WorkerDied, told
 from pirl_core.files import write_json
 from pirl_core.params.file import Run, load_params, resolve
 from pirl_core.params.sections import Experiment, Params, Supervision
+from pirl_core.readers import variables
 from pirl_core.stages import launch
 from pirl_core.stages.alive import LAUNCHER, mortal
 from pirl_core.stages.fingerprint import fingerprint

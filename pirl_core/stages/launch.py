@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pirl_core import variables
 from pirl_core.errors import UserError
+from pirl_core.readers import variables
 from pirl_core.stages.alive import LAUNCHER
 from pirl_core.training import rendezvous
 

@@ -10,8 +10,8 @@ def run(job: Job) -> None:
     from pirl_core.errors import UserError
     from pirl_core.facts import facts_of
     from pirl_core.files import write_json
-    from pirl_core.policy.build import build_policy
     from pirl_core.policy.folder import save_policy
+    from pirl_core.sft.build import build_policy
     from pirl_core.sft.train import train_sft
     from pirl_core.training.session import open_session
 

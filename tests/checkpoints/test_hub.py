@@ -16,12 +16,12 @@ import yaml
 from huggingface_hub import constants
 from safetensors.torch import load_file, save, save_file
 
-from pirl_core.checkpoints.card import BASES, Facts, model_card
 from pirl_core.checkpoints.push import push
 from pirl_core.checkpoints.read import open_weights
 from pirl_core.checkpoints.source import find_checkpoint
 from pirl_core.commands import cli
 from pirl_core.errors import UserError
+from pirl_core.report.card import BASES, Facts, model_card
 from tests.checkpoints.fake_hub import REPO, Hub, serve
 from tests.checkpoints.test_checkpoints import contents, told
 

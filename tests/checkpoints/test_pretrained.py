@@ -10,18 +10,18 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from pirl_core.checkpoints.export import export
 from pirl_core.checkpoints.layouts import layout_of
+from pirl_core.checkpoints.pretrained import load_pretrained
 from pirl_core.checkpoints.source import find_checkpoint
 from pirl_core.commands import cli
 from pirl_core.errors import UserError
 from pirl_core.params.sections import Policy
-from pirl_core.policy import build
 from pirl_core.policy.backbone import new_backbone, new_shape, published_sizes
 from pirl_core.policy.context import DataSizes
 from pirl_core.policy.flow_policy import FlowPolicy, keyed_normals
 from pirl_core.policy.folder import load_policy, save_policy
 from pirl_core.policy.normalize import Affine, Normalization, published
-from pirl_core.policy.pretrained import load_pretrained
 from pirl_core.policy.tokenizer import Prompt
+from pirl_core.sft import build
 from tests.sft.test_sft import ENV, learnable
 from tests.worlds import INSTRUCTIONS, random_observation
 

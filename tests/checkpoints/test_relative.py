@@ -9,15 +9,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pirl_core.checkpoints.card import Facts, model_card
 from pirl_core.checkpoints.export import export
 from pirl_core.checkpoints.layouts import layout_of
+from pirl_core.checkpoints.pretrained import pretrained_normalization
 from pirl_core.checkpoints.relative import agreement, mismatch, relative_numbers
 from pirl_core.checkpoints.statistics import find_statistics
 from pirl_core.errors import UserError
 from pirl_core.params import sections as params
-from pirl_core.policy import build
-from pirl_core.policy.pretrained import pretrained_normalization
+from pirl_core.report.card import Facts, model_card
+from pirl_core.sft import build
 from pirl_core.stages import sft
 from tests.checkpoints.test_pretrained import DATA, ROUTES, published_folder, random_policy, section, tiny_shape
 from tests.checkpoints.test_statistics import groot, openpi

@@ -14,15 +14,15 @@ from safetensors.numpy import save_file
 from safetensors.torch import load_file as load_torch
 from safetensors.torch import save_file as save_torch
 
+from pirl_core.checkpoints.pretrained import pretrained_normalization
 from pirl_core.checkpoints.statistics import MODES, find_statistics
 from pirl_core.envs.vector import slots as vector
 from pirl_core.errors import UserError
 from pirl_core.params import sections as params
-from pirl_core.policy import build
+from pirl_core.params.sizes import Mode
 from pirl_core.policy.folder import load_policy, save_policy
 from pirl_core.policy.normalize import USED, Affine
-from pirl_core.policy.pretrained import pretrained_normalization
-from pirl_core.policy.sizes import Mode
+from pirl_core.sft import build
 from pirl_core.stages import rl, sft
 from tests.checkpoints.test_pretrained import DATA, published_folder, section, tiny_shape
 from tests.params.probes import BASE, SEEING, Walk, job, write_demonstrations

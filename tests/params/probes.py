@@ -25,11 +25,12 @@ from pirl_core.errors import UserError
 from pirl_core.evaluation.evaluate import validation_episodes
 from pirl_core.params import sections as params
 from pirl_core.params.file import Run, resolve
-from pirl_core.policy import build, layers
+from pirl_core.policy import layers
 from pirl_core.policy.flow_policy import keyed_normals
 from pirl_core.policy.folder import load_policy, save_policy
 from pirl_core.report.build import build_report
 from pirl_core.rl import guards
+from pirl_core.sft import build
 from pirl_core.stages import curate, evaluate, rl, sft
 from pirl_core.stages.cli import Job
 from pirl_core.training.resume import Checkpoints

@@ -13,11 +13,11 @@ from pirl_core.envs.vector import slots as vector
 from pirl_core.evaluation.evaluate import run_episodes, split_episodes
 from pirl_core.params import sections as params
 from pirl_core.params.sections import Precision, Sft
-from pirl_core.policy.build import build_policy
 from pirl_core.policy.flow_policy import FlowPolicy, keyed_normals
 from pirl_core.policy.folder import load_policy, save_policy
 from pirl_core.policy.precision import round_weights
 from pirl_core.rl.train import train_rl
+from pirl_core.sft.build import build_policy
 from pirl_core.sft.train import train_sft
 from pirl_core.stages import evaluate
 from pirl_core.types import Episode

@@ -11,7 +11,6 @@ from pirl_core import named
 from pirl_core.flow.chain import Noise
 from pirl_core.params.sections import Sft
 from pirl_core.policy.backbone import new_backbone, new_shape
-from pirl_core.policy.build import build_policy
 from pirl_core.policy.context import Context, DataSizes, Inputs
 from pirl_core.policy.flow_policy import FlowPolicy, Process, keyed_normals
 from pirl_core.policy.folder import load_policy, save_policy
@@ -21,6 +20,7 @@ from pirl_core.rl.collect import collect
 from pirl_core.rl.rollout import take
 from pirl_core.rl.train import noise_at, parameter_groups, process_of
 from pirl_core.rl.update import update
+from pirl_core.sft.build import build_policy
 from pirl_core.sft.train import train_sft
 from pirl_core.training.learner import Learner
 from pirl_core.types import Episode

@@ -10,7 +10,6 @@ from safetensors.torch import save_file
 from tokenizers import pre_tokenizers
 
 from pirl_core.errors import UserError
-from pirl_core.policy import build
 from pirl_core.policy.backbone import new_backbone, published_sizes
 from pirl_core.policy.context import DataSizes
 from pirl_core.policy.families.groot.layout import isaac_keys, lerobot_keys
@@ -19,6 +18,7 @@ from pirl_core.policy.flow_policy import keyed_normals
 from pirl_core.policy.folder import load_policy, save_policy
 from pirl_core.policy.images import network_images
 from pirl_core.policy.tokenizer import image_words, load_tokenizer, prompt_text, tokenize
+from pirl_core.sft import build
 from tests.checkpoints.test_pretrained import section
 from tests.sft.test_sft import ENV, learnable
 from tests.worlds import INSTRUCTIONS, random_observation

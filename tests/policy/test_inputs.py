@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from pirl_core.flow.chain import Noise
+from pirl_core.params.sizes import Mode
 from pirl_core.policy.flow_policy import Process, keyed_normals
 from pirl_core.policy.images import network_images
 from pirl_core.policy.normalize import fit, published, relative
-from pirl_core.policy.sizes import Mode
 from pirl_core.policy.tokenizer import build_tokenizer, prompt_text, state_bins, tokenize
 from tests.worlds import random_observation, small_policy
 

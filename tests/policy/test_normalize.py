@@ -10,18 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pirl_core.data import curate
+from pirl_core.data.variation import hardly_varying, variation_notes
 from pirl_core.params import sections as params
+from pirl_core.params.sizes import Mode
 from pirl_core.policy.normalize import (
     LIMIT,
     MIN_SCALE,
     STILL_SCALE,
     USED,
     fit,
-    hardly_varying,
     published,
-    variation_notes,
 )
-from pirl_core.policy.sizes import Mode
 from pirl_core.stages import curate as stage
 from tests.data.test_data import make_episode
 from tests.params.probes import BASE, SEEING, job

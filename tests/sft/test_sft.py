@@ -12,8 +12,8 @@ from accelerate.state import AcceleratorState
 from pirl_core.data.lerobot import Frames, action_chunks
 from pirl_core.flow import path
 from pirl_core.params.sections import Env, Policy, Sft
-from pirl_core.policy.build import build_policy
 from pirl_core.policy.flow_policy import FlowMatching, FlowPolicy, keyed_normals
+from pirl_core.sft.build import build_policy
 from pirl_core.sft.train import Batch, batch_loss, train_sft
 from pirl_core.training.learner import Learner
 from pirl_core.types import Observation

@@ -17,10 +17,10 @@ import pytest
 import torch
 import yaml
 
+from pirl_core.checkpoints.pretrained import load_pretrained
 from pirl_core.checkpoints.source import find_checkpoint
 from pirl_core.policy.backbone import new_backbone
 from pirl_core.policy.folder import load_policy
-from pirl_core.policy.pretrained import load_pretrained
 from tests import ROOT
 
 STAGES = [

@@ -13,9 +13,9 @@ import torch
 from safetensors.torch import save_file
 
 from pirl_core.params.sections import Rl, Sft
-from pirl_core.policy.build import build_policy
 from pirl_core.policy.flow_policy import FlowPolicy
 from pirl_core.rl.train import train_rl
+from pirl_core.sft.build import build_policy
 from pirl_core.sft.train import train_sft
 from pirl_core.stages.launch import choose_sharding
 from pirl_core.training.ranks import join, wait_for_all

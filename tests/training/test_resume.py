@@ -20,10 +20,10 @@ from hypothesis import strategies as st
 from pirl_core.data.curate import make_dataset
 from pirl_core.evaluation.evaluate import Outcome, load_outcomes, save_outcomes
 from pirl_core.params.sections import Curate, Env, Sft
-from pirl_core.policy.build import build_policy
 from pirl_core.policy.flow_policy import FlowPolicy
 from pirl_core.policy.folder import load_policy, save_policy
 from pirl_core.rl.train import train_rl
+from pirl_core.sft.build import build_policy
 from pirl_core.sft.train import train_sft
 from pirl_core.stages.fingerprint import fingerprint
 from pirl_core.training.resume import Checkpoints

@@ -12,7 +12,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pirl_core.checkpoints.hub import snapshot
 from pirl_core.data.lerobot import DemoEpisode, schema
 from pirl_core.data.pictures import decode_image, decode_video, picture_of
 from pirl_core.data.recorded.index import AGAIN, EPISODES, ROWS, UNREADABLE, Listed, Recorded, damaged, lengths_of
@@ -20,7 +19,8 @@ from pirl_core.data.recorded.tasks import plain
 from pirl_core.errors import first_line
 from pirl_core.facts import Facts, facts_of
 from pirl_core.params.sections import Env
-from pirl_core.paths import fill, inside
+from pirl_core.readers.hub import snapshot
+from pirl_core.readers.paths import fill, inside
 from pirl_core.readers.tables import VECTOR, Kind, read_table
 from pirl_core.readers.text import read_bytes
 

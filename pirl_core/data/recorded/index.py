@@ -6,13 +6,12 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from pirl_core.checkpoints.hub import snapshot
-from pirl_core.checkpoints.source import HUB_ID
 from pirl_core.data.lerobot import schema
 from pirl_core.data.recorded.tasks import tasks_of
 from pirl_core.errors import UserError
 from pirl_core.facts import Facts, facts_of
 from pirl_core.params.sections import Env
+from pirl_core.readers.hub import HUB_ID, snapshot
 from pirl_core.readers.text import read_json, read_json_lines
 
 ROWS = ("frame_index", "episode_index", "timestamp")

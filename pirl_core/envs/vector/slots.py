@@ -18,12 +18,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pirl_core import variables
 from pirl_core.envs.contract import Outcome
 from pirl_core.envs.opening import settings_of
 from pirl_core.errors import UserError, WorkerDied
 from pirl_core.facts import facts_of
 from pirl_core.params.sections import Env
+from pirl_core.readers import variables
 from pirl_core.types import ChunkResult, Episode, Observation
 
 WORKER_ENVIRONMENT = {

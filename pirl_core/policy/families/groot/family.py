@@ -1,8 +1,8 @@
 """What ``policy.backbone: groot`` stands for: see ``policy.backbone``."""
 
+from pirl_core.params.sizes import Size
 from pirl_core.policy.context import DataSizes
 from pirl_core.policy.families.groot.network import Groot, GrootShape, groot_shape
-from pirl_core.policy.sizes import Size
 
 Network = Groot
 Shape = GrootShape

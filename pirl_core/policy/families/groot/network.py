@@ -20,11 +20,11 @@ from transformers import Qwen3Config, Qwen3Model, SiglipVisionConfig, SiglipVisi
 from transformers.masking_utils import create_causal_mask
 
 from pirl_core.errors import UserError
+from pirl_core.params.sizes import Size
 from pirl_core.policy.context import Context, DataSizes, Inputs
 from pirl_core.policy.families.groot.head import ActionHead
 from pirl_core.policy.images import Resize
 from pirl_core.policy.layers import Run, plain
-from pirl_core.policy.sizes import Size
 from pirl_core.policy.stem import ConvStem
 
 

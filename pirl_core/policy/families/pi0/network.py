@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PI0Config, PI0ForConditionalGeneration
 
+from pirl_core.params.sizes import Size
 from pirl_core.policy.context import Context, DataSizes, Inputs
 from pirl_core.policy.families.pi0.gemma import (
     AdaptiveNorm,
@@ -29,7 +30,6 @@ from pirl_core.policy.families.pi0.gemma import (
 )
 from pirl_core.policy.images import Resize
 from pirl_core.policy.layers import Run, plain
-from pirl_core.policy.sizes import Size
 from pirl_core.policy.stem import ConvStem
 
 

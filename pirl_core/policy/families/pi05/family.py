@@ -1,8 +1,8 @@
 """What ``policy.backbone: pi05`` stands for: see ``policy.backbone``."""
 
+from pirl_core.params.sizes import Size
 from pirl_core.policy.context import DataSizes
 from pirl_core.policy.families.pi0.network import Pi0, Pi0Shape, pi0_shape
-from pirl_core.policy.sizes import Size
 
 Network = Pi0
 Shape = Pi0Shape

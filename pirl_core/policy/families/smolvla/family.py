@@ -1,8 +1,8 @@
 """What ``policy.backbone: smolvla`` stands for: see ``policy.backbone``."""
 
+from pirl_core.params.sizes import Size
 from pirl_core.policy.context import DataSizes
 from pirl_core.policy.families.smolvla.network import SmolVla, SmolVlaShape, smolvla_shape
-from pirl_core.policy.sizes import Size
 
 Network = SmolVla
 Shape = SmolVlaShape

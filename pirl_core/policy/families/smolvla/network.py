@@ -24,6 +24,7 @@ from transformers import LlamaConfig, LlamaModel, SmolVLMConfig, SmolVLMModel
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from pirl_core.errors import UserError
+from pirl_core.params.sizes import Size
 from pirl_core.policy.context import Context, DataSizes, Inputs
 from pirl_core.policy.families.pi0.gemma import (
     decoder_layer,
@@ -35,7 +36,6 @@ from pirl_core.policy.families.pi0.gemma import (
 )
 from pirl_core.policy.images import Resize
 from pirl_core.policy.layers import Run, plain
-from pirl_core.policy.sizes import Size
 from pirl_core.policy.stem import ConvStem
 
 

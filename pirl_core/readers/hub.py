@@ -1,9 +1,12 @@
 """Downloads from the hub, and what can go wrong with it, in one line each."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from pirl_core.errors import NO_ROOM, UserError
+
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 
 
 def snapshot(

@@ -6,17 +6,17 @@ import torch
 from accelerate import init_empty_weights
 
 from pirl_core import seeds
+from pirl_core.checkpoints.pretrained import load_pretrained, origin_of, pretrained_normalization, relative_note
 from pirl_core.checkpoints.source import find_checkpoint
 from pirl_core.checkpoints.statistics import find_statistics
 from pirl_core.data.lerobot import Frames, action_chunks
 from pirl_core.errors import UserError
 from pirl_core.params.sections import Env, Policy
+from pirl_core.params.sizes import Mode
 from pirl_core.policy.backbone import new_backbone, new_shape, published_prompt, published_sizes
 from pirl_core.policy.context import DataSizes
 from pirl_core.policy.flow_policy import FlowPolicy
 from pirl_core.policy.normalize import Normalization, fit, relative
-from pirl_core.policy.pretrained import load_pretrained, origin_of, pretrained_normalization, relative_note
-from pirl_core.policy.sizes import Mode
 from pirl_core.policy.tokenizer import Prompt, build_tokenizer, check_words, load_tokenizer
 
 

@@ -6,11 +6,11 @@ from typing import Any, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 
-from pirl_core.checkpoints.card import BASES, Facts, model_card
 from pirl_core.checkpoints.layouts import TARGETS, layout_of
 from pirl_core.errors import UserError
 from pirl_core.readers.text import read_json
 from pirl_core.readers.typed import Open, check
+from pirl_core.report.card import BASES, Facts, model_card
 
 EXPORT_SUMMARY = "write a policy in the layout of openpi, lerobot or Isaac-GR00T"
 PUSH_SUMMARY = "put a policy on the Hugging Face hub, with a model card, as one commit"

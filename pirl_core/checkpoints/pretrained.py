@@ -10,10 +10,10 @@ from pirl_core.checkpoints.relative import agreement, mismatch, relative_numbers
 from pirl_core.checkpoints.source import Checkpoint
 from pirl_core.checkpoints.statistics import Published, Stats, first_fault
 from pirl_core.errors import UserError
+from pirl_core.params.sizes import Mode
 from pirl_core.policy.backbone import Backbone
 from pirl_core.policy.layouts import BESIDE, beside
 from pirl_core.policy.normalize import USED, Affine, Normalization, published
-from pirl_core.policy.sizes import Mode
 
 
 def load_pretrained(backbone: Backbone, found: Checkpoint) -> list[str]:
