@@ -4,12 +4,14 @@ The executed action carries Gaussian noise, the recorded one does not: the data 
 off-path states (DART, Laskey et al. 2017, arXiv:1703.09327), which clean demonstrations never visit.
 """
 
+import os
 import signal
+import threading
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from multiprocessing.synchronize import Event
 from typing import NamedTuple
 
@@ -148,7 +150,16 @@ _worker: Demonstrator
 
 def _start(env: Env, curate: Curate, stop: Event) -> None:
     global _worker
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     _worker = Demonstrator(env, curate, stop.is_set)
+
+
+def _end_with_parent() -> None:
+    """A killed parent reads no result: whoever is writing one would wait for ever, and the others for it."""
+    parent = parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _make(wish: Wish) -> DemoEpisode | None:

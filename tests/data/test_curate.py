@@ -1,11 +1,17 @@
 """Demonstrations by real experts in the real simulator."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from contextlib import chdir
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
+import psutil
 import pytest
 
 from pirl_core import seeds
@@ -19,6 +25,8 @@ from pirl_core.params.sections import Curate, Env
 from pirl_core.training.resume import Checkpoints
 from pirl_core.training.track import Tracker
 from pirl_core.types import Episode
+from tests import ROOT
+from tests.flows.workspace import seconds_to_end
 
 TASKS = ["button-press-topdown-v3", "reach-v3"]
 ENV = Env(
@@ -129,3 +137,33 @@ def test_unknown_episode_ids_cost_nothing(tmp_path: Path) -> None:
     chosen = CURATE.model_copy(update={"keep_per_task": None, "keep_episodes": [6]})
     with pytest.raises(UserError, match="no episode 6"):
         make(chosen, tmp_path / "out")
+
+
+CURATING = """\
+from pirl_core.data.demonstrate import Wish, demonstrations
+from tests.data.test_curate import CURATE, ENV, TASKS
+if __name__ == "__main__":
+    made = demonstrations(ENV, CURATE, [Wish(TASKS[0], number) for number in range(100)], workers=2)
+    print(next(made).task, flush=True)
+    input()
+"""
+
+
+def test_workers_end_with_a_killed_parent_that_read_nothing_more(tmp_path: Path) -> None:
+    """The first demonstration is more than a pipe holds, so both workers are soon writing or waiting to."""
+    (tmp_path / "curating.py").write_text(CURATING)
+    with subprocess.Popen(
+        [sys.executable, str(tmp_path / "curating.py")], env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    ) as process:  # fmt: skip
+        try:
+            assert process.stdout is not None and TASKS[0].encode() in process.stdout.readline()
+            process.send_signal(signal.SIGSTOP)
+            children = psutil.Process(process.pid).children()
+            before: list[float] = []
+            while before != (spent := [sum(child.cpu_times()[:2]) for child in children]):
+                before = spent
+                time.sleep(1)
+        finally:
+            process.kill()
+        assert seconds_to_end(children, 10) < 10
