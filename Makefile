@@ -111,7 +111,7 @@ serve: setup ## Prefect server with its UI, and the pipeline's deployment with a
 	@python -m flows.serve $(ARGS)
 
 # Two files of tests at a time: a file's tests share what it has set up.
-PYTEST = python -m pytest -n 2 --dist loadfile
+PYTEST = python -m pytest -n 2 --dist loadfile --durations 12
 
 test: setup ## the fast tests
 	@$(PYTEST)
