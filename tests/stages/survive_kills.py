@@ -98,7 +98,7 @@ def kind(process: psutil.Process) -> str:
     words = " ".join(words_of(process))
     if "resource_tracker" in words:
         return "other"
-    if "envs.worker" in words or "multiprocessing" in words:
+    if "vector.worker" in words or "multiprocessing" in words:
         return "worker"
     if not process.name().startswith("python"):
         return "shell" if "pirl_core.stages" in words else "other"
@@ -107,15 +107,26 @@ def kind(process: psutil.Process) -> str:
     return "dvc" if " dvc " in f" {words} " else "other"
 
 
+def begun(folder: Path) -> list[str]:
+    """Stages that the run has begun, in order."""
+    return re.findall(r"Running stage '([^'@]+)", (folder / "log.txt").read_text())
+
+
+def kill_all(run: "subprocess.Popen[bytes]") -> None:
+    top = psutil.Process(run.pid)
+    tree = [top, *top.children(recursive=True)]
+    for process in tree:
+        process.suspend()  # none of them shall notice before its own turn
+    for process in tree:
+        process.kill()
+
+
 def kill(run: "subprocess.Popen[bytes]", draw: random.Random) -> str:
     """SIGKILL to the whole tree or to one process of it; returns which."""
     top = psutil.Process(run.pid)
     tree = [top, *top.children(recursive=True)]
     if draw.random() < 0.4:
-        for process in tree:
-            process.suspend()  # none of them shall notice before its own turn
-        for process in tree:
-            process.kill()
+        kill_all(run)
         return "all"
     victim, name = draw.choice([(process, kind(process)) for process in tree if kind(process) != "other"])
     victim.kill()
@@ -164,7 +175,7 @@ def disturbed(
         try:
             run.wait(None if last else draw.uniform(1.0, LONGEST_SECONDS))
         except subprocess.TimeoutExpired:
-            stages = re.findall(r"Running stage '([^'@]+)", (folder / "log.txt").read_text())
+            stages = begun(folder)
             try:
                 what = kill(run, draw)
             except psutil.NoSuchProcess:
@@ -175,9 +186,12 @@ def disturbed(
             try:
                 run.wait(SECONDS_TO_END)
             except subprocess.TimeoutExpired:
-                tree = [words_of(process) for process in present(folder)]
-                print((folder / "log.txt").read_text()[-3000:], tree)
-                raise SystemExit(f"still running {SECONDS_TO_END} s after {what} was killed") from None
+                if what != "worker" or begun(folder) == stages:
+                    tree = [words_of(process) for process in present(folder)]
+                    print((folder / "log.txt").read_text()[-3000:], tree)
+                    raise SystemExit(f"still running {SECONDS_TO_END} s after {what} was killed") from None
+                kill_all(run)  # the worker had done its part: its stage ended well, and the next ones run
+                run.wait()
         else:
             if run.returncode == 0:
                 return done, True
