@@ -15,7 +15,7 @@ from pirl_core.envs.metaworld.facts import FACTS, ML45_TEST, TASKS
 from pirl_core.envs.metaworld.shifts import BOX_GROWTH
 from pirl_core.envs.metaworld.simulator import MetaWorldEnv, settled_state, simulate_settling
 from pirl_core.envs.opening import settings_of
-from pirl_core.envs.vector.replay import render_episode, replay
+from pirl_core.envs.vector.replay import Take, render_episode, replay
 from pirl_core.errors import UserError
 from pirl_core.params.sections import Env
 from pirl_core.types import Episode
@@ -219,8 +219,9 @@ def test_replay_retraces_the_episode() -> None:
     assert solved
     assert isinstance(last, MetaWorldEnv)
     assert np.array_equal(physics(last), physics(simulator))
-    assert render_episode(env, episode, np.array(actions), size=32, every=50, fast=True).success
-    frames, success = render_episode(env, episode, np.array(actions[:7]), size=96, every=3, fast=False)
+    whole, part = Take(episode, np.array(actions)), Take(episode, np.array(actions[:7]))
+    assert render_episode(settings_of(env), whole, size=32, every=50, fast=True).success
+    frames, success = render_episode(settings_of(env), part, size=96, every=3, fast=False)
     assert not success
     assert frames.shape == (4, 96, 96, 3)
     assert frames.dtype == np.uint8
