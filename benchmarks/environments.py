@@ -9,14 +9,14 @@ from collections.abc import Sequence
 from functools import partial
 from itertools import count
 from statistics import mean, median
-from typing import Any
+from typing import Any, get_args
 
 import gymnasium as gym
 import numpy as np
 
 from benchmarks.measure import Row, alternate, cores, milliseconds, part_parser, ratio, run_part
 from benchmarks.setting import laptop
-from pirl_core.envs.drawing.mujoco import Renderer
+from pirl_core.envs.drawing.mujoco import Detail, Renderer
 from pirl_core.envs.metaworld.simulator import MetaWorldEnv
 from pirl_core.envs.opening import settings_of
 from pirl_core.envs.vector.slots import VectorEnv
@@ -87,14 +87,15 @@ def costs(env: Env, repeats: int) -> list[Row]:
 
     reset = cost(lambda each: each.reset(Episode(each.task, next(_seeds))))
     step = cost(lambda each: each.step(rng.uniform(-1, 1, 4)))
-    fast, full = (
-        cost(lambda each, fast=fast: renderer.frames(each, [CAMERA], env.image_size, fast)) for fast in (True, False)
+    fast, film, full = (
+        cost(lambda each, detail=detail: renderer.frames(each, [CAMERA], env.image_size, detail))
+        for detail in get_args(Detail)
     )
     size = env.image_size
     return [
         Row(
-            f"ms of a reset, a step, a fast frame, a full frame ({size}²)",
-            f"{reset}, {step}, {fast}, {full}",
+            f"ms of a reset, a step, a fast frame, a film's, a full frame ({size}²)",
+            f"{reset}, {step}, {fast}, {film}, {full}",
             how="one process; mean over the tasks",
         )
     ]

@@ -67,7 +67,7 @@ class Simulator(Protocol):
         ...
 
     def picture(self, camera: str, size: int, fast: bool) -> np.ndarray:
-        """(size, size, 3) uint8 for a video; full quality unless ``fast``."""
+        """(size, size, 3) uint8 for a video: as people like to see it, unless ``fast``, as the policy does."""
         ...
 
     def close(self) -> None:

@@ -1,21 +1,19 @@
-"""A few successes and failures as small GIFs, re-simulated from the recorded actions at full render quality."""
+"""A few successes and failures as small GIFs: the recorded actions are simulated again and drawn, by the workers that
+played the episodes."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-from PIL import Image
-
-from pirl_core.envs.vector.replay import render_episode
+from pirl_core.envs.vector.replay import Take
+from pirl_core.envs.vector.slots import VectorEnv
 from pirl_core.evaluation.evaluate import Outcome
 from pirl_core.files import naming, write_json
-from pirl_core.params.sections import Env
+from pirl_core.training.gif import encoded
+from pirl_core.training.track import Tracker
 
 SIZE = 160
 EVERY = 4
 FPS = 16
-COLOURS = 64
 
 
 class Filmed(NamedTuple):
@@ -40,40 +38,33 @@ def choose(label: str, outcomes: list[Outcome], per_outcome: int) -> list[Filmed
     return chosen
 
 
-def quantized(frames: np.ndarray) -> list[Image.Image]:
-    """Frames (F, H, W, 3) uint8 with one palette for all. The octree keeps colours of which there is little: a median
-    cut, which shares colours out by area, shows a red block blue, and each frame otherwise."""
-    palette = Image.fromarray(np.concatenate(frames)).quantize(COLOURS, method=Image.Quantize.FASTOCTREE)
-    return [Image.fromarray(frame).quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
-
-
-def write_videos(env: Env, filmed: list[Filmed], folder: Path) -> Iterator[tuple[str, np.ndarray]]:
+def write_videos(envs: VectorEnv, filmed: list[Filmed], folder: Path, tracker: Tracker) -> None:
     """GIFs, then ``videos.json``, which lists them with split, task, success and episode seed.
 
-    Passes on the title and the frames (F, SIZE, SIZE, 3) uint8 of each. An episode that ends otherwise when it is
-    simulated again, as on a GPU it may, is left out with a word.
+    An episode that ends otherwise when it is simulated again, as on a GPU it may, is left out with a word.
     """
     folder.mkdir()
-    listed = []
-    for number, (label, outcome) in enumerate(filmed):
-        frames, success = render_episode(env, outcome.episode, outcome.actions, SIZE, EVERY, fast=False)
+    listed = {}
+    takes = [Take(outcome.episode, outcome.actions) for _, outcome in filmed]
+    if filmed:
+        tracker.aside("videos", 0, len(filmed))
+    for done, (number, film) in enumerate(envs.film(takes, SIZE, EVERY), 1):
+        label, outcome = filmed[number]
         result = "success" if outcome.success else "failure"
-        if success != outcome.success:
-            print(f"no video of a {result} at {outcome.episode.task}: simulated again it ended otherwise", flush=True)
-            continue
-        name = f"{number:02d}-{label}-{outcome.episode.task}-{result}.gif"
-        name = name.replace(":", "-").replace("/", "-")
-        images = quantized(frames)
-        with naming(folder / name):
-            images[0].save(folder / name, save_all=True, append_images=images[1:], duration=1000 // FPS, loop=0)
-        yield name.removesuffix(".gif"), frames
-        listed.append(
-            {
-                "file": name,
+        if film.success == outcome.success:
+            name = f"{number:02d}-{label}-{outcome.episode.task}-{result}".replace(":", "-").replace("/", "-")
+            path = folder / f"{name}.gif"
+            with naming(path):
+                path.write_bytes(encoded(film.frames, FPS))
+            tracker.video(tracker.total, name, film.frames, FPS)
+            listed[number] = {
+                "file": path.name,
                 "split": label,
                 "task": outcome.episode.task,
                 "success": outcome.success,
                 "episode": outcome.episode.seed,
             }
-        )
-    write_json(folder / "videos.json", listed)
+        else:
+            print(f"no video of a {result} at {outcome.episode.task}: simulated again it ended otherwise", flush=True)
+        tracker.aside("videos", done, len(filmed))
+    write_json(folder / "videos.json", [listed[number] for number in sorted(listed)])

@@ -1,9 +1,13 @@
 """Stage evaluate: a policy folder → one row an episode over every split, and a few videos."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from pirl_core.files import naming, replace_folder
 from pirl_core.stages.cli import Job, stage_main
+
+if TYPE_CHECKING:
+    from pirl_core.evaluation.evaluate import Outcome
 
 
 def run(job: Job) -> None:
@@ -13,7 +17,7 @@ def run(job: Job) -> None:
     from pirl_core.envs.vector.slots import VectorEnv
     from pirl_core.evaluation.evaluate import play_splits, resumed, split_episodes
     from pirl_core.evaluation.starts import shared_starts
-    from pirl_core.evaluation.videos import FPS, choose, write_videos
+    from pirl_core.evaluation.videos import choose, write_videos
     from pirl_core.params.sections import split_label
     from pirl_core.policy.folder import load_policy, require_fit
     from pirl_core.policy.precision import round_weights
@@ -41,37 +45,43 @@ def run(job: Job) -> None:
     ):
         with VectorEnv(env, -(-evaluate.num_envs // here.size)) as envs:
             outcomes = play_splits(policy, envs, splits, done, evaluate.num_envs, checkpoints, tracker)
-        if not here.main:
-            return
-        for label, note in shared_starts(env, evaluate).items():
-            print(f"{job.label} {label}: {note}", flush=True)
-        rows, filmed = [], []
-        for name, played in outcomes.items():
-            label = split_label(name)
-            filmed += choose(label, played, evaluate.videos_per_outcome)
-            print(f"{job.label} {label} {sum(outcome.success for outcome in played)}/{len(played)}", flush=True)
-            for index, outcome in enumerate(played):
-                rows.append(
-                    {
-                        "experiment": job.experiment,
-                        "benchmark": env.benchmark,
-                        "model": job.entry.model,
-                        "method": job.method,
-                        "seed": job.seed,
-                        "split": label,
-                        "task": outcome.episode.task,
-                        "episode": index % evaluate.splits[name].episodes_per_task,
-                        "env_seed": outcome.episode.seed,
-                        "success": outcome.success,
-                        "steps": outcome.steps,
-                        "reward": outcome.reward,
-                    }
-                )
+            if not here.main:
+                return
+            for label, note in shared_starts(env, evaluate).items():
+                print(f"{job.label} {label}: {note}", flush=True)
+            filmed = []
+            for name, played in outcomes.items():
+                label = split_label(name)
+                filmed += choose(label, played, evaluate.videos_per_outcome)
+                print(f"{job.label} {label} {sum(outcome.success for outcome in played)}/{len(played)}", flush=True)
+            write_videos(envs, filmed, folder / "videos", tracker)
         table = folder / "episodes.parquet"
         with naming(table):
-            pd.DataFrame(rows).to_parquet(table, index=False)
-        for title, frames in write_videos(env, filmed, folder / "videos"):
-            tracker.video(total, title, frames, FPS)
+            pd.DataFrame(_rows(job, outcomes)).to_parquet(table, index=False)
+
+
+def _rows(job: Job, outcomes: dict[str, list["Outcome"]]) -> list[dict[str, Any]]:
+    """One row an episode."""
+    from pirl_core.params.sections import split_label
+
+    return [
+        {
+            "experiment": job.experiment,
+            "benchmark": job.run.env.benchmark,
+            "model": job.entry.model,
+            "method": job.method,
+            "seed": job.seed,
+            "split": split_label(name),
+            "task": outcome.episode.task,
+            "episode": index % job.run.evaluate.splits[name].episodes_per_task,
+            "env_seed": outcome.episode.seed,
+            "success": outcome.success,
+            "steps": outcome.steps,
+            "reward": outcome.reward,
+        }
+        for name, played in outcomes.items()
+        for index, outcome in enumerate(played)
+    ]
 
 
 if __name__ == "__main__":

@@ -6,7 +6,8 @@ from pirl_core.stages.cli import Job, stage_main
 
 
 def run(job: Job) -> None:
-    from pirl_core.envs.vector.replay import render_episode
+    from pirl_core.envs.opening import settings_of
+    from pirl_core.envs.vector.replay import Take, render_episode
     from pirl_core.envs.vector.slots import VectorEnv
     from pirl_core.evaluation.evaluate import run_episodes, success_rate, validation_episodes
     from pirl_core.evaluation.videos import EVERY, FPS, SIZE
@@ -39,7 +40,8 @@ def run(job: Job) -> None:
             outcomes = run_episodes(policy, envs, held_out)
             if here.main:
                 for number, outcome in enumerate(outcomes[: job.supervision.validation_videos]):
-                    film = render_episode(env, outcome.episode, outcome.actions, SIZE, EVERY, fast=True)
+                    take = Take(outcome.episode, outcome.actions)
+                    film = render_episode(settings_of(env), take, SIZE, EVERY, fast=True)
                     session.tracker.video(iteration, f"validation/{number}", film.frames, FPS)
             return success_rate(outcomes)
 

@@ -1,6 +1,5 @@
 """TensorBoard's event file, written as its protocol says: scalars, text, animated GIFs. Loads no torch."""
 
-import io
 import os
 import shutil
 import socket
@@ -9,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from pirl_core.files import naming
+from pirl_core.training.gif import encoded
 
 
 class EventFile:
@@ -46,13 +45,9 @@ class EventFile:
         self._summary(step, [{"tag": tag, "metadata": plugin, "tensor": tensor}])
 
     def gif(self, step: int, tag: str, frames: np.ndarray, fps: int) -> None:
-        images = [Image.fromarray(frame).quantize(64) for frame in frames]
-        encoded = io.BytesIO()
-        # A GIF counts in hundredths of a second, and browsers slow down what is shorter than two of them.
-        duration = 10 * max(2, round(100 / fps))
-        images[0].save(encoded, "GIF", save_all=True, append_images=images[1:], duration=duration, loop=0)
         _, height, width, _ = frames.shape
-        image = {"height": height, "width": width, "colorspace": 3, "encoded_image_string": encoded.getvalue()}
+        picture = encoded(frames, fps)
+        image = {"height": height, "width": width, "colorspace": 3, "encoded_image_string": picture}
         self._summary(step, [{"tag": tag, "image": image}])
 
     def close(self) -> None:

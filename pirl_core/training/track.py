@@ -114,7 +114,9 @@ class Tracker:
             tracker.log(everything, step=step)
         self._status["metrics"] |= _finite(everything)
         self._move(step)
-        self._line(step, " ".join(f"{key}={everything[key]:.3g}" for key in shown if key in everything))
+        self._line(
+            f"{step}/{self.total}", " ".join(f"{key}={everything[key]:.3g}" for key in shown if key in everything)
+        )
         self._store()
 
     def progress(self, step: int, text: str = "", metrics: dict[str, float] | None = None) -> None:
@@ -125,8 +127,20 @@ class Tracker:
         self._status["metrics"] |= _finite(metrics or {})
         text = " ".join([text, *(f"{key}={value:.3g}" for key, value in (metrics or {}).items())]).strip()
         if step == self.total or time.monotonic() - self._lined >= SECONDS_BETWEEN_LINES:
-            self._line(step, text)
+            self._line(f"{step}/{self.total}", text)
         self._store(now=step == self.total)
+
+    def aside(self, what: str, done: int, total: int) -> None:
+        """Tell how far work after the last step has come, from 0 on; a line at most once a second, and at both ends."""
+        if not self.main:
+            return
+        if not done:
+            self._begun = time.monotonic()
+        left = (time.monotonic() - self._begun) / done * (total - done) if done else None
+        self._status |= {"message": f"{what} {done}/{total}", "eta_seconds": left}
+        if done in (0, total) or time.monotonic() - self._lined >= SECONDS_BETWEEN_LINES:
+            self._line(self._status["message"], "")
+        self._store(now=done in (0, total))
 
     def warn(self, step: int, text: str) -> None:
         """Tell everywhere that something looks wrong."""
@@ -163,7 +177,7 @@ class Tracker:
         finally:
             self._status["eta_seconds"] = None
             if error is None:
-                self._status["state"] = "done"
+                self._status |= {"state": "done", "message": ""}
             else:
                 stopped = isinstance(error, KeyboardInterrupt | SystemExit)
                 said = "" if stopped else " ".join(str(error).split()) or type(error).__name__
@@ -184,10 +198,10 @@ class Tracker:
         rate = (time.monotonic() - self._begun) / done if done > 0 else None
         self._status |= {"step": step, "eta_seconds": None if rate is None else rate * max(0, self.total - step)}
 
-    def _line(self, step: int, text: str) -> None:
+    def _line(self, where: str, text: str) -> None:
         self._lined = time.monotonic()
         eta = self._status["eta_seconds"]
-        parts = [f"{self._label} {step}/{self.total}", text, "" if eta is None else f"eta={clock(eta)}"]
+        parts = [self._label, where, text, "" if eta is None else f"eta={clock(eta)}"]
         print(" ".join(part for part in parts if part), flush=True)
 
     def _store(self, now: bool = False) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import psutil
 import pytest
 
+from pirl_core.envs.vector.replay import Take
 from pirl_core.envs.vector.slots import VectorEnv, worker_count
 from pirl_core.errors import UserError, WorkerDied
 from pirl_core.params.sections import Env
@@ -103,6 +104,27 @@ def test_dead_worker_is_named_and_the_others_are_closed() -> None:
         with pytest.raises(WorkerDied, match="worker 1 was killed by SIGKILL while it ran drawer-open-v3"):
             envs.step([0, 1], np.zeros((2, 1, 4), np.float32))
         assert all(process.poll() is not None for process in processes)
+
+
+def test_a_worker_lost_while_it_films_is_told() -> None:
+    takes = [Take(Episode(task, 0), np.zeros((12, 4), np.float32)) for _ in range(3) for task in TASKS]
+    with VectorEnv(settings(["corner2"]), 2, 2) as envs:
+        films = envs.film(takes, 32, 4)
+        next(films)
+        envs._workers[1].process.kill()
+        with pytest.raises(WorkerDied, match="worker 1 was killed by SIGKILL while it ran drawer-open-v3"):
+            list(films)
+
+
+def test_films_end_what_runs_and_their_errors_reach_the_caller() -> None:
+    with VectorEnv(settings(["corner2"]), 1, 1) as envs:
+        envs.reset([0], [Episode("reach-v3", 0)])
+        assert list(envs.film([], 32, 4)) == []
+        with pytest.raises(UserError, match="none, visual or position"):
+            list(envs.film([Take(Episode("reach-v3", 0, "moon"), np.zeros((1, 4), np.float32))], 32, 4))
+        with pytest.raises((ValueError, RuntimeError), match="reset"):
+            envs.step([0], np.zeros((1, 1, 4), np.float32))
+        assert envs.reset([0], [Episode("reach-v3", 0)]).images.any()
 
 
 def test_simulator_errors_reach_the_caller_with_their_text() -> None:

@@ -1,5 +1,6 @@
 """The frozen protocol: an outcome belongs to policy and episode, whatever runs beside it."""
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image, ImageSequence
 
 from pirl_core import seeds
 from pirl_core.data.demonstrate import Wish
@@ -16,12 +18,14 @@ from pirl_core.envs.opening import settings_of
 from pirl_core.envs.vector.replay import replay
 from pirl_core.envs.vector.slots import VectorEnv
 from pirl_core.evaluation.evaluate import Outcome, run_episodes, split_episodes, success_rate, validation_episodes
-from pirl_core.evaluation.videos import Filmed, quantized, write_videos
+from pirl_core.evaluation.videos import EVERY, SIZE, Filmed, write_videos
 from pirl_core.params.file import load_params, resolve
 from pirl_core.params.sections import Env
 from pirl_core.policy.flow_policy import FlowPolicy
 from pirl_core.rl.rollout import play
 from pirl_core.rl.train import iteration_episodes
+from pirl_core.training.gif import quantized
+from pirl_core.training.track import Tracker
 from pirl_core.types import ChunkResult, Episode, Observation
 from tests.worlds import small_policy
 
@@ -189,17 +193,46 @@ def test_no_seed_serves_two_purposes(root: Path) -> None:
             assert len(set(episodes)) == len(episodes)
 
 
+def videos(filmed: list[Filmed], workers: int, folder: Path) -> dict[str, bytes]:
+    """What is written of them by name; an episode still runs when filming begins."""
+    with VectorEnv(ENV, 2, workers) as envs, Tracker("evaluate", "m", len(EPISODES), None) as tracker:
+        envs.reset([1], EPISODES[:1])
+        write_videos(envs, filmed, folder, tracker)
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_videos_do_not_depend_on_the_number_of_workers(
+    outcomes: list[Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    filmed = [Filmed("id", outcome) for outcome in outcomes]
+    one, two = videos(filmed, 1, tmp_path / "one"), videos(filmed, 2, tmp_path / "two")
+    assert one == two
+    listed = json.loads(one["videos.json"])
+    assert [entry["episode"] for entry in listed] == [episode.seed for episode in EPISODES]
+    for entry, outcome in zip(listed, outcomes, strict=True):
+        with Image.open(io.BytesIO(one[entry["file"]])) as gif:
+            # Equal frames are one, which is shown for longer: the picture of the start and each fourth, and the last.
+            assert gif.size == (SIZE, SIZE)
+            assert 1 < len(list(ImageSequence.Iterator(gif))) <= 2 + outcome.steps // EVERY
+    told = [line for line in capsys.readouterr().out.splitlines() if "videos" in line]
+    assert told[0] == "[evaluate m] videos 0/8"
+    assert told[-1] == "[evaluate m] videos 8/8 eta=0:00"
+
+
 def test_no_video_is_shown_that_ends_otherwise(
-    outcomes: list[Outcome], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    outcomes: list[Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """As an episode may that a GPU simulates again, among others than before."""
+    monkeypatch.chdir(tmp_path)
     told = outcomes[0]._replace(success=not outcomes[0].success)
-    filmed = [Filmed("id", told), Filmed("id", outcomes[1])]
-    assert len(list(write_videos(ENV, filmed, tmp_path / "videos"))) == 1
-    (listed,) = json.loads((tmp_path / "videos/videos.json").read_text())
-    assert [listed["file"]] == [path.name for path in (tmp_path / "videos").glob("*.gif")]
+    written = videos([Filmed("id", told), Filmed("id", outcomes[1])], 1, tmp_path / "videos")
+    (listed,) = json.loads(written["videos.json"])
+    assert written.keys() == {listed["file"], "videos.json"}
     assert listed["success"] == outcomes[1].success
-    assert "simulated again it ended otherwise" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "simulated again it ended otherwise" in said
+    assert "videos 2/2" in said
 
 
 def test_videos_keep_the_colour_of_a_small_thing() -> None:

@@ -19,7 +19,7 @@ from pirl_core.data.demonstrate import Demonstrator, Wish
 from pirl_core.data.lerobot import write_dataset
 from pirl_core.envs.metaworld.facts import FACTS
 from pirl_core.envs.vector import slots as vector
-from pirl_core.envs.vector.replay import Film
+from pirl_core.envs.vector.replay import Film, Take
 from pirl_core.envs.vector.worker import Slots
 from pirl_core.errors import UserError
 from pirl_core.evaluation.evaluate import validation_episodes
@@ -150,6 +150,9 @@ class Walk:
         reward = terminated - np.square(actions - 0.5).mean((1, 2))
         steps = np.full(len(slots), actions.shape[1])
         return ChunkResult(self._observe(slots), reward.astype(np.float32), terminated, truncated, steps)
+
+    def film(self, takes: list[Take], *_: int) -> Iterator[tuple[int, Film]]:
+        return enumerate(film(None, take) for take in takes)
 
 
 BLIND = params.Env.model_validate(BASE["Env"] | {"cameras": [], "object_state": True, "episode_steps": 150})
@@ -316,9 +319,9 @@ def see_rl(values: dict[str, Any]) -> Any:
     return everything(Path("outputs")), sorted(world.played), world.widest, work
 
 
-def film(env: params.Env, episode: Episode, *_: Any, **__: Any) -> Film:
+def film(_: object, take: Take, *__: Any, **___: Any) -> Film:
     """Stands in for ``render_episode``, with the outcome that ``Walk`` gives."""
-    return Film(np.zeros((2, 8, 8, 3), np.uint8), bool(episode.seed % 2))
+    return Film(np.zeros((2, 8, 8, 3), np.uint8), bool(take.episode.seed % 2))
 
 
 def see_evaluate(values: dict[str, Any], entry: params.Experiment = ENTRY) -> Any:

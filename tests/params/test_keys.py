@@ -19,7 +19,7 @@ from pirl_core.data import curate
 from pirl_core.envs.vector import slots as vector
 from pirl_core.named import FAMILIES, RULES, known
 from pirl_core.params import sections as params
-from tests.params.probes import BASE, SEE, Walk, demonstrate_here, film
+from tests.params.probes import BASE, SEE, Walk, demonstrate_here
 
 pytestmark = pytest.mark.filterwarnings("ignore:Constant")
 
@@ -224,7 +224,6 @@ memory: dict[str, Any] = {}
 def see(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     """(section, values, how often seen before) → what the section's stage does with these values."""
     monkeypatch.setattr(curate, "demonstrations", demonstrate_here)
-    monkeypatch.setattr("pirl_core.evaluation.videos.render_episode", film)
     torch.set_num_threads(1)
 
     def look(section: str, values: dict[str, Any], repeat: int = 0) -> Any:

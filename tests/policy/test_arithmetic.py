@@ -115,7 +115,6 @@ def test_a_policy_after_sft_is_evaluated_as_it_learnt(precision: Precision, tmp_
 def test_the_stage_evaluates_in_it(precision: Precision, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The rewards, which tell the actions, are those of the policy in memory; in fp32 they would be others."""
     monkeypatch.setattr(vector, "VectorEnv", probes.Walk)
-    monkeypatch.setattr("pirl_core.evaluation.videos.render_episode", probes.film)
     monkeypatch.chdir(tmp_path)
     probes.small_start("e-m-0")
     policy = load_policy(Path("outputs/policy/e-m-0"))

@@ -116,6 +116,28 @@ def test_progress_is_throttled_but_its_end_is_told(capsys: pytest.CaptureFixture
     assert (last["step"], last["metrics"]) == (300, {"charts/success": 1.0})
 
 
+def test_work_after_the_last_step_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    with Tracker("rl", "m-0", 2, None) as tracker:
+        tracker.progress(2)
+        tracker.aside("videos", 0, 16)
+        tracker._begun -= 10.0
+        tracker._lined -= 1.0
+        for done in (1, 2):
+            tracker.aside("videos", done, 16)
+        tracker.aside("videos", 15, 16)
+        tracker._store(now=True)
+        running = status()
+        tracker.aside("videos", 16, 16)
+    assert capsys.readouterr().out.splitlines()[1:] == [
+        "[rl m-0] videos 0/16",
+        "[rl m-0] videos 1/16 eta=2:30",
+        "[rl m-0] videos 16/16 eta=0:00",
+    ]
+    assert (running["step"], running["message"], running["state"]) == (2, "videos 15/16", "running")
+    assert 0 < running["eta_seconds"] < 2
+    assert (status()["message"], status()["state"]) == ("", "done")
+
+
 def test_videos_are_gifs_that_tensorboard_shows() -> None:
     colors = [(250, 20, 20), (20, 250, 20), (20, 20, 250)]
     frames = np.stack([np.full((12, 16, 3), color, np.uint8) for color in colors])
@@ -158,6 +180,7 @@ def test_other_ranks_leave_no_trace(tmp_path: Path, capsys: pytest.CaptureFixtur
     with Tracker("rl", "m-0", 5, tmp_path / "absent", trackers=("nonsense",), main=False) as tracker:
         tracker.log(1, {"a": 1.0}, ("a",), {"b": 1.0})
         tracker.progress(2)
+        tracker.aside("videos", 0, 1)
         tracker.warn(2, "no")
         tracker.video(2, "v", np.zeros((1, 4, 4, 3), np.uint8), 10)
         tracker.checkpointed(2)

@@ -1,7 +1,7 @@
 """Frames from MuJoCo without a display.
 
-Fast frames leave out shadows and reflections, and what is heavy is drawn with fewer faces. The physics model is never
-touched: a drawing has its own copy of model and data.
+Frames of a film leave out shadows and reflections; in fast frames what is heavy is drawn with fewer faces, too. The
+physics model is never touched: a drawing has its own copy of model and data.
 """
 
 import atexit
@@ -10,7 +10,7 @@ import functools
 import importlib
 import os
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import mujoco
 import numpy as np
@@ -24,6 +24,8 @@ EDITED = (
     "light_dir",
 )  # fmt: skip
 """Every model array that resets, steps and visual shifts write."""
+Detail = Literal["fast", "film", "full"]
+"""In software OpenGL shadows take three quarters of a full frame, and faces and smooth edges most of a film's."""
 
 
 class Look(NamedTuple):
@@ -72,16 +74,17 @@ def _gl_context(size: int) -> Any:
 class _Drawing:
     """Model copy, scene and OpenGL resources shared by all slots whose tasks have the same XML."""
 
-    def __init__(self, model: mujoco.MjModel, look: Look, size: int, fast: bool):
+    def __init__(self, model: mujoco.MjModel, look: Look, size: int, detail: Detail):
         self.look = look
         # An own OpenGL context each: several MjrContexts in one disturb each other's state.
         self.gl = _gl_context(size)
         self.model = copy.copy(model)
         self.model.vis.global_.offwidth = size
         self.model.vis.global_.offheight = size
-        if fast:
-            self.model.vis.quality.offsamples = 0
+        if detail != "full":
             self.model.vis.quality.shadowsize = 0
+        if detail == "fast":
+            self.model.vis.quality.offsamples = 0
             # Fewer facets for spheres, cylinders and boxes: vertices, not pixels, cost the time in software OpenGL.
             self.model.vis.quality.numslices = 8
             self.model.vis.quality.numstacks = 6
@@ -94,7 +97,7 @@ class _Drawing:
         self.camera = mujoco.MjvCamera()
         self.camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
         self.scene = mujoco.MjvScene(self.model, MAX_GEOMS)
-        if fast:
+        if detail != "full":
             self.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = 0
             self.scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = 0
         self.context = mujoco.MjrContext(self.model, mujoco.mjtFontScale.mjFONTSCALE_100)
@@ -129,10 +132,10 @@ class _Drawing:
 
 
 class Renderer:
-    """Draws any slot of this process. Holds one drawing per (XML, size, fast)."""
+    """Draws any slot of this process. Holds one drawing per (XML, size, detail)."""
 
     def __init__(self) -> None:
-        self._drawings: dict[tuple[str, int, bool], _Drawing] = {}
+        self._drawings: dict[tuple[str, int, Detail], _Drawing] = {}
 
     def close(self) -> None:
         """Free the OpenGL resources, each in its own context."""
@@ -142,14 +145,14 @@ class Renderer:
             drawing.gl.free()
         self._drawings = {}
 
-    def frames(self, env: Scene, cameras: Sequence[str], size: int, fast: bool) -> np.ndarray:
+    def frames(self, env: Scene, cameras: Sequence[str], size: int, detail: Detail) -> np.ndarray:
         """(C, size, size, 3) uint8, upright, one image per camera name. Raises UserError when OpenGL is missing."""
         images = np.empty((len(cameras), size, size, 3), np.uint8)
         if not cameras:
             return images
-        key = (env.xml, size, fast)
+        key = (env.xml, size, detail)
         if key not in self._drawings:
-            self._drawings[key] = _Drawing(env.model, env.look, size, fast)
+            self._drawings[key] = _Drawing(env.model, env.look, size, detail)
             if len(self._drawings) == 1:
                 # Registered after the backend's own clean-up (by its first context), so it runs before that.
                 atexit.register(self.close)

@@ -190,11 +190,11 @@ class LiberoEnv:
         """(C, image_size, image_size, 3) uint8, upright. Raises UserError when OpenGL is missing."""
         want = self._settings
         names = [CAMERAS[camera] for camera in want.cameras]
-        return renderer().frames(self, names, want.image_size, want.fast_render)
+        return renderer().frames(self, names, want.image_size, "fast" if want.fast_render else "full")
 
     def picture(self, camera: str, size: int, fast: bool) -> np.ndarray:
         """(size, size, 3) uint8, upright."""
-        frame: np.ndarray = renderer().frames(self, [CAMERAS[camera]], size, fast)[0]
+        frame: np.ndarray = renderer().frames(self, [CAMERAS[camera]], size, "fast" if fast else "film")[0]
         return frame
 
     def close(self) -> None:

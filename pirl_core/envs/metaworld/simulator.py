@@ -191,11 +191,11 @@ class MetaWorldEnv:
     def images(self) -> np.ndarray:
         """(C, image_size, image_size, 3) uint8, upright. Raises UserError when OpenGL is missing."""
         want = self._settings
-        return renderer().frames(self, want.cameras, want.image_size, want.fast_render)
+        return renderer().frames(self, want.cameras, want.image_size, "fast" if want.fast_render else "full")
 
     def picture(self, camera: str, size: int, fast: bool) -> np.ndarray:
         """(size, size, 3) uint8, upright."""
-        frame: np.ndarray = renderer().frames(self, [camera], size, fast)[0]
+        frame: np.ndarray = renderer().frames(self, [camera], size, "fast" if fast else "film")[0]
         return frame
 
     def full_observation(self) -> np.ndarray:

@@ -53,6 +53,12 @@ class BatchSlots:
             del self._running[slot]
         return outcome
 
+    def clear(self) -> None:
+        """Give up all episodes and the memory of the batches."""
+        for batch in self._batches:
+            batch.close()
+        self._batches, self._running = [], {}
+
     def _run_chunk(self, batch: Batch, rows: np.ndarray, chunk: np.ndarray) -> Outcome:
         count, size = len(rows), self._settings.image_size
         images = np.zeros((count, len(self._settings.cameras), size, size, 3), np.uint8)

@@ -6,9 +6,8 @@ from typing import NamedTuple
 import numpy as np
 
 from pirl_core.envs.contract import Settings, Simulator
-from pirl_core.envs.opening import open_simulator, settings_of
+from pirl_core.envs.opening import open_simulator
 from pirl_core.facts import facts_of
-from pirl_core.params.sections import Env
 from pirl_core.types import Episode
 
 
@@ -28,6 +27,13 @@ def replay(settings: Settings, episode: Episode, actions: np.ndarray) -> Iterato
             return
 
 
+class Take(NamedTuple):
+    """An episode that was played, with the actions (T, A) that were executed."""
+
+    episode: Episode
+    actions: np.ndarray
+
+
 class Film(NamedTuple):
     """frames: (F, size, size, 3) uint8. success: whether the task was solved at the end."""
 
@@ -35,18 +41,18 @@ class Film(NamedTuple):
     success: bool
 
 
-def render_episode(env: Env, episode: Episode, actions: np.ndarray, size: int, every: int, fast: bool) -> Film:
+def render_episode(settings: Settings, take: Take, size: int, every: int, fast: bool) -> Film:
     """What the first camera sees: the start, each ``every``-th step, and the last step.
 
-    fast: drawn as the policy sees it, else in full quality. Without cameras, the benchmark's first one films.
+    fast: drawn as the policy sees it, else as people like to see it. Without cameras, the benchmark's first one films.
     """
-    camera = [*env.cameras, *facts_of(env.benchmark).cameras][0]
-    settings = settings_of(env)._replace(cameras=[camera], image_size=size, fast_render=fast)
+    camera = [*settings.cameras, *facts_of(settings.benchmark).cameras][0]
+    settings = settings._replace(cameras=[camera], image_size=size, fast_render=fast)
     frames = []
     step, success = 0, False
     last: Simulator | None = None
     try:
-        for step, (simulator, solved) in enumerate(replay(settings, episode, actions)):
+        for step, (simulator, solved) in enumerate(replay(settings, *take)):
             last, success = simulator, solved
             if step % every == 0:
                 frames.append(simulator.picture(camera, size, fast))

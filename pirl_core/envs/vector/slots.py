@@ -9,17 +9,18 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from multiprocessing import Pipe
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
 from pirl_core.envs.contract import Outcome
 from pirl_core.envs.opening import settings_of
+from pirl_core.envs.vector.replay import Film, Take
 from pirl_core.errors import UserError, WorkerDied
 from pirl_core.facts import facts_of
 from pirl_core.params.sections import Env
@@ -112,6 +113,37 @@ class VectorEnv:
         observation = Observation(outcome.images, outcome.state, outcome.instruction.tolist())
         return ChunkResult(observation, outcome.reward, outcome.terminated, outcome.truncated, outcome.steps)
 
+    def film(self, takes: Sequence[Take], size: int, every: int) -> Iterator[tuple[int, Film]]:
+        """Films of episodes that were played, each with its place in ``takes``, in the order in which they get ready.
+
+        Gives up the episodes that run, whose memory films may need. To be read to its end, before anything else.
+        """
+        self._running.clear()
+        self._home.clear()
+        waiting = list(range(len(takes)))
+        at_work: dict[int, int] = {}
+        seen: list[set[str]] = [set() for _ in self._workers]
+
+        def begin(worker: int) -> None:
+            # What is held for drawing a task costs as much as some frames, so a worker stays with the tasks it has.
+            number = min(waiting, key=lambda number: (takes[number].episode.task not in seen[worker], number))
+            waiting.remove(number)
+            at_work[worker] = number
+            # A lost worker is told with its task: it films in the slot of its own number.
+            self._home[worker], self._tasks[worker] = worker, takes[number].episode.task
+            seen[worker].add(takes[number].episode.task)
+            self._send(worker, ("film", (takes[number], size, every)))
+
+        for worker in range(min(len(self._workers), len(takes))):
+            begin(worker)
+        while at_work:
+            ready = wait([self._workers[worker].pipe for worker in at_work])
+            for worker in [worker for worker in at_work if self._workers[worker].pipe in ready]:
+                number, film = at_work.pop(worker), self._answer(worker, self._receive(worker))
+                if waiting:
+                    begin(worker)
+                yield number, film
+
     def close(self) -> None:
         """End the worker processes; safe to call twice."""
         for worker in self._workers:
@@ -168,24 +200,32 @@ class VectorEnv:
     def _call(self, messages: dict[int, tuple[str, Any]]) -> dict[int, Any]:
         """Send every worker its message, then collect the answers."""
         for index, message in messages.items():
-            try:
-                self._workers[index].pipe.send(message)
-            except OSError:
-                self._lost(index)
-        replies = {}
-        for index in messages:
-            try:
-                replies[index] = self._workers[index].pipe.recv()
-            except (EOFError, OSError):
-                self._lost(index)
-        for index, (status, answer) in replies.items():
-            if status == "user_error":
-                raise UserError(answer)
-            if status == "error":
-                raise RuntimeError(f"environment worker {index} failed:\n{answer}")
-        return {index: answer for index, (_, answer) in replies.items()}
+            self._send(index, message)
+        replies = {index: self._receive(index) for index in messages}
+        return {index: self._answer(index, reply) for index, reply in replies.items()}
 
-    def _lost(self, index: int) -> None:
+    def _send(self, index: int, message: tuple[str, Any]) -> None:
+        try:
+            self._workers[index].pipe.send(message)
+        except OSError:
+            self._lost(index)
+
+    def _receive(self, index: int) -> tuple[str, Any]:
+        try:
+            reply: tuple[str, Any] = self._workers[index].pipe.recv()
+            return reply
+        except (EOFError, OSError):
+            self._lost(index)
+
+    def _answer(self, index: int, reply: tuple[str, Any]) -> Any:
+        status, answer = reply
+        if status == "user_error":
+            raise UserError(answer)
+        if status == "error":
+            raise RuntimeError(f"environment worker {index} failed:\n{answer}")
+        return answer
+
+    def _lost(self, index: int) -> NoReturn:
         code = self._workers[index].process.wait()
         ending = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"
         tasks = sorted({self._tasks[slot] for slot, home in self._home.items() if home == index})

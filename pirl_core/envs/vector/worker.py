@@ -16,6 +16,7 @@ import numpy as np
 from pirl_core.envs.contract import Outcome, Settings, Simulator
 from pirl_core.envs.opening import open_simulator
 from pirl_core.envs.vector.batch import BatchSlots
+from pirl_core.envs.vector.replay import render_episode
 from pirl_core.errors import UserError
 from pirl_core.types import Episode
 
@@ -61,6 +62,12 @@ class Slots:
                 self._idle.append(self._busy.pop(slot))
         return Outcome(*(np.stack(column) for column in zip(*outcomes, strict=True)))
 
+    def clear(self) -> None:
+        """Give up all episodes and the memory of their simulators."""
+        for simulator in [*self._busy.values(), *self._idle]:
+            simulator.close()
+        self._busy, self._idle = {}, []
+
     def _run_chunk(self, simulator: Simulator, chunk: np.ndarray) -> Outcome:
         total, steps, terminated, truncated = 0.0, 0, False, False
         asked = simulator.instruction()
@@ -104,6 +111,11 @@ def serve(pipe: Connection) -> None:
                 settings, num_envs = payload
                 slots = BatchSlots(settings, num_envs) if settings.sim_backend == "gpu" else Slots(settings)
                 answer: Any = None
+            elif command == "film":
+                assert slots is not None
+                slots.clear()
+                take, size, every = payload
+                answer = render_episode(settings, take, size, every, fast=False)
             else:
                 assert slots is not None
                 answer = slots.reset(payload) if command == "reset" else slots.step(*payload)
