@@ -38,8 +38,8 @@ LONGEST_SECONDS = 25.0
 TARGETS = {"dvc.lock": (30, 0.03), ".dvc/tmp/rwlock": (20, 0.001)}
 AIMED = "dvc at "
 PLAIN = ("dvc", "--wait-for-lock", "repro")
-SECONDS_TO_GO = 5.0
-SECONDS_TO_END = 30.0
+SECONDS_TO_GO = 15.0
+SECONDS_TO_END = 60.0
 
 
 def prepare(folder: Path) -> Path:
