@@ -5,18 +5,16 @@ Without a name it also checks the whole file.
 
 import argparse
 from pathlib import Path
-from typing import get_args
 
 from pirl_core import console
 from pirl_core.errors import UserError, told
 from pirl_core.files import write_text
 from pirl_core.params.file import load_params
-from pirl_core.params.sections import Scale
 from pirl_core.readers.text import read_bytes
 
 SUMMARY = "write params.yaml from a preset, or tell which scale it holds and check it"
-SCALES: tuple[str, ...] = get_args(Scale)
 PRESETS = Path(__file__).parents[1] / "params" / "presets"
+SCALES = sorted(path.stem for path in PRESETS.glob("*.yaml"))
 
 
 def switch(scale: str, path: Path, force: bool) -> None:

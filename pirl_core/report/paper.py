@@ -11,7 +11,12 @@ CALVIN (Table 5): in scene D, the policies fine-tuned by SFT on scenes A, B and 
 
 from typing import NamedTuple
 
+from pirl_core.errors import UserError
+from pirl_core.params.errors import unknown
+from pirl_core.params.sections import Params
+
 NAMES = {"pi0": "π0", "pi05": "π0.5", "smolvla": "SmolVLA", "groot": "GR00T N1.5"}
+"""The models of its tables' rows, by what ``paper_model`` calls them."""
 
 _GROUPS = {
     "metaworld": ("easy", "medium", "hard", "very_hard", "average"),
@@ -93,6 +98,16 @@ CALVIN: dict[str, dict[str, Chain]] = {
         "flow_noise": Chain((99.6, 97.6, 93.9, 89.6, 84.5), 4.652),
     },
 }
+
+
+def check_models(params: Params) -> None:
+    """Raises UserError for a ``paper_model`` that has no row in the paper's tables."""
+    for name, entry in params.experiments.items():
+        if entry.paper_model not in (None, *NAMES):
+            known = unknown(str(entry.paper_model), NAMES)
+            raise UserError(
+                f"experiments.{name}.paper_model: {known}; or null, for a model that is none of the paper's"
+            )
 
 
 def paper_rate(

@@ -10,8 +10,10 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from pirl_core import named
-from pirl_core.params import sections
 from pirl_core.params.sections import Params
+from pirl_core.params.sections.env import known_benchmark
+from pirl_core.params.sections.policy import known_family
+from pirl_core.params.sections.rl import known_rule
 from tests import ROOT
 from tests.docs.pages import replaced
 
@@ -21,9 +23,9 @@ MARK = "parameters"
 NAMES = {int: "whole number", float: "number", str: "text", bool: "true or false", dict: "mapping", type(None): "null"}
 BOUNDS = {"ge": "≥ {}", "gt": "> {}", "le": "≤ {}", "lt": "< {}", "multiple_of": "multiple of {}"}
 PARTS: dict[Any, tuple[str, ...]] = {
-    sections._benchmark: (named.BENCHMARKS, "facts"),
-    sections._family: (named.FAMILIES, "family"),
-    sections._noise_rule: (named.RULES,),
+    known_benchmark: (named.BENCHMARKS, "facts"),
+    known_family: (named.FAMILIES, "family"),
+    known_rule: (named.RULES,),
 }
 LENGTHS = {"min_length": "at least {}", "max_length": "at most {}"}
 
