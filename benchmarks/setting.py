@@ -1,31 +1,27 @@
 """The laptop scale, and a policy of its sizes with random weights."""
 
-from pathlib import Path
-
 import numpy as np
 import torch
 
-import pirl_core
 from pirl_core.data.lerobot import Frames
 from pirl_core.envs.metaworld.facts import FACTS
-from pirl_core.params.file import Run, load_params, resolve
+from pirl_core.params.file import Run, resolve
+from pirl_core.params.preset import load_preset
 from pirl_core.params.sections import Policy, Supervision
 from pirl_core.policy.flow_policy import FlowPolicy
 from pirl_core.rl.train import process_of
 from pirl_core.sft.build import build_policy
 from pirl_core.types import Observation
 
-PRESET = Path(pirl_core.__file__).parent / "params" / "presets" / "laptop.yaml"
-
 
 def laptop() -> Run:
     """Flow-SDE of the laptop preset, whatever params.yaml holds."""
-    return resolve(load_params(PRESET), "metaworld", "flow_sde")
+    return resolve(load_preset("laptop"), "metaworld", "flow_sde")
 
 
 def supervision() -> Supervision:
     """How the laptop preset looks after a run, but without a guard that stops it."""
-    return load_params(PRESET).run.model_copy(update={"stop_kl": None, "stop_success_drop": None})
+    return load_preset("laptop").run.model_copy(update={"stop_kl": None, "stop_success_drop": None})
 
 
 def random_policy(run: Run, policy: Policy) -> FlowPolicy:

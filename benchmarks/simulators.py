@@ -17,13 +17,13 @@ from unittest.mock import patch
 import numpy as np
 
 from benchmarks.measure import Row, alternate, cores, milliseconds, part_parser, ratio, run_part, seconds
-from pirl_core.commands.scale import PRESETS
 from pirl_core.envs.contract import Simulator
 from pirl_core.envs.opening import open_simulator, settings_of
 from pirl_core.envs.vector.slots import WORKER_ENVIRONMENT, VectorEnv
 from pirl_core.errors import UserError
 from pirl_core.facts import facts_of
-from pirl_core.params.file import load_params, resolve
+from pirl_core.params.file import resolve
+from pirl_core.params.preset import load_preset
 from pirl_core.types import Episode
 
 SCALES = ("laptop", "maniskill", "put_on_plate", "simpler", "libero", "calvin")
@@ -63,7 +63,7 @@ def through(envs: VectorEnv, episodes: Sequence[Episode], actions: np.ndarray) -
 
 def measure(scale: str, slots: int, rounds: int, repeats: int) -> list[Row]:
     """The rows of one benchmark; one that says why, where it cannot be opened."""
-    params = load_params(PRESETS / f"{scale}.yaml")
+    params = load_preset(scale)
     run = resolve(params, next(iter(params.experiments)))
     env, facts = run.env, facts_of(run.env.benchmark)
     rng = np.random.default_rng(0)

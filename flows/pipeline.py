@@ -21,7 +21,6 @@ from flows.watch import watch
 from flows.workspace import check, open_workspace
 from pirl_core.commands.repro import PIPELINE
 from pirl_core.errors import UserError
-from pirl_core.params.sections import Scale
 from pirl_core.readers import variables
 from pirl_core.stages.lock import take
 from pirl_core.stages.mend import mend
@@ -30,7 +29,7 @@ from pirl_core.stages.mend import mend
 @flow(name="pirl", task_runner=ThreadPoolTaskRunner[Any]())  # type: ignore[arg-type]
 def pirl(
     experiments: list[str] | None = None,
-    scale: Scale | None = None,
+    scale: str | None = None,
     overrides: dict[str, Any] | None = None,
     force: bool = False,
     keep_going: bool = True,

@@ -14,11 +14,12 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from pirl_core.commands.scale import PRESETS, SCALES
 from pirl_core.errors import UserError
 from pirl_core.files import write_text
-from pirl_core.params.file import load_params
+from pirl_core.params.file import check_params
+from pirl_core.params.preset import preset_values
 from pirl_core.readers.strict_yaml import read_yaml
+from pirl_core.report.paper import check_models
 from pirl_core.stages.mend import RECORD, is_whole, read_record
 
 RUNS = Path(".pirl/runs")
@@ -36,20 +37,17 @@ class Wish(NamedTuple):
 def check(
     root: Path, scale: str | None, overrides: Mapping[str, Any] | None, experiments: Sequence[str] | None
 ) -> Wish:
-    """Raises UserError, in one line, for whatever would not run. Writes nothing but a temporary file."""
+    """Raises UserError, in one line, for whatever would not run. Writes nothing."""
     if not (root / "dvc.yaml").is_file():
         raise UserError(f"{root}: no dvc.yaml here; run in the repository's root")
-    if scale is not None and scale not in SCALES:
-        raise UserError(f"scale = {scale!r}: must be one of {', '.join(SCALES)}")
     own = root / "params.yaml"
-    if scale is None:
-        load_params(own)
-    content = read_yaml(PRESETS / f"{scale}.yaml" if scale else own)
+    content = read_yaml(own) if scale is None else preset_values(scale)
+    check_models(check_params(content, str(own if scale is None else f"scale {scale}")))
     for key, value in (overrides or {}).items():
         _override(content, key, value)
     differs = not own.is_file() or content != _read_or_empty(own)
     if differs:
-        _validate(root, content)
+        check_models(check_params(content, "parameters with scale and overrides"))
     known = content["experiments"]
     if experiments is not None and not experiments:
         raise UserError("experiments = []: name at least one, or leave it out for all")
@@ -93,17 +91,6 @@ def _override(content: dict[str, Any], key: str, value: object) -> None:
     if not above and last not in content:
         raise UserError(f"overrides: {key}: params.yaml has no such key; known: {', '.join(content)}")
     node[last] = value
-
-
-def _validate(root: Path, content: dict[str, Any]) -> None:
-    path = root / RUNS / "params.check.yaml"
-    write_text(path, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
-    try:
-        load_params(path)
-    except UserError as error:
-        raise UserError(str(error).replace(f"{path}: ", "parameters with scale and overrides: ")) from None
-    finally:
-        path.unlink(missing_ok=True)
 
 
 def _read_or_empty(path: Path) -> dict[str, Any]:

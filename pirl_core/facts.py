@@ -1,6 +1,6 @@
 """What is known of a benchmark before its simulator is loaded: tasks, sentences, cameras, numbers, shifts."""
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import NamedTuple
 
@@ -36,7 +36,8 @@ class Facts(NamedTuple):
     number to ± this; None: numbers have units of their own, and no such bound. on_gpu: tasks that a GPU can simulate
     many episodes of at once. listed: of a task and a shift the starts that episodes play in turn, by their numbers and
     whatever they are for; empty where each draws its own from its seed. columns: of a camera, of state and action those
-    that known datasets have in place of LeRobot's names; numbers of several follow one another.
+    that known datasets have in place of LeRobot's names; numbers of several follow one another. sets: tasks that go by
+    one name, in the order in which it stands for them.
     """
 
     label: str
@@ -53,14 +54,24 @@ class Facts(NamedTuple):
     on_gpu: tuple[str, ...] = ()
     listed: Callable[[str, str], Sequence[Hashable]] = none_listed
     columns: Mapping[str, tuple[str, ...]] = {}
+    sets: Mapping[str, tuple[str, ...]] = {}
 
     def task(self, name: str) -> Task:
         """Raises UserError, with close matches, when the benchmark has no task of that name."""
         if name in self.tasks:
             return self.tasks[name]
-        close = get_close_matches(name, self.tasks, n=3, cutoff=0.5)
+        raise UserError(f"env.tasks: {self.unknown_task(name)}")
+
+    def unknown_task(self, name: str) -> str:
+        """What is wrong with the name of a task or of a set of tasks, and what it could be."""
+        close = [f"'{other}'" for other in get_close_matches(name, [*self.sets, *self.tasks], n=3, cutoff=0.5)]
         hint = f"did you mean {', '.join(close)}?" if close else f"such are {', '.join(list(self.tasks)[:8])}"
-        raise UserError(f"env.tasks: unknown {self.label} task '{name}'; {hint}")
+        sets = f"; sets of tasks: {', '.join(self.sets)}" if self.sets else ""
+        return f"unknown {self.label} task '{name}'; {hint}{sets}"
+
+    def expanded(self, names: Iterable[str]) -> list[str]:
+        """Names of tasks, those of a set in its place; unknown names stay."""
+        return [task for name in names for task in self.sets.get(name, (name,))]
 
     def check_shift(self, name: str) -> None:
         """Raises UserError when the benchmark starts no episode in that way."""

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from pirl_core.params.preset import preset_text
 from tests import ROOT
 
 # Two cores are shared with the simulator's workers, and one thread adds numbers in one order.
@@ -25,10 +26,12 @@ def root() -> Path:
     return ROOT
 
 
-@pytest.fixture
-def preset() -> Path:
+@pytest.fixture(scope="session")
+def preset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A valid parameter file, small."""
-    return ROOT / "pirl_core" / "params" / "presets" / "smoke.yaml"
+    path = tmp_path_factory.mktemp("preset") / "params.yaml"
+    path.write_text(preset_text("smoke"))
+    return path
 
 
 @pytest.fixture

@@ -1,7 +1,8 @@
-"""The house: rooms that import downwards only."""
+"""The house: rooms that import downwards only, files that fit on a few screens."""
 
 import ast
 from pathlib import Path
+from statistics import median
 
 import pytest
 
@@ -60,3 +61,11 @@ def test_no_two_modules_import_each_other() -> None:
         for name in ready:
             del waiting[name]
     assert not waiting, sorted(waiting)
+
+
+def test_files_are_short_and_few_lie_loose() -> None:
+    lines = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in (ROOT / "pirl_core").rglob("*.py")}
+    assert median(lines.values()) <= 150
+    everywhere = [*lines, *(ROOT / "flows").rglob("*.py"), *(ROOT / "tests").rglob("*.py")]
+    assert [path for path in everywhere if len(path.read_text(encoding="utf-8").splitlines()) > 400] == []
+    assert len([path for path in lines if path.parent == ROOT / "pirl_core"]) <= 10

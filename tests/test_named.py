@@ -4,7 +4,6 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
@@ -12,6 +11,7 @@ import yaml
 
 from pirl_core import named
 from pirl_core.params.file import load_params
+from pirl_core.params.preset import preset_values
 from tests import ROOT
 from tests.stages.test_end_to_end import command
 
@@ -169,7 +169,7 @@ def lab(tmp_path: Path) -> Path:
         path.write_text(text)
         for folder in {path.parent, tmp_path / "lab/my_lab"}:
             (folder / "__init__.py").touch()
-    params: dict[str, Any] = yaml.safe_load((ROOT / "pirl_core/params/presets/smoke.yaml").read_text())
+    params = preset_values("smoke")
     params["env"].update(benchmark="my_lab.reach", tasks=["left", "right"], cameras=[], object_state=True)
     params["env"].update(episode_steps=12)
     params["policy"].update(backbone="my_lab.dot")

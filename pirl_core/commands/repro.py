@@ -11,6 +11,7 @@ from pathlib import Path
 
 from pirl_core.errors import UserError, told
 from pirl_core.params.file import load_params
+from pirl_core.report.paper import check_models
 from pirl_core.stages.lock import LOCKS, take
 from pirl_core.stages.mend import mend
 
@@ -31,7 +32,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if not Path("dvc.yaml").is_file():
             raise UserError(f"{Path.cwd()}: no dvc.yaml here; run in the repository's root")
-        load_params(Path("params.yaml"))
+        check_models(load_params(Path("params.yaml")))
         turn = take(PIPELINE, tell=lambda holder: say(f"process {holder} runs the pipeline here; waiting for its end"))
         for line in mend(Path()):
             say(line)

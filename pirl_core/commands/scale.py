@@ -5,34 +5,37 @@ Without a name it also checks the whole file.
 
 import argparse
 from pathlib import Path
-from typing import get_args
 
 from pirl_core import console
 from pirl_core.errors import UserError, told
 from pirl_core.files import write_text
 from pirl_core.params.file import load_params
-from pirl_core.params.sections import Scale
+from pirl_core.params.preset import preset_names, preset_text
 from pirl_core.readers.text import read_bytes
+from pirl_core.report.paper import check_models
 
 SUMMARY = "write params.yaml from a preset, or tell which scale it holds and check it"
-SCALES: tuple[str, ...] = get_args(Scale)
-PRESETS = Path(__file__).parents[1] / "params" / "presets"
+REMEDY = "give another --params"
 
 
 def switch(scale: str, path: Path, force: bool) -> None:
-    """Raises UserError rather than overwrite a file that differs from every preset, unless ``force``."""
-    texts = {name: (PRESETS / f"{name}.yaml").read_text(encoding="utf-8") for name in SCALES}
-    known = [text.encode() for text in texts.values()]
-    if path.exists() and not force and read_bytes(path, "give another --params") not in known:
+    """Raises UserError for a broken preset, and rather than overwrite a file that is none of them, unless ``force``."""
+    text = preset_text(scale)
+    if path.exists() and not force and not _is_preset(read_bytes(path, REMEDY)):
         raise UserError(f"{path} has edits that would be lost; keep a copy and add --force (make: FORCE=1)")
-    write_text(path, texts[scale])
+    write_text(path, text)
+
+
+def _is_preset(content: bytes) -> bool:
+    named = [name for name in preset_names() if f"\nscale: {name}\n".encode() in content]
+    return any(preset_text(name).encode() == content for name in named)
 
 
 def describe(path: Path) -> str:
     """One line on a valid parameter file. Raises UserError for an invalid one."""
     params = load_params(path)
-    preset = (PRESETS / f"{params.scale}.yaml").read_bytes()
-    edited = "" if read_bytes(path, "give another --params") == preset else ", edited"
+    check_models(params)
+    edited = "" if _is_preset(read_bytes(path, REMEDY)) else ", edited"
     count = len(params.experiments) * len(params.seeds)
     return (
         f"{path}: scale {params.scale}{edited}; experiments {', '.join(params.experiments)}; "
@@ -42,7 +45,8 @@ def describe(path: Path) -> str:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("scale", nargs="?", choices=SCALES, help="preset to write; left out: tell and check the scale")
+    about = "preset to write; left out: tell and check the scale"
+    parser.add_argument("scale", nargs="?", choices=preset_names(), help=about)
     parser.add_argument(
         "--params", type=Path, default=Path("params.yaml"), help="parameter file (default: %(default)s)"
     )

@@ -25,7 +25,7 @@ def describe(error: Any, layers: Sequence[Layer], model: type[BaseModel]) -> str
     key = ".".join(str(part) for part in (*place, *location))
     kind, value, message = error["type"], error["input"], error["msg"]
     if kind == "missing":
-        return f"{key}: missing; add this key (pirl_core/params/presets/ has every key with its meaning)"
+        return f"{key}: missing; add this key (pirl_core/params/presets/base.yaml has it with its meaning)"
     if kind == "value_error":
         return f"{key}: {message.removeprefix('Value error, ')}".removeprefix(": ")
     if kind == "extra_forbidden":

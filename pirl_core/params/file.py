@@ -12,19 +12,10 @@ from typing import Any, NamedTuple, TypeVar
 from pydantic import ValidationError
 
 from pirl_core.errors import UserError
+from pirl_core.facts import Facts, facts_of
 from pirl_core.params.errors import Layer, describe, unknown, unknown_keys_first
-from pirl_core.params.sections import (
-    Curate,
-    Env,
-    Evaluate,
-    Params,
-    Policy,
-    Rl,
-    Section,
-    Sft,
-    check_backend,
-    check_names,
-)
+from pirl_core.params.sections import Curate, Env, Evaluate, Params, Policy, Rl, Section, Sft
+from pirl_core.params.sections.env import check_backend, check_names, tasks_of
 from pirl_core.readers.strict_yaml import read_yaml
 
 
@@ -44,9 +35,13 @@ def load_params(path: Path | str = "params.yaml") -> Params:
 
     Raises UserError in one line: the first problem's dotted key, its value, the remedy; and how many more there are.
     """
-    path = Path(path)
+    return check_params(read_yaml(Path(path)), str(path))
+
+
+def check_params(content: dict[str, Any], place: str) -> Params:
+    """The same of values that stand in no file yet. place: what the line begins with."""
     try:
-        params = Params.model_validate(read_yaml(path))
+        params = Params.model_validate(content)
         problems: list[str] = []
     except ValidationError as error:
         problems = [describe(e, [((), None)], Params) for e in unknown_keys_first(error)]
@@ -54,21 +49,23 @@ def load_params(path: Path | str = "params.yaml") -> Params:
         problems = list(dict.fromkeys(_override_problems(params)))
     if problems:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        raise UserError(f"{path}: {problems[0]}{more}")
+        raise UserError(f"{place}: {problems[0]}{more}")
     return params
 
 
 def resolve(params: Params, experiment: str, method: str | None = None) -> Run:
     """The sections of one experiment; for RL ``rl`` < ``methods.method`` < ``experiments.experiment.rl``.
 
-    An override replaces the whole value of its key. Raises UserError for a name that params.yaml does not have.
+    An override replaces the whole value of its key. Sets of tasks are gone: each stands as its tasks. Raises UserError
+    for a name that params.yaml does not have.
     """
     if experiment not in params.experiments:
         raise UserError(f"--experiment: {unknown(experiment, params.experiments)}")
     if method is not None and method not in params.methods:
         raise UserError(f"--method: {unknown(method, params.methods)}")
     merged: Any = [_merge(model, layers) for model, layers in _layers(params, experiment, method)]
-    return Run(*merged)
+    run = Run(*merged)
+    return run._replace(evaluate=_without_sets(run.evaluate, facts_of(run.env.benchmark)))
 
 
 S = TypeVar("S", bound=Section)
@@ -87,6 +84,15 @@ def _layers(params: Params, experiment: str, method: str | None) -> Iterator[tup
 
 def _merge(model: type[S], layers: Sequence[Layer]) -> S:
     return model.model_validate({key: value for _, values in layers for key, value in (values or {}).items()})
+
+
+def _without_sets(evaluate: Evaluate, facts: Facts) -> Evaluate:
+    """A split does not tell its benchmark, so its sets of tasks are looked up here."""
+    splits = {
+        name: split if split.tasks is None else split.model_copy(update={"tasks": facts.expanded(split.tasks)})
+        for name, split in evaluate.splits.items()
+    }
+    return evaluate.model_copy(update={"splits": splits})
 
 
 def _override_problems(params: Params) -> Iterator[str]:
@@ -123,10 +129,12 @@ def _split_problems(params: Params, experiment: str) -> Iterator[str]:
     own = "splits" in params.experiments[experiment].evaluate
     place = f"experiments.{experiment}.evaluate" if own else "evaluate"
     for name, split in run.evaluate.splits.items():
-        for key, value in (("tasks", split.tasks or []), ("shift", split.shift)):
-            try:
-                check_names(run.env.benchmark, key, value)
-                if key == "tasks":
-                    check_backend(run.env.benchmark, run.env.sim_backend, list(value))
-            except ValueError as error:
-                yield f"{place}.splits.{name}.{key}: {error}"
+        try:
+            tasks = tasks_of(run.env.benchmark, split.tasks or [])
+            check_backend(run.env.benchmark, run.env.sim_backend, tasks)
+        except ValueError as error:
+            yield f"{place}.splits.{name}.tasks: {error}"
+        try:
+            check_names(run.env.benchmark, "shift", split.shift)
+        except ValueError as error:
+            yield f"{place}.splits.{name}.shift: {error}"

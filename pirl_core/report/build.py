@@ -17,6 +17,7 @@ from pirl_core.report.inputs import (
 )
 from pirl_core.report.metrics import Row, build_metrics, to_json
 from pirl_core.report.page import Section, render_html, render_markdown
+from pirl_core.report.paper import check_models
 from pirl_core.report.runs import build_runs
 from pirl_core.report.tables import warnings_table
 from pirl_core.report.videos import MAX_BYTES, Embedded, choose, embed
@@ -25,8 +26,10 @@ from pirl_core.report.videos import MAX_BYTES, Embedded, choose, embed
 def build_report(params: Params, outputs: Path, results: Path) -> dict[str, list[Row]]:
     """Writes metrics.json, run.json, report.md, learning.svg to results/ and the page to outputs/report/.
 
-    Returns the metrics. Raises UserError, and writes nothing, when an evaluation in params is missing or broken.
+    Returns the metrics. Raises UserError, and writes nothing, when an evaluation in params is missing or broken, or
+    a paper_model is none of the paper's.
     """
+    check_models(params)
     metrics = build_metrics(params, read_episodes(outputs, params))
     runs = build_runs(read_runs(outputs, params), len(stage_names(params)))
     warned = warnings_table(read_warnings(outputs, params))

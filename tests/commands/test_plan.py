@@ -9,16 +9,14 @@ import torch
 from pirl_core import named
 from pirl_core.commands import plan
 from pirl_core.commands.cli import main
-from pirl_core.params.file import load_params, resolve
+from pirl_core.params.file import resolve
+from pirl_core.params.preset import load_preset, preset_text
 from pirl_core.params.sections import Params
 from pirl_core.policy.backbone import new_backbone
-from tests import ROOT
-
-PRESET = ROOT / "pirl_core" / "params" / "presets" / "laptop.yaml"
 
 
 def params(**policy: Any) -> Params:
-    loaded = load_params(PRESET)
+    loaded = load_preset("laptop")
     changed = loaded.policy.model_copy(update={"size": "nano", **policy})
     return loaded.model_copy(update={"policy": changed})
 
@@ -103,7 +101,7 @@ def test_sharding_divides_what_is_trained_and_nothing_else() -> None:
 def test_the_published_pi0_by_the_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    text = PRESET.read_text().replace("  size: tiny\n", "  size: full\n")
+    text = preset_text("laptop").replace("  size: tiny\n", "  size: full\n")
     (tmp_path / "params.yaml").write_text(text.replace("tokenizer: words", "tokenizer: google/paligemma-3b-pt-224"))
     monkeypatch.chdir(tmp_path)
     assert main(["plan", "--gpus", "8", "--gpu-gib", "24"]) == 0

@@ -35,6 +35,7 @@ def render(name: str) -> str:
     bound = f"clipped to ± {facts.action_range:g}" if facts.action_range else "in units of their own, not clipped"
     rows = {
         "tasks": many,
+        "sets of tasks": _listed(tuple(facts.sets)),
         "groups in the report": _listed(facts.groups),
         "cameras": _listed(facts.cameras),
         "shifts": _listed(("none", *facts.shifts)),

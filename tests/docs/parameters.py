@@ -1,29 +1,30 @@
-"""Every parameter as the typed sections and the laptop preset have it: ``python -m tests.docs.parameters`` writes the
-tables between the marks of docs/parameters.md."""
+"""Every parameter as the typed sections, the presets' base and the laptop preset have it: ``python -m
+tests.docs.parameters`` writes the tables between the marks of docs/parameters.md."""
 
 import re
 import types
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
-import yaml
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from pirl_core import named
-from pirl_core.params import sections
+from pirl_core.params.preset import BASE, preset_values
 from pirl_core.params.sections import Params
+from pirl_core.params.sections.env import known_benchmark
+from pirl_core.params.sections.policy import known_family
+from pirl_core.params.sections.rl import known_rule
 from tests import ROOT
 from tests.docs.pages import replaced
 
 PAGE = ROOT / "docs/parameters.md"
-PRESET = ROOT / "pirl_core/params/presets/laptop.yaml"
 MARK = "parameters"
 NAMES = {int: "whole number", float: "number", str: "text", bool: "true or false", dict: "mapping", type(None): "null"}
 BOUNDS = {"ge": "≥ {}", "gt": "> {}", "le": "≤ {}", "lt": "< {}", "multiple_of": "multiple of {}"}
 PARTS: dict[Any, tuple[str, ...]] = {
-    sections._benchmark: (named.BENCHMARKS, "facts"),
-    sections._family: (named.FAMILIES, "family"),
-    sections._noise_rule: (named.RULES,),
+    known_benchmark: (named.BENCHMARKS, "facts"),
+    known_family: (named.FAMILIES, "family"),
+    known_rule: (named.RULES,),
 }
 LENGTHS = {"min_length": "at least {}", "max_length": "at most {}"}
 
@@ -113,9 +114,9 @@ def _table(fields: dict[str, FieldInfo], values: dict[str, Any], notes: dict[str
     return rows
 
 
-def render(preset: str) -> str:
-    """What stands between the marks. preset: the laptop preset's text."""
-    values, notes = yaml.safe_load(preset), comments(preset)
+def render() -> str:
+    """What stands between the marks."""
+    values, notes = preset_values("laptop"), comments(BASE.read_text(encoding="utf-8"))
     sections = {
         name: field.annotation
         for name, field in Params.model_fields.items()
@@ -140,7 +141,7 @@ def render(preset: str) -> str:
 
 def main() -> None:
     page = PAGE.read_text(encoding="utf-8")
-    PAGE.write_text(replaced(page, MARK, render(PRESET.read_text(encoding="utf-8"))), encoding="utf-8")
+    PAGE.write_text(replaced(page, MARK, render()), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from pirl_core.params.file import Run
+from pirl_core.params.preset import preset_names, preset_values
 from pirl_core.params.sections import Params
 from tests.docs import benchmarks as docs_benchmarks
 from tests.docs import parameters as docs_parameters
@@ -132,7 +133,7 @@ def test_make_targets_and_scales_exist(text: str, root: Path) -> None:
     named = {name for span in spans for name in re.findall(r"^make ([a-z-]+)", span)}
     assert {"reproduce", "test", "help"} <= named <= targets
     scales = {name for span in spans for name in re.findall(r"SCALE=(\w+)", span)}
-    assert scales <= {path.stem for path in (root / "pirl_core/params/presets").glob("*.yaml")}
+    assert scales <= set(preset_names())
     variables = {name for span in spans for name in re.findall(r"PIRL_\w+", span)}
     source = "".join(path.read_text(encoding="utf-8") for path in (root / "pirl_core").rglob("*.py"))
     assert variables
@@ -147,7 +148,7 @@ def test_parameters_exist(text: str, root: Path) -> None:
     for name, key in itertools.chain(*(parameter.findall(span) for span in code(text))):
         if key != "py":
             assert key in sections[name].model_fields, f"{name}.{key}"  # type: ignore[union-attr]
-    params = yaml.safe_load((root / "pirl_core/params/presets/laptop.yaml").read_text(encoding="utf-8"))
+    params = preset_values("laptop")
     for experiment, method, seed in re.findall(r"rl@(\w+)-(\w+)-(\d+)", text):
         assert experiment in params["experiments"]
         assert method in params["methods"]
@@ -171,7 +172,7 @@ def test_results_and_licence_are_in_place(root: Path) -> None:
 
 def test_rendered_pages_are_up_to_date(root: Path) -> None:
     page = docs_parameters.PAGE.read_text(encoding="utf-8")
-    tables = docs_parameters.render(docs_parameters.PRESET.read_text(encoding="utf-8"))
+    tables = docs_parameters.render()
     assert block(page, docs_parameters.MARK) == tables, "run python -m tests.docs.parameters"
     for name in docs_benchmarks.NAMES:
         for path in docs_benchmarks.pages(name):
@@ -180,7 +181,7 @@ def test_rendered_pages_are_up_to_date(root: Path) -> None:
 
 
 def test_every_parameter_says_what_it_is() -> None:
-    tables = docs_parameters.render(docs_parameters.PRESET.read_text(encoding="utf-8"))
+    tables = docs_parameters.render()
     rows = re.findall(r"^\| `(\w+)` \|.*\| (.*) \| [^|]*\|$", tables, re.MULTILINE)
     assert len(rows) > 100
     assert [name for name, meaning in rows if not meaning.strip()] == []

@@ -20,6 +20,7 @@ from pirl_core.envs import assets
 from pirl_core.envs.vector.slots import VectorEnv
 from pirl_core.errors import WorkerDied
 from pirl_core.facts import facts_of
+from pirl_core.params.preset import preset_values
 from pirl_core.params.sections import Curate, Env
 from pirl_core.types import Episode
 from tests.stages.test_end_to_end import command
@@ -101,7 +102,7 @@ def test_a_killed_worker_is_named(env: Env) -> None:
 @pytest.mark.slow
 def test_a_full_disk_loses_no_finished_demonstration(env: Env, root: Path, tmp_path: Path, small_disk: Path) -> None:
     scale = "laptop" if env.benchmark == "metaworld" else env.benchmark
-    params = yaml.safe_load((root / f"pirl_core/params/presets/{scale}.yaml").read_text())
+    params = preset_values(scale)
     experiment = next(iter(params["experiments"]))
     params["env"] = env.model_dump()
     params["curate"]["episodes_per_task"] = 4

@@ -21,11 +21,11 @@ from pirl_core.evaluation.evaluate import split_episodes, validation_episodes
 from pirl_core.evaluation.starts import shared_starts
 from pirl_core.facts import facts_of
 from pirl_core.params.file import Run, load_params, resolve
+from pirl_core.params.preset import load_preset, preset_names
 from pirl_core.params.sections import Split
 from pirl_core.rl.train import iteration_episodes
 from pirl_core.types import Episode
 
-PRESETS = Path("pirl_core/params/presets")
 SAMPLED, MOST = 2, 50
 """RL iterations of a preset, and demonstrations of a task, whose starts are looked at."""
 
@@ -67,10 +67,10 @@ def learnt_from(run: Run, training: list[int]) -> dict[str, Iterable[Episode]]:
     }
 
 
-@pytest.mark.parametrize("preset", sorted(path.stem for path in PRESETS.glob("*.yaml")))
-def test_no_evaluation_state_is_learnt_from_or_chosen_by(preset: str, root: Path) -> None:
+@pytest.mark.parametrize("preset", preset_names())
+def test_no_evaluation_state_is_learnt_from_or_chosen_by(preset: str) -> None:
     """Of every experiment; nor does validation play what training or a demonstration does."""
-    params = load_params(root / PRESETS / f"{preset}.yaml")
+    params = load_preset(preset)
     for experiment in params.experiments:
         run = resolve(params, experiment)
         kind = run.env.benchmark
@@ -103,10 +103,10 @@ LISTED = [
 
 @pytest.mark.parametrize(("preset", "experiment", "tasks", "shift", "evaluated", "shared"), LISTED)
 def test_what_evaluation_shares_with_training_is_told(
-    preset: str, experiment: str, tasks: list[str], shift: str, evaluated: list[str], shared: bool, root: Path
+    preset: str, experiment: str, tasks: list[str], shift: str, evaluated: list[str], shared: bool
 ) -> None:
     """Of 48 episodes those whose state, found the long way, is one that ``env.shift`` starts with."""
-    run = resolve(load_params(root / PRESETS / f"{preset}.yaml"), experiment)
+    run = resolve(load_preset(preset), experiment)
     env = run.env.model_copy(update={"tasks": tasks, "shift": shift})
     split = Split(tasks=evaluated, shift=shift, episodes_per_task=48)
     evaluate = run.evaluate.model_copy(update={"splits": {"id": split}})
@@ -193,7 +193,7 @@ def test_states_of_the_simulator_itself_are_apart() -> None:
 )
 def test_a_run_gives_every_task_the_same_number_of_starts(tasks: int, starts: int, group: int, iterations: int) -> None:
     """But for one; and the episodes of a task are numbered 0, 1, 2, ..., each played by one whole group."""
-    rl = resolve(load_params(PRESETS / "smoke.yaml"), "metaworld").rl
+    rl = resolve(load_preset("smoke"), "metaworld").rl
     rl = rl.model_copy(update={"episodes_per_iteration": starts * group, "group_size": group})
     names = [f"task{number}" for number in range(tasks)]
     played = [iteration_episodes(names, "none", rl, 3, iteration) for iteration in range(iterations)]

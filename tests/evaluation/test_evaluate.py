@@ -19,7 +19,8 @@ from pirl_core.envs.vector.replay import replay
 from pirl_core.envs.vector.slots import VectorEnv
 from pirl_core.evaluation.evaluate import Outcome, run_episodes, split_episodes, success_rate, validation_episodes
 from pirl_core.evaluation.videos import EVERY, SIZE, Filmed, write_videos
-from pirl_core.params.file import load_params, resolve
+from pirl_core.params.file import resolve
+from pirl_core.params.preset import load_preset
 from pirl_core.params.sections import Env
 from pirl_core.policy.flow_policy import FlowPolicy
 from pirl_core.rl.rollout import play
@@ -155,9 +156,9 @@ def test_play_plays_each_episode_once_to_its_end(data: st.DataObject) -> None:
     assert sorted(limits) == [(e, d) for e, d in ends if not wins[e]]
 
 
-def test_no_seed_serves_two_purposes(root: Path) -> None:
+def test_no_seed_serves_two_purposes() -> None:
     """Of all starts of the laptop scale: demonstrations, every RL iteration, validation and each evaluation set."""
-    params = load_params(root / "pirl_core/params/presets/laptop.yaml")
+    params = load_preset("laptop")
     for experiment in params.experiments:
         run = resolve(params, experiment)
         curate, training = run.curate, params.seeds

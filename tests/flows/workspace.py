@@ -14,6 +14,7 @@ import httpx
 import psutil
 import yaml
 
+from pirl_core.params.preset import preset_values
 from tests import ROOT
 from tests.stages.test_pipeline import STAND_IN
 
@@ -47,7 +48,7 @@ def make_workspace(folder: Path) -> Path:
     (folder / ".dvc").mkdir()
     config = (ROOT / ".dvc" / "config").read_text()
     (folder / ".dvc" / "config").write_text(config + "    no_scm = true\n")
-    params = yaml.safe_load((ROOT / "pirl_core" / "params" / "presets" / "smoke.yaml").read_text())
+    params = preset_values("smoke")
     params["methods"] = {"flow_sde": params["methods"]["flow_sde"]}
     params["policies"] = ["sft", "flow_sde"]
     one = params["experiments"]["metaworld"]

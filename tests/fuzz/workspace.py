@@ -21,6 +21,7 @@ from pirl_core.envs import assets
 from pirl_core.envs.libero.files import read_states
 from pirl_core.envs.metaworld.facts import FACTS
 from pirl_core.params.file import load_params
+from pirl_core.params.preset import preset_values
 from pirl_core.policy.folder import save_policy
 from pirl_core.report import show
 from pirl_core.stages import curate, evaluate, report, rl, sft
@@ -29,7 +30,6 @@ from tests.checkpoints import test_statistics
 from tests.data import test_recorded, test_recorded_videos
 from tests.data.test_data import make_episode
 from tests.fuzz.inputs import Entry, Target
-from tests.stages import test_broken
 from tests.stages.test_broken import CAMERAS, SIZES
 from tests.worlds import small_policy
 
@@ -67,7 +67,7 @@ MAINS: dict[str, tuple[Main, list[tuple[str, str]]]] = {
 
 def make_template() -> None:
     """Fills the working folder: the real stages make what they can make without a simulator."""
-    content = yaml.safe_load(test_broken.PRESET.read_text())
+    content = preset_values("smoke")
     content["env"].update(cameras=CAMERAS, object_state=True)
     content["sft"].update(steps=1, batch_size=2)
     content["run"]["checkpoint_minutes"] = 0

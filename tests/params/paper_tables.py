@@ -4,7 +4,8 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from pirl_core.params.file import Run, load_params, resolve
+from pirl_core.params.file import Run, resolve
+from pirl_core.params.preset import load_preset
 from pirl_core.params.sections import Params
 from pirl_core.readers.strict_yaml import read_yaml
 from tests import ROOT
@@ -59,7 +60,7 @@ class Cell(NamedTuple):
 
 
 def preset(name: str) -> Params:
-    return load_params(ROOT / f"pirl_core/params/presets/{name}.yaml")
+    return load_preset(name)
 
 
 def ours(params: Params, experiment: str, row: str) -> Any:
@@ -97,9 +98,10 @@ def of_small() -> Iterator[Cell]:
         for name, value in zip(table["columns"], values, strict=True)
     }
     rows = dict.fromkeys(row for row, _ in theirs if row in OURS and not row.startswith("SFT"))
+    presets = {name: preset(name) for name in small["columns"]}
     for row in rows:
         for name, near in small["columns"].items():
-            params = preset(name)
+            params = presets[name]
             found = ours(params, next(iter(params.experiments)), row)
             if found is not None and (row, near) in theirs:
                 yield Cell(small["title"], row, name, theirs[row, near], found, small["because"].get(row))

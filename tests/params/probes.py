@@ -12,7 +12,6 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 import pytest
 import torch
-import yaml
 
 from pirl_core import seeds
 from pirl_core.data.demonstrate import Demonstrator, Wish
@@ -25,6 +24,7 @@ from pirl_core.errors import UserError
 from pirl_core.evaluation.evaluate import validation_episodes
 from pirl_core.params import sections as params
 from pirl_core.params.file import Run, resolve
+from pirl_core.params.preset import preset_values
 from pirl_core.policy import layers
 from pirl_core.policy.flow_policy import keyed_normals
 from pirl_core.policy.folder import load_policy, save_policy
@@ -36,15 +36,13 @@ from pirl_core.stages.cli import Job
 from pirl_core.training.resume import Checkpoints
 from pirl_core.training.track import Tracker
 from pirl_core.types import ChunkResult, Episode, Observation
-from tests import ROOT
 from tests.checkpoints.test_pretrained import DATA, published_folder, tiny_shape, tokenizer
 from tests.data.test_data import make_episode
 from tests.data.test_recorded import write_recorded
 from tests.report.made_up import COUNTS, EASY, MEDIUM, N, fill
 from tests.worlds import SUPERVISION, random_observation, small_policy
 
-PRESET = ROOT / "pirl_core" / "params" / "presets" / "smoke.yaml"
-SMOKE: dict[str, Any] = yaml.safe_load(PRESET.read_text())
+SMOKE = preset_values("smoke")
 
 EXPERIMENT = {
     "model": "tiny π0", "paper_model": "pi0", "env": {}, "curate": {}, "policy": {},

@@ -19,6 +19,7 @@ from pirl_core.data import curate
 from pirl_core.envs.vector import slots as vector
 from pirl_core.named import FAMILIES, RULES, known
 from pirl_core.params import sections as params
+from pirl_core.report.paper import LABELS
 from tests.params.probes import BASE, SEE, Walk, demonstrate_here
 
 pytestmark = pytest.mark.filterwarnings("ignore:Constant")
@@ -165,7 +166,7 @@ CHANGES: dict[str, dict[str, Change]] = {
     },
     "Experiment": {
         "model": Change(["large π0"]),
-        "paper_model": Change(["pi0", "pi05", "smolvla", "groot"], {"paper_model": None}),
+        "paper_model": Change(list(LABELS), {"paper_model": None}),
         "env": Change([{"image_size": 64}]),
         "curate": Change([{"seed": 7}]),
         "policy": Change([{"denoise_steps": 7}]),
@@ -174,7 +175,7 @@ CHANGES: dict[str, dict[str, Change]] = {
         "evaluate": Change([{"seed": 7}]),
     },
     "Params": {
-        "scale": Change(),
+        "scale": Change(["laptop", "my_own"]),
         "seeds": Change([[0], [1, 0]]),
         "policies": Change([["sft"], ["flow_sde", "sft"]]),
         "methods": Change([BASE["Params"]["methods"] | {"flow_sde": {"mdp": "two_layer"}}]),

@@ -13,6 +13,7 @@ import yaml
 from pirl_core.commands import scale
 from pirl_core.errors import UserError
 from pirl_core.params.file import load_params, resolve
+from pirl_core.params.preset import preset_names, preset_text
 from pirl_core.stages.cli import Job, report_main, stage_main
 
 Edit = Callable[[dict[str, Any]], Any]
@@ -67,6 +68,15 @@ BROKEN: dict[str, tuple[Edit, str]] = {
     "unknown ood task": (
         _set(["fly-v3"], "evaluate", "splits", "id", "tasks"),
         r"evaluate\.splits\.id\.tasks: unknown",
+    ),
+    "unknown set of tasks": (
+        _set(["mt5"], "env", "tasks"),
+        r"env\.tasks: unknown MetaWorld task 'mt5'; did you mean 'mt50'.*\?; sets of tasks: mt50, ml45, ml45_test$",
+    ),
+    "a task and its set": (_set(["ml45", "reach-v3"], "env", "tasks"), r"env\.tasks: lists reach-v3 twice"),
+    "sets of a split that overlap": (
+        _set(["ml45", "mt50"], "evaluate", "splits", "id", "tasks"),
+        r"evaluate\.splits\.id\.tasks: lists assembly-v3 twice",
     ),
     "camera twice": (_set(["corner2", "corner2"], "env", "cameras"), r"env\.cameras: lists corner2 twice"),
     "blind": (_set([], "env", "cameras"), r": env: the policy would be blind"),
@@ -278,7 +288,7 @@ def test_stopping_a_stage_leaves_nothing_half_written(here: Path, capfd: pytest.
     assert list(Path("outputs/curate").iterdir()) == []
 
 
-@pytest.mark.parametrize("name", scale.SCALES)
+@pytest.mark.parametrize("name", preset_names())
 def test_every_scale_is_valid_and_written_by_its_name(name: str, here: Path) -> None:
     assert scale.main([name]) == 0
     assert load_params().scale == name
@@ -296,13 +306,13 @@ def test_switching_the_scale_keeps_the_users_edits(here: Path, capfd: pytest.Cap
 
 
 def test_the_committed_parameters_are_the_laptop_preset(root: Path) -> None:
-    assert (root / "params.yaml").read_bytes() == (root / "pirl_core/params/presets/laptop.yaml").read_bytes()
+    assert (root / "params.yaml").read_text() == preset_text("laptop")
 
 
-@pytest.mark.parametrize("name", scale.SCALES)
-def test_every_key_has_a_comment_that_explains_it(name: str, root: Path) -> None:
+@pytest.mark.parametrize("name", preset_names())
+def test_every_key_has_a_comment_that_explains_it(name: str) -> None:
     """A comment may cover a few keys that follow it, a blank line or a new section ends its reach."""
-    lines = (root / "pirl_core/params/presets" / f"{name}.yaml").read_text().splitlines()
+    lines = preset_text(name).splitlines()
     explained, bare = False, []
     for before, line in zip(["", *lines], lines, strict=False):
         if line.lstrip().startswith("#"):

@@ -13,14 +13,13 @@ from PIL import Image
 
 from pirl_core import seeds
 from pirl_core.params.file import load_params
+from pirl_core.params.preset import preset_values
 from pirl_core.params.sections import Params
 from pirl_core.report.build import build_report
-from tests import ROOT
 
 EASY, MEDIUM = "reach-v3", "hammer-v3"
 # Of an episode as evaluation has them: 52 bits.
 SEED = seeds.evaluation_seed(0, EASY, 0)
-PRESET = ROOT / "pirl_core" / "params" / "presets" / "laptop.yaml"
 Edit = Callable[[dict[str, Any]], None]
 # Successes of 20 episodes per (split, method, task).
 COUNTS = {
@@ -36,7 +35,7 @@ N = 20
 
 def make_params(folder: Path, edit: Edit = lambda _: None) -> Params:
     """Two experiments (`tiny` beside π0, `state` beside nothing), three policies, two seeds, two splits."""
-    data = yaml.safe_load(PRESET.read_text())
+    data = preset_values("laptop")
     entry = {**next(iter(data["experiments"].values())), "model": "tiny <π0>", "paper_model": "pi0"}
     data["experiments"] = {"tiny": entry, "state": {**entry, "model": "state", "paper_model": None}}
     data["policies"], data["seeds"] = ["sft", "flow_sde", "flow_noise"], [0, 1]

@@ -20,10 +20,10 @@ import yaml
 from pirl_core.data.lerobot import write_dataset
 from pirl_core.envs.metaworld.facts import FACTS
 from pirl_core.envs.vector import slots as vector
+from pirl_core.params.preset import preset_values
 from pirl_core.policy.folder import save_policy
 from pirl_core.stages import curate, evaluate, report, rl, sft
 from pirl_core.stages.cli import NEEDS, report_main, stage_main
-from tests import ROOT
 from tests.data.test_data import BROKEN as DATASETS
 from tests.data.test_data import edit_json, make_episode
 from tests.params.test_params import BROKEN as PARAMETERS
@@ -33,7 +33,6 @@ from tests.report.made_up import fill, make_params
 from tests.report.test_report import BREAKS
 from tests.worlds import small_policy
 
-PRESET = ROOT / "pirl_core" / "params" / "presets" / "smoke.yaml"
 RUN: dict[str, Callable[[Any], None]] = {"curate": curate.run, "sft": sft.run, "rl": rl.run, "evaluate": evaluate.run}
 ARGUMENTS = {"experiment": "metaworld", "method": "flow_sde", "seed": "0"}
 CAMERAS = ["corner2", "gripperPOV"]
@@ -53,7 +52,7 @@ class Started(Exception):  # noqa: N818 - no error of the stage
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Good surroundings: parameters, a dataset, the policies before and after RL, an earlier result of each stage."""
     here = tmp_path_factory.mktemp("template")
-    content = yaml.safe_load(PRESET.read_text())
+    content = preset_values("smoke")
     content["env"].update(cameras=CAMERAS, object_state=True)
     content["sft"].update(steps=1, batch_size=2)
     (here / "params.yaml").write_text(yaml.safe_dump(content))

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
@@ -19,6 +18,7 @@ import yaml
 
 from pirl_core.checkpoints.pretrained import load_pretrained
 from pirl_core.checkpoints.source import find_checkpoint
+from pirl_core.params.preset import preset_values
 from pirl_core.policy.backbone import new_backbone
 from pirl_core.policy.folder import load_policy
 from tests import ROOT
@@ -37,7 +37,7 @@ pytestmark = pytest.mark.slow
 def workspace(folder: Path, scale: str = "smoke") -> Path:
     """A copy of the package with a scale shrunk to a few episodes and steps."""
     shutil.copytree(ROOT / "pirl_core", folder / "pirl_core", ignore=shutil.ignore_patterns("__pycache__"))
-    params: dict[str, Any] = yaml.safe_load((ROOT / f"pirl_core/params/presets/{scale}.yaml").read_text())
+    params = preset_values(scale)
     params["env"]["tasks"] = ["handle-press-v3"]
     params["sft"].update(steps=6, log_every=3)
     params["rl"].update(

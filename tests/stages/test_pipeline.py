@@ -16,6 +16,7 @@ from dvc.parsing import DataResolver, ResolveError
 from dvc.repo import Repo
 
 from pirl_core.params.file import load_params
+from pirl_core.params.preset import preset_values
 from pirl_core.stages.cli import NEEDS, READS
 from pirl_core.stages.deps import PACKAGE, STAGES, stage_sources, with_sources
 
@@ -181,7 +182,7 @@ def workspace(root: Path, tmp_path: Path) -> Path:
     (tmp_path / ".dvc").mkdir()
     config = (root / ".dvc" / "config").read_text()
     (tmp_path / ".dvc" / "config").write_text(config + "    no_scm = true\n")
-    params = yaml.safe_load((root / PACKAGE / "params" / "presets" / "smoke.yaml").read_text())
+    params = preset_values("smoke")
     del params["methods"]["flow_noise"]
     params["policies"] = ["sft", "flow_sde"]
     one = params["experiments"]["metaworld"]

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pirl_core.envs.calvin.facts import ALONE
+from pirl_core.envs.calvin.facts import SCRIPTED
 from pirl_core.envs.calvin.simulator import CalvinEnv
 from pirl_core.envs.contract import Act
 from pirl_core.errors import UserError
@@ -38,21 +38,11 @@ class Waypoint(NamedTuple):
 def show(simulator: CalvinEnv, act: Act) -> None:
     """One subtask. Raises UserError where none is scripted for it."""
     name = simulator.subtask()
-    plan = next((plan for start, plan in PLANS.items() if name.startswith(start) and _scripted(name)), None)
-    if plan is None:
-        raise UserError(f"CALVIN: no expert shows '{name}'; such are {', '.join(scripted())}")
+    if name not in SCRIPTED:
+        raise UserError(f"CALVIN: no expert shows '{name}'; such are {', '.join(SCRIPTED)}")
+    plan = next(plan for start, plan in PLANS.items() if name.startswith(start))
     for waypoint in plan(simulator, name):
         _go(simulator, act, waypoint)
-
-
-def scripted() -> list[str]:
-    """The subtasks that have an expert."""
-    return [name for name in ALONE if name.startswith(tuple(PLANS)) and _scripted(name)]
-
-
-def _scripted(name: str) -> bool:
-    """Blocks are lifted from the table only, and none is pushed into the drawer."""
-    return not name.endswith("slider") and name != "push_into_drawer"
 
 
 def _go(simulator: CalvinEnv, act: Act, waypoint: Waypoint) -> None:

@@ -1,6 +1,7 @@
 """What is known of CALVIN without its simulator.
 
 ``D/open_drawer``: one subtask in scene D. ``D/sequence``: the long-horizon protocol, five subtasks in a row.
+``D/scripted`` stands for the subtasks of a scene that have a script.
 """
 
 from collections.abc import Hashable, Sequence
@@ -19,6 +20,12 @@ STARTS = {
 drawer, there is none."""
 ALONE = tuple(name for name, starts in STARTS.items() if starts)
 """The 27 subtasks that are tasks of their own."""
+SCRIPTED = tuple(
+    name
+    for name in ALONE
+    if not name.startswith("rotate") and not name.endswith("slider") and name != "push_into_drawer"
+)
+"""Those that the expert shows: it lifts blocks from the table only, and pushes none into the drawer."""
 
 _GROUPS = {
     "rotate": "rotate",
@@ -65,6 +72,7 @@ FACTS = Facts(
     label="CALVIN",
     tasks=_tasks(),
     groups=("articulated", "lift", "push", "rotate", SEQUENCE),
+    sets={f"{scene}/scripted": tuple(f"{scene}/{name}" for name in SCRIPTED) for scene in SCENES},
     cameras=("static", "gripper"),
     # none: as the published evaluation starts. random: blocks and arm displaced, the condition (or the sequence) drawn.
     shifts=("random",),

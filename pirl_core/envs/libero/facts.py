@@ -173,6 +173,7 @@ FACTS = Facts(
     label="LIBERO",
     tasks={task: Task((_instruction(file),), suite) for task, (suite, file) in FILES.items()},
     groups=tuple(_SUITES),
+    sets={suite: tuple(task for task, (own, _) in FILES.items() if own == suite) for suite in _SUITES},
     cameras=("agentview", "eye_in_hand"),
     # The stored states, by the episode's number; none: the scene's own placement, drawn from the seed.
     shifts=("stored",),

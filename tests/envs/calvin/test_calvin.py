@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from pirl_core.envs import assets
-from pirl_core.envs.calvin.facts import FACTS
+from pirl_core.envs.calvin.facts import FACTS, SCRIPTED
 from pirl_core.envs.calvin.sequences import ROBOT, SUBTASK_STEPS, scene_of, sequences
 from pirl_core.envs.calvin.subtasks import SUBTASKS
 from pirl_core.envs.contract import Settings
@@ -122,9 +122,9 @@ def test_a_subtask_alone_and_of_a_sequence_has_the_steps_of_the_protocol_at_most
 @needs_clone
 def test_each_subtask_of_a_sequence_has_the_whole_limit(simulator: Any) -> None:
     """The expert solves the first in a few steps; then nothing happens until the second's are over."""
-    from pirl_core.envs.calvin.expert import scripted, show
+    from pirl_core.envs.calvin.expert import show
 
-    number = next(i for i, one in enumerate(sequences()) if one.subtasks[0] in scripted())
+    number = next(i for i, one in enumerate(sequences()) if one.subtasks[0] in SCRIPTED)
     simulator.reset(Episode("D/sequence", 0, "none", number))
     paid: list[float] = []
 
@@ -146,9 +146,9 @@ def test_each_subtask_of_a_sequence_has_the_whole_limit(simulator: Any) -> None:
 @needs_clone
 def test_a_solved_subtask_pays_one_and_asks_for_the_next(simulator: Any) -> None:
     """The expert solves the first two of a sequence, in one episode."""
-    from pirl_core.envs.calvin.expert import scripted, show
+    from pirl_core.envs.calvin.expert import show
 
-    shown = scripted()
+    shown = SCRIPTED
     number = next(i for i, one in enumerate(sequences()) if set(one.subtasks[:2]) <= set(shown))
     simulator.reset(Episode("D/sequence", 0, "none", number))
     rewards: list[float] = []
@@ -197,12 +197,12 @@ def test_a_coarse_arm_changes_little_of_the_picture_and_nothing_else(simulator: 
 @pytest.mark.slow
 @pytest.mark.parametrize("scene", ["A", "B", "C", "D"])
 def test_every_expert_shows_its_subtask(scene: str) -> None:
-    from pirl_core.envs.calvin.expert import scripted, show
+    from pirl_core.envs.calvin.expert import show
     from pirl_core.envs.contract import EpisodeOver
 
     simulator: Any = open_simulator(SETTINGS, Episode(f"{scene}/open_drawer", 0))
     failed = []
-    for name in scripted():
+    for name in SCRIPTED:
         ends: list[bool] = []
 
         def act(action: np.ndarray, ends: list[bool] = ends) -> None:

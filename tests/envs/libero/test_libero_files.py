@@ -18,7 +18,8 @@ from pirl_core.envs.libero.facts import FACTS, FILES, STORED_STATES
 from pirl_core.envs.libero.files import _no_prompt, problems, read_states, root, scene_file, stored_states
 from pirl_core.errors import UserError
 from pirl_core.evaluation.evaluate import split_episodes
-from pirl_core.params.file import load_params, resolve
+from pirl_core.params.file import resolve
+from pirl_core.params.preset import load_preset
 from tests.envs.libero.libero_assets import needs_package
 
 SUITES = {"libero_spatial": 10, "libero_object": 10, "libero_goal": 10, "libero_10": 10, "libero_90": 90}
@@ -73,11 +74,9 @@ def test_stored_states_are_those_that_torch_reads() -> None:
 
 
 @pytest.mark.parametrize(("scale", "experiment", "number"), [("paper", "libero_10_pi05", 50), ("libero", "libero", 30)])
-def test_stored_states_are_played_once_and_never_trained_on(
-    scale: str, experiment: str, number: int, root: Path
-) -> None:
+def test_stored_states_are_played_once_and_never_trained_on(scale: str, experiment: str, number: int) -> None:
     """At paper scale all 50 of each task."""
-    run = resolve(load_params(root / f"pirl_core/params/presets/{scale}.yaml"), experiment)
+    run = resolve(load_preset(scale), experiment)
     played = split_episodes(run.env, run.evaluate, "id")
     starts = Counter((episode.task, episode.shift, episode.number) for episode in played)
     assert starts == {(task, "stored", state): 1 for task in run.env.tasks for state in range(number)}

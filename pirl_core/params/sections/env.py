@@ -1,0 +1,97 @@
+"""The section ``env``."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
+
+from pirl_core import named
+from pirl_core.facts import facts_of
+from pirl_core.params.errors import unknown
+from pirl_core.params.sections.fields import Count, Section, Tasks, Text, Texts, distinct, unknown_part
+
+
+def known_benchmark(name: str) -> str:
+    """A benchmark's name. Raises ValueError where there is none."""
+    try:
+        facts_of(name)
+    except LookupError as error:
+        raise ValueError(unknown_part(name, str(error), named.known(named.BENCHMARKS, "facts"))) from None
+    return name
+
+
+class Env(Section):
+    """What the policy acts in and sees."""
+
+    benchmark: Annotated[Text, AfterValidator(known_benchmark)]
+    tasks: Tasks
+    shift: Text
+    episode_steps: Count
+    cameras: Texts
+    image_size: Annotated[int, Field(ge=32, le=512, multiple_of=16)]
+    fast_render: bool
+    object_state: bool
+    sim_backend: Literal["cpu", "gpu"]
+
+    @model_validator(mode="after")
+    def _sees_something(self) -> "Env":
+        if not self.cameras and not self.object_state:
+            raise ValueError("the policy would be blind: give a camera or set object_state: true")
+        return self
+
+    @model_validator(mode="after")
+    def _simulates(self) -> "Env":
+        check_backend(self.benchmark, self.sim_backend, self.tasks)
+        return self
+
+    @field_validator("episode_steps")
+    @classmethod
+    def _within_the_protocol(cls, value: int, info: ValidationInfo) -> int:
+        """That the limit is one: simulators end what has had the protocol's steps."""
+        if "benchmark" in info.data and "tasks" in info.data:
+            known = facts_of(info.data["benchmark"]).tasks
+            limits = [known[task].steps for task in info.data["tasks"]]
+            longest = max(limit for limit in limits if limit) if all(limits) else value
+            if value > longest:
+                each = "each subtask" if any(known[task].length > 1 for task in known) else "an episode"
+                raise ValueError(f"{value} exceeds the {longest} that the protocol gives {each}; give at most those")
+        return value
+
+    @field_validator("tasks")
+    @classmethod
+    def _without_sets(cls, value: list[str], info: ValidationInfo) -> list[str]:
+        return tasks_of(info.data["benchmark"], value) if "benchmark" in info.data else value
+
+    @field_validator("shift", "cameras")
+    @classmethod
+    def _known(cls, value: Any, info: ValidationInfo) -> Any:
+        """That the benchmark has what is named."""
+        if "benchmark" in info.data:
+            check_names(info.data["benchmark"], str(info.field_name), value)
+        return value
+
+
+def tasks_of(benchmark: str, names: list[str]) -> list[str]:
+    """What names of tasks and of sets of tasks stand for. Raises ValueError for an unknown one and for a task twice."""
+    facts = facts_of(benchmark)
+    tasks = facts.expanded(names)
+    for task in tasks:
+        if task not in facts.tasks:
+            raise ValueError(facts.unknown_task(task))
+    return distinct(tasks)
+
+
+def check_names(benchmark: str, key: str, names: str | list[str]) -> None:
+    """Raises ValueError where the benchmark lacks a camera or a shift, as ``key`` says."""
+    facts = facts_of(benchmark)
+    known = facts.cameras if key == "cameras" else ("none", *facts.shifts)
+    for name in [names] if isinstance(names, str) else names:
+        if name not in known:
+            raise ValueError(unknown(name, known, f"unknown {facts.label} {key.removesuffix('s')} '{name}'"))
+
+
+def check_backend(benchmark: str, sim_backend: str, tasks: list[str]) -> None:
+    """Raises ValueError where a task cannot be simulated there."""
+    facts = facts_of(benchmark)
+    for task in tasks:
+        if sim_backend == "gpu" and task not in facts.on_gpu:
+            raise ValueError(f"sim_backend: {facts.label} simulates '{task}' on the CPU alone; set it to cpu")

@@ -1,0 +1,36 @@
+"""The section ``evaluate``."""
+
+from pydantic import model_validator
+
+from pirl_core.params.sections.fields import Count, Name, Section, Seed, Tasks, Text, Whole
+
+
+class Split(Section):
+    """One evaluation set: the training tasks (``tasks: null``) or others, under a named shift."""
+
+    tasks: Tasks | None
+    shift: Text
+    episodes_per_task: Count
+
+
+class Evaluate(Section):
+    """The frozen protocol. ``splits`` has the key ``id`` and any number of ``ood_<name>``."""
+
+    seed: Seed
+    num_envs: Count
+    splits: dict[Name, Split]
+    videos_per_outcome: Whole
+
+    @model_validator(mode="after")
+    def _has_id(self) -> "Evaluate":
+        if "id" not in self.splits:
+            raise ValueError("splits needs the key 'id', the in-distribution set")
+        wrong = [name for name in self.splits if name != "id" and not name.startswith("ood_")]
+        if wrong:
+            raise ValueError(f"split '{wrong[0]}' must be called 'id' or 'ood_<name>'")
+        return self
+
+
+def split_label(name: str) -> str:
+    """``ood_visual`` in params.yaml is ``ood:visual`` in tables."""
+    return name.replace("_", ":", 1) if name.startswith("ood_") else name

@@ -1,0 +1,113 @@
+"""The section ``rl``."""
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, model_validator
+
+from pirl_core import named
+from pirl_core.params.sections.fields import (
+    Count,
+    Fraction,
+    NonNegative,
+    Positive,
+    Precision,
+    Section,
+    Steps,
+    StepsOrNone,
+    Text,
+    Whole,
+    distinct,
+    found,
+)
+
+
+def known_rule(name: str) -> str:
+    """A noise rule's name. Raises ValueError where there is none."""
+    return found(named.RULES, name)
+
+
+class Rl(Section):
+    """Online RL of the flow policy: noise rule, decision process, PPO or GRPO."""
+
+    algorithm: Literal["ppo", "grpo"]
+    # noise
+    noise_rule: Annotated[Text, AfterValidator(known_rule)]
+    noise_level: Annotated[float, Field(gt=0, le=2)]
+    noise_schedule: Literal["constant", "linear", "reinflow"]
+    noise_level_final: Annotated[float, Field(gt=0, le=2)]
+    noise_min_std: Positive
+    noise_max_std: Positive
+    # decision process
+    mdp: Literal["one_layer", "two_layer", "hybrid"]
+    hybrid_draw: Literal["env", "batch"]
+    logprob_reduction: Literal["sum", "official", "mean"]
+    # rollouts
+    iterations: Steps
+    num_envs: Count
+    episodes_per_iteration: Count
+    group_size: Count
+    # advantages
+    gamma: Fraction
+    gae_lambda: Fraction
+    bootstrap_at_time_limit: bool
+    normalize_advantages: bool
+    # update
+    update_epochs: Count
+    minibatch_size: Count
+    micro_batch_size: Count | None
+    context_device_gib: NonNegative
+    context_host_gib: NonNegative
+    actor_lr: Positive
+    critic_lr: Positive
+    lr_schedule: Literal["constant", "cosine"]
+    final_lr_fraction: Fraction
+    weight_decay: NonNegative
+    clip_ratio: Positive
+    value_clip: Positive | None
+    huber_delta: Positive
+    value_coef: Positive
+    entropy_coef: NonNegative
+    max_grad_norm: Positive
+    target_kl: Positive | None
+    critic: Literal["vlm", "vlm_unmasked", "expert"]
+    critic_layers: Literal[1, 4]
+    critic_warmup_iterations: StepsOrNone
+    precision: Precision
+    activation_checkpointing: bool
+    compile: bool
+    # the VLM
+    lora_rank: Whole
+    lora_alpha: Count
+    lora_targets: Annotated[list[Text], Field(min_length=1), AfterValidator(distinct)]
+    # validation
+    validate_every: Steps
+    validation_episodes_per_task: Count
+    keep: Literal["best", "last"]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Rl":
+        if self.noise_min_std >= self.noise_max_std:
+            raise ValueError(f"noise_min_std {self.noise_min_std} must be below noise_max_std {self.noise_max_std}")
+        if self.algorithm == "grpo" and self.group_size < 2:
+            raise ValueError("grpo compares episodes of one initial state: set group_size to 2 or more")
+        if self.algorithm == "grpo" and self.normalize_advantages:
+            raise ValueError(
+                "normalize_advantages is ppo's: grpo's advantages are normalised within their group, and would no"
+                " longer be 0 where a group says nothing; set it to false"
+            )
+        if self.episodes_per_iteration % self.group_size:
+            raise ValueError(
+                f"episodes_per_iteration {self.episodes_per_iteration} is no multiple of group_size {self.group_size}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _turns_by_a_right_angle_at_most(self) -> "Rl":
+        scheduled = {} if self.noise_schedule == "constant" else {"noise_level_final": self.noise_level_final}
+        for key, level in {"noise_level": self.noise_level, **scheduled}.items():
+            if self.noise_rule == "flow_cps" and level > 1:
+                raise ValueError(
+                    f"{key} {level:g}: flow_cps turns the noise by πa/2 = {90 * level:g}°; beyond 90° cos(πa/2) < 0"
+                    f" reverses it, and sin(πa/2) adds no more than at {2 - level:g}; give at most 1"
+                )
+        return self
