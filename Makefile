@@ -8,6 +8,23 @@ VULKAN := libvulkan1 mesa-vulkan-drivers libgl1 libglib2.0-0
 # put_on_plate and simpler bring maniskill.
 EXTRAS ?= $(SCALE)
 comma := ,
+SCALES := $(sort $(basename $(notdir $(wildcard pirl_core/params/presets/*.yaml))))
+# Told here, before anything is installed: names that stand for nothing, what a target cannot do without, and variables
+# that it would not look at.
+$(foreach name,$(filter-out $(SCALES),$(SCALE)),$(error SCALE=$(name) is no scale; give one of $(SCALES)))
+$(foreach name,$(filter-out $(SCALES) metaworld all,$(subst $(comma), ,$(EXTRAS))),\
+  $(error EXTRAS=$(name) is no simulator; give some of maniskill$(comma)libero$(comma)calvin, or all))
+needs = $(if $(filter $1,$(MAKECMDGOALS)),$(if $($2),,$(error say which: make $1 $2=$3)))
+$(call needs,stage,STAGE,rl@metaworld-flow_sde-0)
+$(call needs,experiment,EXPERIMENT,metaworld)
+heeded = $(if $(filter 0command,$(MAKELEVEL)$(firstword $(origin $1))),$(if $(filter $2,$(MAKECMDGOALS)),,\
+  $(error $1=$($1) has no effect here; targets that heed it: $2)))
+$(call heeded,STAGE,stage)
+$(call heeded,EXPERIMENT,experiment flow)
+$(call heeded,SET,flow)
+$(call heeded,ARGS,flow serve)
+$(call heeded,SCALE,reproduce stage experiment flow setup)
+$(call heeded,FORCE,reproduce stage experiment flow)
 WANTED := $(sort $(filter maniskill libero calvin all,$(patsubst put_on_plate,maniskill,$(patsubst simpler,maniskill,\
   $(subst $(comma), ,$(EXTRAS))))))
 SIMULATORS := $(if $(filter all,$(WANTED)),maniskill libero calvin,$(WANTED))
@@ -97,14 +114,14 @@ reproduce: setup ## the whole pipeline, then the results table; SCALE=laptop and
 
 stage: setup ## one stage and what it needs: STAGE=rl@metaworld-flow_sde-0
 	@$(SWITCH)
-	@$(REPRO) $(or $(STAGE),$(error say which: make stage STAGE=rl@metaworld-flow_sde-0))
+	@$(REPRO) $(foreach name,$(STAGE),'$(name)')
 
 experiment: setup ## one experiment up to its evaluation: EXPERIMENT=metaworld
 	@$(SWITCH)
-	@$(REPRO) --glob 'evaluate@$(or $(EXPERIMENT),$(error say which: make experiment EXPERIMENT=metaworld))-*'
+	@$(REPRO) $(foreach name,$(EXPERIMENT),--experiment '$(name)')
 
 flow: setup ## the pipeline as a Prefect flow, stages side by side: EXPERIMENT=, SCALE=, SET=rl.actor_lr=1e-5, FORCE=1
-	@python -m flows.run $(foreach name,$(EXPERIMENT),--experiment $(name)) $(if $(SCALE),--scale $(SCALE)) \
+	@python -m flows.run $(foreach name,$(EXPERIMENT),--experiment '$(name)') $(if $(SCALE),--scale $(SCALE)) \
 	  $(foreach pair,$(SET),--set '$(pair)') $(if $(FORCE),--force) $(ARGS)
 
 serve: setup ## Prefect server with its UI, and the pipeline's deployment with a nightly schedule; ARGS="--cron '0 3 * * *'"

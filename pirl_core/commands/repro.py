@@ -1,7 +1,8 @@
 """``python -m pirl_core.commands.repro [OPTIONS] [STAGE...]``: `dvc repro` that looks first and waits its turn.
 
-DVC clears a stage's outputs before it runs, so all of params.yaml is checked first. Then what a kill left of DVC's
-files is put right. Where another run of the pipeline is at work in this folder, it waits; DVC itself would fail.
+DVC clears a stage's outputs before it runs, so all of params.yaml is checked first, and that there are stages of the
+names given. Then what a kill left of DVC's files is put right. Where another run of the pipeline is at work in this
+folder, it waits; DVC itself would fail.
 """
 
 import argparse
@@ -9,6 +10,7 @@ import os
 import sys
 from pathlib import Path
 
+from pirl_core.commands.targets import evaluations, find_stages
 from pirl_core.errors import UserError, told
 from pirl_core.params.file import load_params
 from pirl_core.stages.lock import LOCKS, take
@@ -27,11 +29,22 @@ def main(argv: list[str] | None = None) -> int:
         epilog="Options and stages are those of dvc repro.",
         allow_abbrev=False,
     )
-    _, words = parser.parse_known_args(argv)
+    parser.add_argument(
+        "--experiment",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="its stages up to its evaluation; may be repeated",
+    )
+    args, words = parser.parse_known_args(argv)
     try:
         if not Path("dvc.yaml").is_file():
             raise UserError(f"{Path.cwd()}: no dvc.yaml here; run in the repository's root")
-        load_params(Path("params.yaml"))
+        params = load_params(Path("params.yaml"))
+        words += [name for experiment in args.experiment for name in evaluations(params, experiment)]
+        # No option of dvc repro takes a value.
+        targets = [word for word in words if not word.startswith("-")]
+        find_stages(params, targets, "--glob" in words, Path())
         turn = take(PIPELINE, tell=lambda holder: say(f"process {holder} runs the pipeline here; waiting for its end"))
         for line in mend(Path()):
             say(line)
