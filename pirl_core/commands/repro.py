@@ -36,16 +36,14 @@ def main(argv: list[str] | None = None) -> int:
         metavar="NAME",
         help="its stages up to its evaluation; may be repeated",
     )
-    args, words = parser.parse_known_args(argv)
+    args, given = parser.parse_known_args(argv)
     try:
         if not Path("dvc.yaml").is_file():
             raise UserError(f"{Path.cwd()}: no dvc.yaml here; run in the repository's root")
-        params = load_params(Path("params.yaml"))
-        words += [name for experiment in args.experiment for name in evaluations(params, experiment)]
-        # No option of dvc repro takes a value.
-        targets = [word for word in words if not word.startswith("-")]
-        find_stages(params, targets, "--glob" in words, Path())
+        words = _checked(given, args.experiment)
         turn = take(PIPELINE, tell=lambda holder: say(f"process {holder} runs the pipeline here; waiting for its end"))
+        # The file may be another after a long wait.
+        words = _checked(given, args.experiment)
         for line in mend(Path()):
             say(line)
     except (UserError, OSError) as error:
@@ -58,6 +56,15 @@ def main(argv: list[str] | None = None) -> int:
     os.set_inheritable(turn.fileno(), True)
     # DVC gives up its lock while a stage runs: it has to wait to get it back, or a finished training is not recorded.
     return os.execv(sys.executable, [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", *words])
+
+
+def _checked(given: list[str], experiments: list[str]) -> list[str]:
+    """The words for DVC. Raises UserError for bad parameters, and for names of nothing."""
+    params = load_params(Path("params.yaml"))
+    words = given + [name for experiment in experiments for name in evaluations(params, experiment)]
+    # No option of dvc repro takes a value.
+    find_stages(params, [word for word in words if not word.startswith("-")], "--glob" in words, Path())
+    return words
 
 
 def say(line: str) -> None:

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from pirl_core.commands.repro import PIPELINE
 from pirl_core.commands.targets import find_stages, stage_names
 from pirl_core.errors import UserError
 from pirl_core.params.file import load_params
+from pirl_core.stages.lock import take
 from tests import ROOT
 from tests.flows.workspace import PYTHON
 
@@ -87,3 +89,59 @@ def test_a_stage_of_the_users_own_is_left_to_dvc(here: Path) -> None:
     text = (here / "dvc.yaml").read_text()
     (here / "dvc.yaml").write_text(text.replace("stages:\n", "stages:\n  fetch:\n    cmd: wget\n"))
     assert find_stages(load_params(here / "params.yaml"), ["fetch"], False, here) == []
+
+
+# Stands for every python that make calls: it makes the environment, and "installs" for a second, each time in a line.
+SET_UP = """\
+#!/bin/sh
+case "$*" in
+  *venv*) mkdir -p .venv/bin && cp "$0" .venv/bin/python ;;
+  *install*) echo begin >>pip.log; sleep 1; echo end >>pip.log ;;
+esac
+"""
+
+
+def test_setup_tells_its_steps_and_waits_for_whoever_works_here(here: Path) -> None:
+    shutil.copy(ROOT / "pyproject.toml", here / "pyproject.toml")
+    (here / ".constraints.txt").touch()
+    python = here / "python3.11"
+    python.write_text(SET_UP)
+    python.chmod(0o755)
+    subprocess.run(["git", "init", "-q"], cwd=here, check=True)
+    own = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+
+    def setup() -> "subprocess.Popen[str]":
+        words = ["make", "setup", f"PYTHON={python}", "EXTRAS=calvin"]
+        return subprocess.Popen(words, cwd=here, stdout=-1, stderr=subprocess.STDOUT, text=True, env=own)
+
+    at_work = take(here / PIPELINE)
+    both = [setup(), setup()]
+    for each in both:
+        assert each.stdout is not None
+        assert re.match(rf"setup: process {os.getpid()} \(.*, since .*\) works here; waiting", each.stdout.readline())
+    assert not (here / ".venv").exists()
+    at_work.close()
+    printed = sorted((each.communicate(timeout=60)[0] for each in both), key=len)
+    assert [each.returncode for each in both] == [0, 0], printed
+    # One installs, the other finds all done or waits once more for the extra; no two at once.
+    assert (here / "pip.log").read_text().split() == ["begin", "end"] * 2
+    steps = [line for text in printed for line in text.splitlines()]
+    assert steps.count("setup: done") == 2
+    assert any("2.3 GB" in line for line in steps) and any("2 of 3, the packages" in line for line in steps)
+    assert all(line.startswith("setup: ") for line in steps), steps
+    # Nothing to do, nothing to say.
+    assert setup().communicate(timeout=60)[0] in ("", "make: Nothing to be done for 'setup'.\n")
+
+
+def test_a_scale_is_written_when_no_run_reads_the_file(here: Path) -> None:
+    before = (here / "params.yaml").read_bytes()
+    at_work = take(here / PIPELINE)
+    words = [PYTHON, "-m", "pirl_core.commands.scale", "smoke"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(words, cwd=here, stderr=-1, stdout=-1, text=True, env=environment) as switch:
+        assert switch.stderr is not None
+        assert f"process {os.getpid()} (" in switch.stderr.readline()
+        assert (here / "params.yaml").read_bytes() == before
+        at_work.close()
+        assert switch.wait(30) == 0
+    assert load_params(here / "params.yaml").scale == "smoke"
