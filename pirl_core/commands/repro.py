@@ -55,7 +55,9 @@ def main(argv: list[str] | None = None) -> int:
         return 130
     os.set_inheritable(turn.fileno(), True)
     # DVC gives up its lock while a stage runs: it has to wait to get it back, or a finished training is not recorded.
-    return os.execv(sys.executable, [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", *words])
+    return os.execv(
+        sys.executable, [sys.executable, "-m", "pirl_core.commands.dvc", "--wait-for-lock", "repro", *words]
+    )
 
 
 def _checked(given: list[str], experiments: list[str]) -> list[str]:
