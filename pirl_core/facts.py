@@ -36,7 +36,8 @@ class Facts(NamedTuple):
     number to ± this; None: numbers have units of their own, and no such bound. on_gpu: tasks that a GPU can simulate
     many episodes of at once. listed: of a task and a shift the starts that episodes play in turn, by their numbers and
     whatever they are for; empty where each draws its own from its seed. columns: of a camera, of state and action those
-    that known datasets have in place of LeRobot's names; numbers of several follow one another.
+    that known datasets have in place of LeRobot's names; numbers of several follow one another. assets: whose it draws,
+    by their name in ``envs/assets.py``; "" for none.
     """
 
     label: str
@@ -53,6 +54,7 @@ class Facts(NamedTuple):
     on_gpu: tuple[str, ...] = ()
     listed: Callable[[str, str], Sequence[Hashable]] = none_listed
     columns: Mapping[str, tuple[str, ...]] = {}
+    assets: str = ""
 
     def task(self, name: str) -> Task:
         """Raises UserError, with close matches, when the benchmark has no task of that name."""

@@ -194,4 +194,5 @@ FACTS = Facts(
         "state": ("state",),
         "action": ("actions",),
     },
+    assets="libero",
 )
