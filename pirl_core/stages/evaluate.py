@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from pirl_core.files import naming, replace_folder
-from pirl_core.stages.cli import Job, stage_main
+from pirl_core.stages.cli import Job, require, stage_main
 
 
 def run(job: Job) -> None:
@@ -23,6 +23,7 @@ def run(job: Job) -> None:
 
     env, evaluate = job.run.env, job.run.evaluate
     source = Path("outputs/policy") / job.name
+    require(source, f"sft@{job.experiment}-{job.seed}" if job.method == "sft" else f"rl@{job.name}")
     policy = load_policy(source)
     require_fit(policy, env, source)
     here = ranks.join()
