@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from pirl_core.commands.scale import PRESETS, SCALES
+from pirl_core.commands.status import RUNS
 from pirl_core.errors import UserError
 from pirl_core.files import write_text
 from pirl_core.params.errors import unknown
@@ -22,7 +23,6 @@ from pirl_core.params.file import load_params
 from pirl_core.readers.strict_yaml import read_yaml
 from pirl_core.stages.mend import RECORD, is_whole, read_record
 
-RUNS = Path(".pirl/runs")
 SOURCES = ("dvc.yaml", ".dvcignore", "pyproject.toml")
 
 
