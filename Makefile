@@ -8,6 +8,23 @@ VULKAN := libvulkan1 mesa-vulkan-drivers libgl1 libglib2.0-0
 # put_on_plate and simpler bring maniskill.
 EXTRAS ?= $(SCALE)
 comma := ,
+SCALES := $(sort $(basename $(notdir $(wildcard pirl_core/params/presets/*.yaml))))
+# Told here, before anything is installed: names that stand for nothing, what a target cannot do without, and variables
+# that it would not look at.
+$(foreach name,$(filter-out $(SCALES),$(SCALE)),$(error SCALE=$(name) is no scale; give one of $(SCALES)))
+$(foreach name,$(filter-out $(SCALES) metaworld all,$(subst $(comma), ,$(EXTRAS))),\
+  $(error EXTRAS=$(name) is no simulator; give some of maniskill$(comma)libero$(comma)calvin, or all))
+needs = $(if $(filter $1,$(MAKECMDGOALS)),$(if $($2),,$(error say which: make $1 $2=$3)))
+$(call needs,stage,STAGE,rl@metaworld-flow_sde-0)
+$(call needs,experiment,EXPERIMENT,metaworld)
+heeded = $(if $(filter 0command,$(MAKELEVEL)$(firstword $(origin $1))),$(if $(filter $2,$(MAKECMDGOALS)),,\
+  $(error $1=$($1) has no effect here; targets that heed it: $2)))
+$(call heeded,STAGE,stage)
+$(call heeded,EXPERIMENT,experiment flow)
+$(call heeded,SET,flow)
+$(call heeded,ARGS,flow serve)
+$(call heeded,SCALE,reproduce stage experiment flow setup)
+$(call heeded,FORCE,reproduce stage experiment flow)
 WANTED := $(sort $(filter maniskill libero calvin all,$(patsubst put_on_plate,maniskill,$(patsubst simpler,maniskill,\
   $(subst $(comma), ,$(EXTRAS))))))
 SIMULATORS := $(if $(filter all,$(WANTED)),maniskill libero calvin,$(WANTED))
@@ -25,26 +42,52 @@ help: ## this list
 
 setup: $(STAMP) $(SIMULATORS:%=.venv/extra-%) ## .venv and libraries for rendering; EXTRAS=maniskill,libero,calvin adds simulators
 
+PIP := .venv/bin/python -m pip install --quiet --disable-pip-version-check
+ifndef ALONE
+# Nobody installs while another installs, nor under a pipeline at work: all hold one lock (pirl_core/stages/lock.py).
+LOCK := .pirl/lock/pipeline
+define INSTALL
+@mkdir -p $(dir $(LOCK)); exec 9>>$(LOCK); \
+flock -n 9 || { echo "setup: process $$(cat $(LOCK)) works here; waiting for its end"; flock 9; }; \
+echo "$$$$ (make setup, since $$(date '+%F %H:%M'))" >$(LOCK); \
+$(MAKE) --silent --no-print-directory ALONE=1 $@
+endef
+
+$(STAMP): pyproject.toml .constraints.txt
+	$(INSTALL)
+
+.venv/extra-%: $(STAMP)
+	$(INSTALL)
+else
 $(STAMP): pyproject.toml .constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' || \
 	  { echo "make: $(PYTHON) is not Python 3.11 or 3.12; run make setup PYTHON=/path/to/python3.11" >&2; exit 1; }
-	$(PYTHON) -m venv .venv
-	.venv/bin/python -m pip install --quiet --disable-pip-version-check -c .constraints.txt -e '.[dev,flows]'
+	@echo "setup: $(if $(wildcard $@),pyproject.toml or .constraints.txt has changed: bringing .venv up to date,the first \
+	time: some minutes and about 2.3 GB in .venv; with CUDA's libraries more)"
+	@echo "setup: 1 of 3, a virtual environment of $(PYTHON)"
+	@$(PYTHON) -m venv .venv
+	@echo "setup: 2 of 3, the packages of pyproject.toml in the versions of .constraints.txt; this takes longest"
+	@$(PIP) -c .constraints.txt -e '.[dev,flows]'
+	@echo "setup: 3 of 3, OpenGL without a display"
 	@$(MAKE) --no-print-directory opengl
 	@# A downloaded archive is no git repository, which DVC must be told.
 	@git rev-parse --git-dir >/dev/null 2>&1 || .venv/bin/dvc config --local core.no_scm true
 	@touch $@
+	@echo "setup: done"
 
 .venv/extra-%: $(STAMP)
-	.venv/bin/python -m pip install --quiet --disable-pip-version-check -c .constraints.txt -e '.[dev,flows,$*]'
+	@echo "setup: the packages of $*, and the libraries it draws with; some minutes"
+	@$(PIP) -c .constraints.txt -e '.[dev,flows,$*]'
 	@$(MAKE) --no-print-directory beside-$*
 	@touch $@
+	@echo "setup: done"
+endif
 
 # What an extra cannot express. hf-libero asks for robomimic and with it torchvision, whose CUDA build breaks transformers
 # beside a CPU torch; its environments need none of that.
 .PHONY: beside-libero beside-maniskill beside-calvin beside-docs
 beside-libero:
-	.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps hf-libero==0.1.4
+	@$(PIP) --no-deps hf-libero==0.1.4
 
 beside-maniskill: vulkan
 
@@ -97,14 +140,14 @@ reproduce: setup ## the whole pipeline, then the results table; SCALE=laptop and
 
 stage: setup ## one stage and what it needs: STAGE=rl@metaworld-flow_sde-0
 	@$(SWITCH)
-	@$(REPRO) $(or $(STAGE),$(error say which: make stage STAGE=rl@metaworld-flow_sde-0))
+	@$(REPRO) $(foreach name,$(STAGE),'$(name)')
 
 experiment: setup ## one experiment up to its evaluation: EXPERIMENT=metaworld
 	@$(SWITCH)
-	@$(REPRO) --glob 'evaluate@$(or $(EXPERIMENT),$(error say which: make experiment EXPERIMENT=metaworld))-*'
+	@$(REPRO) $(foreach name,$(EXPERIMENT),--experiment '$(name)')
 
 flow: setup ## the pipeline as a Prefect flow, stages side by side: EXPERIMENT=, SCALE=, SET=rl.actor_lr=1e-5, FORCE=1
-	@python -m flows.run $(foreach name,$(EXPERIMENT),--experiment $(name)) $(if $(SCALE),--scale $(SCALE)) \
+	@python -m flows.run $(foreach name,$(EXPERIMENT),--experiment '$(name)') $(if $(SCALE),--scale $(SCALE)) \
 	  $(foreach pair,$(SET),--set '$(pair)') $(if $(FORCE),--force) $(ARGS)
 
 serve: setup ## Prefect server with its UI, and the pipeline's deployment with a nightly schedule; ARGS="--cron '0 3 * * *'"

@@ -19,8 +19,10 @@ from flows.scheduler import Scheduler
 from flows.stage import REFUSAL, Board
 from flows.watch import watch
 from flows.workspace import check, open_workspace
+from pirl_core.commands.inputs import lacking
 from pirl_core.commands.repro import PIPELINE
 from pirl_core.errors import UserError
+from pirl_core.params.file import load_params
 from pirl_core.readers import variables
 from pirl_core.stages.lock import take
 from pirl_core.stages.mend import mend
@@ -57,9 +59,13 @@ def pirl(
             for line in mend(folder):
                 log.warning(line)
             graph = read_graph(folder)
+            chosen = select(graph, experiments)
+            will_run = [stage.address for stage in chosen if stage.stale or force]
+            for said in lacking(load_params(folder / "params.yaml"), folder, will_run).values():
+                raise UserError(said)
             machine = Machine(limits, os.environ, visible_gpus(os.environ), processes)
             log.info("stages at once: %s", machine.describe())
-            scheduler = Scheduler(graph, select(graph, experiments), Board(folder, force, guards), machine, log)
+            scheduler = Scheduler(graph, chosen, Board(folder, force, guards), machine, log)
             state = scheduler.run(keep_going)
             if scheduler.went_well("report"):
                 write_results(log, folder)

@@ -56,7 +56,7 @@ def run_stage(address: str, board: Board, variables: dict[str, str], limit: str 
     """``dvc repro`` of one stage; a retry goes on from its checkpoint. limit: a defined Prefect limit to hold."""
     logger = get_run_logger()
     transcript = Transcript()
-    command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item", address]
+    command = [sys.executable, "-m", "pirl_core.commands.dvc", "--wait-for-lock", "repro", "--single-item", address]
     if board.force:
         command.append("--force")
         variables = {**variables, "PIRL_FRESH": "1"}

@@ -14,15 +14,16 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from pirl_core.commands.status import RUNS
 from pirl_core.errors import UserError
 from pirl_core.files import write_text
+from pirl_core.params.errors import unknown
 from pirl_core.params.file import check_params
 from pirl_core.params.preset import preset_values
 from pirl_core.readers.strict_yaml import read_yaml
 from pirl_core.report.paper import check_models
 from pirl_core.stages.mend import RECORD, is_whole, read_record
 
-RUNS = Path(".pirl/runs")
 SOURCES = ("dvc.yaml", ".dvcignore", "pyproject.toml")
 
 
@@ -53,7 +54,7 @@ def check(
         raise UserError("experiments = []: name at least one, or leave it out for all")
     for name in experiments or ():
         if name not in known:
-            raise UserError(f"experiment {name!r} is unknown; known: {', '.join(known)}")
+            raise UserError(unknown(name, known, f"experiment '{name}' is unknown"))
     return Wish(root, content, differs)
 
 

@@ -37,7 +37,8 @@ class Facts(NamedTuple):
     many episodes of at once. listed: of a task and a shift the starts that episodes play in turn, by their numbers and
     whatever they are for; empty where each draws its own from its seed. columns: of a camera, of state and action those
     that known datasets have in place of LeRobot's names; numbers of several follow one another. sets: tasks that go by
-    one name, in the order in which it stands for them.
+    one name, in the order in which it stands for them. assets: whose it draws, by their name in ``envs/assets.py``; ""
+    for none.
     """
 
     label: str
@@ -55,6 +56,7 @@ class Facts(NamedTuple):
     listed: Callable[[str, str], Sequence[Hashable]] = none_listed
     columns: Mapping[str, tuple[str, ...]] = {}
     sets: Mapping[str, tuple[str, ...]] = {}
+    assets: str = ""
 
     def task(self, name: str) -> Task:
         """Raises UserError, with close matches, when the benchmark has no task of that name."""

@@ -14,6 +14,8 @@ from pirl_core.report.card import BASES, Facts, model_card
 
 EXPORT_SUMMARY = "write a policy in the layout of openpi, lerobot or Isaac-GR00T"
 PUSH_SUMMARY = "put a policy on the Hugging Face hub, with a model card, as one commit"
+POLICY = "outputs/policy/metaworld-flow_sde-0"
+RECORD = "outputs/run/rl/metaworld-flow_sde-0.json"
 RERUN = "rerun the stage that writes it, or give its path"
 OWN_DATA = "scripted demonstrations made by this pipeline (stage curate)"
 
@@ -62,8 +64,12 @@ class _Base(Open):
 
 
 def add_export(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("policy", type=Path, help="policy folder, such as outputs/rl/NAME/policy")
-    parser.add_argument("out", type=Path, help="folder to write; an earlier export there is replaced")
+    parser.add_argument("policy", type=Path, help=f"policy folder, such as {POLICY}")
+    parser.add_argument(
+        "out",
+        type=Path,
+        help="folder to write; an earlier export there is replaced",
+    )
     parser.add_argument("--to", required=True, choices=TARGETS, help="the layout")
     parser.add_argument(
         "--dtype", choices=("keep", "float32", "bfloat16"), default="keep", help="of the weights (default: %(default)s)"
@@ -86,11 +92,9 @@ def run_export(args: argparse.Namespace) -> None:
 
 
 def add_push(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", type=Path, help="policy folder, or one that pirl export wrote")
+    parser.add_argument("folder", type=Path, help=f"policy folder, such as {POLICY}, or one that pirl export wrote")
     parser.add_argument("repo", help="hub id, owner/name; made if it is not there")
-    parser.add_argument(
-        "--record", type=Path, required=True, help="record of the run that made it: outputs/run/rl/NAME.json"
-    )
+    parser.add_argument("--record", type=Path, required=True, help=f"record of the run that made it, such as {RECORD}")
     parser.add_argument(
         "--metrics", type=Path, default=Path("results/metrics.json"), help="results for the card (default: %(default)s)"
     )

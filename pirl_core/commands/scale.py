@@ -4,15 +4,19 @@ Without a name it also checks the whole file.
 """
 
 import argparse
+import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 from pirl_core import console
+from pirl_core.commands.repro import PIPELINE
 from pirl_core.errors import UserError, told
 from pirl_core.files import write_text
 from pirl_core.params.file import load_params
 from pirl_core.params.preset import preset_names, preset_text
 from pirl_core.readers.text import read_bytes
 from pirl_core.report.paper import check_models
+from pirl_core.stages.lock import take
 
 SUMMARY = "write params.yaml from a preset, or tell which scale it holds and check it"
 REMEDY = "give another --params"
@@ -55,8 +59,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     if args.scale:
-        switch(args.scale, args.params, args.force)
+        # A run of the pipeline reads the file again at each stage.
+        pipeline = args.params.with_name("dvc.yaml").is_file()
+        with take(args.params.parent / PIPELINE, tell=_say_busy) if pipeline else nullcontext():
+            switch(args.scale, args.params, args.force)
     print(describe(args.params))
+
+
+def _say_busy(holder: str) -> None:
+    print(f"pirl: scale: process {holder} runs the pipeline here; waiting for its end", file=sys.stderr, flush=True)
 
 
 def main(argv: list[str] | None = None) -> int:

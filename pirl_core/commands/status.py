@@ -15,12 +15,15 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from pirl_core.errors import UserError
 from pirl_core.report.tables import aligned
+from pirl_core.stages.lock import LOCKS
 from pirl_core.training.track import STATUS, clock
 
 SUMMARY = "what every stage is doing: step, success, KL, clip fraction, time left, age of the last checkpoint"
 WIDTH = 100
-ORDER = ("running", "killed", "failed", "stopped", "done")
-SHOWN = ("running", "killed", "failed")
+ORDER = ("starting", "running", "killed", "failed", "stopped", "done")
+SHOWN = ("starting", "running", "killed", "failed")
+RUNS = Path(".pirl/runs")
+"""Below it lie the workspaces of flows whose parameters differ from params.yaml."""
 # Column: format, and the metrics of which the first that is there is shown.
 METRICS = {
     "success": (".2f", ("validation/success", "charts/success")),
@@ -60,28 +63,66 @@ class StatusFile(BaseModel):
 
 
 def read_statuses(root: Path, now: float) -> list[Status]:
-    """The status files of the repository ``root``, running ones first, then the last updated first.
+    """The stages of the repository ``root`` and of its flows' workspaces, running ones first, then the last updated.
 
-    Adds to each: `updated_age` and `checkpoint_age` in seconds, and the state 'killed' where the process is gone
-    without having said so. Raises UserError for a file that is none of ours.
+    Adds to each status file: `updated_age` and `checkpoint_age` in seconds, `folder`, the workspace below root ('' for
+    root), and the state 'killed' where the process is gone without having said so. A stage that has begun and written
+    none yet is 'starting'. Raises UserError for a file that is none of ours.
     """
     found = []
-    for path in sorted((root / STATUS).glob("*.json")):
+    for folder in (root, *sorted(path for path in (root / RUNS).glob("*") if path.is_dir())):
+        workspace = folder.relative_to(root).as_posix() if folder != root else ""
+        known = {(status["stage"], status["name"]): status for status in _read(folder)}
+        for started in _begun(folder):
+            key = started["stage"], started["name"]
+            if key not in known or known[key]["started"] < started["started"]:
+                known[key] = started
+        for status in known.values():
+            saved = status["checkpoint_at"]
+            status["folder"] = workspace
+            status["updated_age"] = max(0.0, now - status["updated"])
+            status["checkpoint_age"] = None if saved is None else max(0.0, now - saved)
+            if status["state"] == "running" and not _alive(status):
+                status |= {"state": "killed", "eta_seconds": None}
+            found.append(status)
+    return sorted(found, key=lambda status: (ORDER.index(status["state"]), status["updated_age"]))
+
+
+def _read(folder: Path) -> list[Status]:
+    """The status files of a workspace."""
+    found = []
+    for path in (folder / STATUS).glob("*.json"):
         try:
             # Opened without waiting: what stands there may be a pipe.
             with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
-                status: Status = StatusFile.model_validate_json(file.read(_MOST_BYTES) or b"").model_dump()
+                found.append(StatusFile.model_validate_json(file.read(_MOST_BYTES) or b"").model_dump())
         except FileNotFoundError:  # removed a moment ago
             continue
         except (OSError, ValueError):
             raise UserError(f"{path}: not a status file of this version; delete it") from None
-        saved = status["checkpoint_at"]
-        status["updated_age"] = max(0.0, now - status["updated"])
-        status["checkpoint_age"] = None if saved is None else max(0.0, now - saved)
-        if status["state"] == "running" and not _alive(status):
-            status |= {"state": "killed", "eta_seconds": None}
-        found.append(status)
-    return sorted(found, key=lambda status: (ORDER.index(status["state"]), status["updated_age"]))
+    return found
+
+
+def _begun(folder: Path) -> list[Status]:
+    """Of each stage whose lock a process of this machine has taken: the status that it would write first.
+
+    A lock still tells who had it last, so that one must have lived by then. The report writes no status of its own.
+    """
+    found = []
+    for path in (folder / LOCKS).glob("*-*"):
+        stage, _, name = path.name.partition("-")
+        with suppress(OSError, ValueError, psutil.NoSuchProcess):
+            taken, pid = path.stat().st_mtime, int(path.read_text(errors="replace").split(" ")[0])
+            created = psutil.Process(pid).create_time()
+            status = {
+                "stage": stage, "name": name, "host": socket.gethostname(), "pid": pid, "pid_created": created,
+                "started": taken, "updated": taken, "step": 0, "total": 0, "eta_seconds": None, "metrics": {},
+                "checkpoint_at": None, "checkpoint_step": None, "warnings": [], "message": "",
+                "state": "running" if stage == "report" else "starting",
+            }  # fmt: skip
+            if created < taken + _CLOCK_TOLERANCE and _alive(status):
+                found.append(status)
+    return found
 
 
 def _alive(status: Status) -> bool:
@@ -101,7 +142,7 @@ def render(statuses: list[Status]) -> str:
     columns: dict[str, list[str]] = {
         "run": [f"{status['stage']}@{status['name']}" for status in statuses],
         "state": [status["state"] for status in statuses],
-        "step": [f"{status['step']}/{status['total']}" for status in statuses],
+        "step": [f"{status['step']}/{status['total']}" if status["total"] else "–" for status in statuses],
         **{title: [_metric(status["metrics"], *how) for status in statuses] for title, how in METRICS.items()},
         "ETA": [_left(status) for status in statuses],
         "saved": [_age(status["checkpoint_age"]) for status in statuses],
@@ -118,7 +159,8 @@ def render(statuses: list[Status]) -> str:
 
 
 def _notes(status: Status) -> list[str]:
-    notes = [status["message"]] if status["message"] else []
+    notes = [f"in {status['folder']}"] if status["folder"] else []
+    notes += [status["message"]] if status["message"] else []
     if warnings := status["warnings"]:
         said = f"{len(warnings)} warnings, newest" if len(warnings) > 1 else "warning"
         notes.append(f"{said}: {warnings[-1]}")

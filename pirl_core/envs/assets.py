@@ -127,17 +127,21 @@ def find(benchmark: str) -> Path:
 
     Raises UserError in one line for an incomplete folder of the user's, and for all that goes wrong with a download.
     """
-    own = os.environ.get(ASSETS[benchmark].variable)
-    if own:
-        lacking = missing(benchmark)
-        if lacking:
-            raise UserError(
-                f"{ASSETS[benchmark].variable}={own} lacks {', '.join(lacking)}; unset it to use a download of our own,"
-                f" or run python -m pirl_core.envs.assets fetch {benchmark} to fill the folder"
-            )
+    if os.environ.get(ASSETS[benchmark].variable):
+        require_own(benchmark)
         check_whole(benchmark, root(benchmark))
         return root(benchmark)
     return fetch(benchmark)
+
+
+def require_own(benchmark: str) -> None:
+    """Raises UserError where the variable names a folder that lacks something; without one they are downloaded."""
+    own = os.environ.get(ASSETS[benchmark].variable)
+    if own and (lacking := missing(benchmark)):
+        raise UserError(
+            f"{ASSETS[benchmark].variable}={own} lacks {', '.join(lacking)}; unset it to use a download of our own,"
+            f" or run python -m pirl_core.envs.assets fetch {benchmark} to fill the folder"
+        )
 
 
 def root(benchmark: str) -> Path:

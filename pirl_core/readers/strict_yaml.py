@@ -9,6 +9,7 @@ import yaml
 
 from pirl_core.errors import UserError
 from pirl_core.readers.text import LARGEST_WHOLE, check_content, read_text
+from pirl_core.readers.yaml_faults import fault, slip
 
 MOST_BYTES = 2**20
 MOST_VALUES = 100_000
@@ -33,7 +34,8 @@ class _Loader(yaml.SafeLoader):
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
-        for key_node, _ in node.value:
+        for key_node, value_node in node.value:
+            _refuse_slips(key_node, value_node)
             key = self.construct_object(key_node, deep=True)
             if not isinstance(key, str):
                 raise yaml.constructor.ConstructorError(
@@ -45,6 +47,14 @@ class _Loader(yaml.SafeLoader):
                 )
             seen.add(key)
         return super().construct_mapping(node, deep)
+
+
+def _refuse_slips(key: yaml.Node, value: yaml.Node) -> None:
+    """``key:value`` without its space is a text of its own: the value of the key above, or a key without a value."""
+    bare = key if value.start_mark.line == key.start_mark.line and not value.value else value
+    below = bare is key or value.start_mark.line > key.end_mark.line
+    if below and isinstance(bare, yaml.ScalarNode) and bare.style is None and (said := slip(bare.value)):
+        raise yaml.constructor.ConstructorError(None, None, said, bare.start_mark)
 
 
 _Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789"))
@@ -67,9 +77,9 @@ def parse_yaml(text: str, place: str) -> Any:
         content = yaml.load(text, _Loader)
         check_content(content, MOST_VALUES)
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        line = f" line {mark.line + 1}" if mark else ""
-        raise UserError(f"{place}{line}: {_one_line(error.problem or error.context or 'not valid YAML')}") from None
+        line, said = fault(text, error)
+        where = place if line is None else f"{place} line {line}"
+        raise UserError(f"{where}: {_one_line(said)}") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UserError(f"{place}: not valid YAML: {_one_line(str(error))}") from None
     return content

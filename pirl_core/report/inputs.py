@@ -131,7 +131,7 @@ def read_episodes(outputs: Path, params: Params) -> pd.DataFrame:
 def read_table(path: Path) -> pd.DataFrame:
     """The COLUMNS of one table of episodes. Raises UserError for a missing or broken one, and where values are."""
     if not path.exists():
-        raise UserError(f"{path} does not exist: run `dvc repro` so that it is evaluated")
+        raise UserError(f"{path} does not exist; run make stage STAGE=evaluate@{path.parent.name} first")
     frame: pd.DataFrame = read_columns(path, REMEDY, COLUMNS).to_pandas()
     return frame
 

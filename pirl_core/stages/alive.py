@@ -52,11 +52,16 @@ def processes_above() -> list[psutil.Process]:
             return []
         for process in psutil.Process().parents():
             chain.append(process)
-            if "dvc" in [os.path.basename(word) for word in process.cmdline()[:3]]:
+            if runs_dvc(process):
                 return chain
     except psutil.NoSuchProcess:
         pass
     raise SystemExit(128 + signal.SIGTERM)
+
+
+def runs_dvc(process: psutil.Process) -> bool:
+    """Whether it is DVC's own command, or ours that stands for it. Raises psutil.Error where that cannot be seen."""
+    return not {"dvc", "pirl_core.commands.dvc"}.isdisjoint(os.path.basename(word) for word in process.cmdline()[:3])
 
 
 def _watch(told: socket.socket, above: list[psutil.Process]) -> None:

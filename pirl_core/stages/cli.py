@@ -74,6 +74,12 @@ class Job(NamedTuple):
         return fingerprint(self.stage, {"name": self.name, **self.parameters()}, inputs)
 
 
+def require(folder: Path, stage: str) -> None:
+    """Raises UserError where ``stage``, as DVC calls it, has not written this folder yet."""
+    if not folder.is_dir():
+        raise UserError(f"{folder} is not there yet; run make stage STAGE={stage} first")
+
+
 def stage_main(stage: str, run: Callable[[Job], None], argv: Sequence[str] | None = None) -> int:
     """Parse, check, run, record. Returns the exit code.
 

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pirl_core.files import naming, replace_folder
-from pirl_core.stages.cli import Job, stage_main
+from pirl_core.stages.cli import Job, require, stage_main
 
 if TYPE_CHECKING:
     from pirl_core.evaluation.evaluate import Outcome
@@ -27,6 +27,7 @@ def run(job: Job) -> None:
 
     env, evaluate = job.run.env, job.run.evaluate
     source = Path("outputs/policy") / job.name
+    require(source, f"sft@{job.experiment}-{job.seed}" if job.method == "sft" else f"rl@{job.name}")
     policy = load_policy(source)
     require_fit(policy, env, source)
     here = ranks.join()

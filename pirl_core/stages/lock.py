@@ -3,6 +3,8 @@
 import fcntl
 import math
 import os
+import shlex
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,14 +19,14 @@ _PATIENCE_SECONDS = 10.0
 
 
 class HeldError(Exception):
-    """Another process keeps the lock; the message is its number."""
+    """Another process keeps the lock; the message says which."""
 
 
 def take(path: Path, patience: float = math.inf, tell: Callable[[str], None] = lambda holder: None) -> IO[str]:
     """The lock as an open file: the system releases it when that is closed, and however its process ends.
 
-    tell: called once with the holder's process number when there is something to wait for. Raises HeldError after
-    ``patience`` seconds.
+    tell: called once when there is something to wait for, with the holder's number, command and start. Raises HeldError
+    after ``patience`` seconds.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     file = path.open("a+")
@@ -46,9 +48,15 @@ def take(path: Path, patience: float = math.inf, tell: Callable[[str], None] = l
             time.sleep(0.2)
     with naming(path):
         file.truncate(0)
-        file.write(str(os.getpid()))
+        file.write(_name())
         file.flush()
     return file
+
+
+def _name() -> str:
+    """This process as another one shall tell of it."""
+    command = shlex.join([Path(sys.orig_argv[0]).name, *sys.orig_argv[1:]])
+    return f"{os.getpid()} ({command}, since {time.strftime('%Y-%m-%d %H:%M')})"
 
 
 @contextmanager

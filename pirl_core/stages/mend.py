@@ -6,7 +6,6 @@ later command fails. All else that DVC writes, it writes beside and renames.
 
 import fcntl
 import json
-import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ import psutil
 import yaml
 
 from pirl_core.files import write_text
+from pirl_core.stages.alive import runs_dvc
 
 RECORD = "dvc.lock"
 COPY = Path(".pirl/dvc.lock")
@@ -149,8 +149,7 @@ def _works_in(folder: Path) -> bool:
     """Whether a DVC of this workspace runs."""
     for process in psutil.process_iter():
         try:
-            words = [os.path.basename(word) for word in process.cmdline()[:3]]
-            if "dvc" in words and Path(process.cwd()) == folder.resolve():
+            if runs_dvc(process) and Path(process.cwd()) == folder.resolve():
                 return True
         except (psutil.Error, OSError):
             continue

@@ -8,9 +8,11 @@ from pirl_core.stages.cli import report_main
 
 def run(params: Params) -> None:
     from pirl_core.report.build import build_report
-    from pirl_core.report.tables import results_table
 
-    print(results_table(build_report(params, Path("outputs"), Path("results"))))
+    build_report(params, Path("outputs"), Path("results"))
+    print(
+        "[report all] results/report.md, outputs/report/report.html; python -m pirl_core.report.show prints the table"
+    )
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pirl_core.stages.cli import Job, stage_main
+from pirl_core.stages.cli import Job, require, stage_main
 
 
 def run(job: Job) -> None:
@@ -18,6 +18,7 @@ def run(job: Job) -> None:
 
     env, rl = job.run.env, job.run.rl
     source = Path("outputs/policy") / f"{job.experiment}-sft-{job.seed}"
+    require(source, f"sft@{job.experiment}-{job.seed}")
     policy = load_policy(source)
     require_fit(policy, env, source)
     held_out = validation_episodes(env, job.seed, rl.validation_episodes_per_task)

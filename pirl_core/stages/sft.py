@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pirl_core.stages.cli import Job, stage_main
+from pirl_core.stages.cli import Job, require, stage_main
 
 
 def run(job: Job) -> None:
@@ -21,6 +21,7 @@ def run(job: Job) -> None:
             "sft.steps = 0: policy.pretrained is null, so the policy would be random; give weights or steps"
         )
     source = Path("outputs/curate") / job.experiment
+    require(source, f"curate@{job.experiment}")
     frames = read_dataset(source, list(env.cameras), env.object_state)
     facts = facts_of(env.benchmark)
     if frames.actions.shape[1] != len(facts.action):

@@ -154,9 +154,9 @@ class Tracker:
         self._store(now=True)
 
     def video(self, step: int, tag: str, frames: np.ndarray, fps: int) -> None:
-        """Show frames (F, h, w, 3) uint8 in TensorBoard, as a GIF among its images."""
+        """Show frames (F, h, w, 3) uint8 in TensorBoard, as a GIF below the curves: it sorts by the names of tags."""
         if self.main:
-            self._events.gif(step, tag, frames, fps)
+            self._events.gif(step, f"videos/{tag}", frames, fps)
 
     def checkpointed(self, step: int) -> None:
         """Tell that the state after ``step`` is safe on disk."""

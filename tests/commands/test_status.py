@@ -20,8 +20,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pirl_core.commands.cli import main
-from pirl_core.commands.status import ORDER, WIDTH, read_statuses, render, text_of
+from pirl_core.commands.status import ORDER, RUNS, WIDTH, read_statuses, render, text_of
 from pirl_core.errors import UserError
+from pirl_core.stages.lock import LOCKS, exclusive
 from pirl_core.training.track import STATUS
 from tests.stages.test_end_to_end import command, variables, workspace
 
@@ -103,6 +104,35 @@ def test_a_process_is_seen_to_run_and_to_have_been_killed(root: Path, tmp_path: 
     assert (told["state"], told["eta_seconds"], told["checkpoint_step"]) == ("killed", None, 1)
     assert told["metrics"]["losses/approx_kl"] == 0.081
     assert 0 <= told["checkpoint_age"] < 60
+
+
+def test_a_stage_is_seen_from_its_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pirl: Callable[..., str]
+) -> None:
+    """Once it has taken its lock, which is seconds before it writes a status; an earlier run's is of no account."""
+    store(tmp_path, status(stage="sft", state="done"))
+    monkeypatch.chdir(tmp_path)
+    with exclusive("sft", "m-0"), exclusive("report", "all"):
+        rows = {line.split()[0]: line.split()[1] for line in pirl().splitlines() if "@" in line}
+        assert rows == {"sft@m-0": "starting", "report@all": "running"}
+        store(tmp_path, status(stage="sft", started=time.time(), updated=time.time()))
+        assert [line.split()[1:3] for line in pirl().splitlines() if "sft@" in line] == [["running", "5/22"]]
+    # Whoever had it last is gone, or its number is another's.
+    for lock, pid in (("rl-m-0", 2**22 + 1), ("rl-m-1", 1)):
+        (tmp_path / LOCKS / lock).write_text(f"{pid} (python, since then)")
+    os.utime(tmp_path / LOCKS / "rl-m-1", (1, 1))
+    (tmp_path / LOCKS / "rl-m-2").touch()
+    assert "rl@" not in pirl("--all")
+
+
+def test_stages_of_a_flow_apart_are_shown_with_their_folder(tmp_path: Path, pirl: Callable[..., str]) -> None:
+    store(tmp_path, status(stage="curate"))
+    store(tmp_path / RUNS / "0a1b2c", status(updated=NOW), status(stage="sft", state="done"))
+    (tmp_path / RUNS / "params.check.yaml").touch()
+    lines = pirl().splitlines()
+    assert [line.split()[0] for line in lines[2:5]] == ["rl@m-0", "in", "curate@m-0"]
+    assert lines[3].strip() == "in .pirl/runs/0a1b2c"
+    assert [one["folder"] for one in json.loads(pirl("--json"))] == [".pirl/runs/0a1b2c", ""]
 
 
 def test_only_the_same_process_keeps_a_run_alive(tmp_path: Path) -> None:

@@ -20,7 +20,8 @@ from flows.processes import GUARD
 from flows.resources import Machine, default_slots
 from flows.run import main, parse_overrides
 from flows.server import free_port
-from flows.workspace import RUNS, check, open_workspace
+from flows.workspace import check, open_workspace
+from pirl_core.commands.status import RUNS
 from pirl_core.errors import UserError
 from pirl_core.params.file import load_params
 from tests.flows.workspace import PYTHON, below, environment, make_workspace, seconds_to_end, turn, words_of

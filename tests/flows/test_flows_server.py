@@ -187,7 +187,8 @@ def test_a_flow_waits_for_its_turn_and_mends_what_a_kill_left(world: World) -> N
     (world.folder / ".dvc/tmp/rwlock").write_text('{"write": {"')
     earlier = take(world.folder / PIPELINE)
     with running(world.start("flows.run")) as flow:
-        wait_for(world.log, f"process {os.getpid()} runs here; waiting for its end")
+        wait_for(world.log, f"process {os.getpid()} (")
+        wait_for(world.log, ") runs here; waiting for its end")
         earlier.close()
         assert flow.wait(240) == 0, world.log.read_text()
     printed = world.log.read_text()

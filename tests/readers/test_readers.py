@@ -183,6 +183,39 @@ def test_yaml_has_limits(content: str, words: str, tmp_path: Path) -> None:
     refused("yaml", tmp_path / "it", words)
 
 
+@pytest.mark.parametrize(
+    ("content", "line", "words"),
+    [
+        ("a: 1\nrl:\n  b: 2\n  actor_lr:1e-5\n  c: 3\n", 4, "no space after the colon; write `actor_lr: 1e-5`"),
+        ("actor_lr:1e-5  # small\n\nb: 1\n", 1, "no space after the colon; write `actor_lr: 1e-5`"),
+        ("rl:\n  b: 1\n  actor_lr:1e-5\n\nd: 2\n", 3, "no space after the colon"),
+        ("rl:\n  actor_lr:1e-5\n", 2, "no space after the colon"),
+        ("rl: {actor_lr:1e-5, b: 2}\n", 1, "no space after the colon"),
+        ("tasks:\n  - a\n  -b\n  - c\n", 3, "no space after the dash; write `- b`"),
+        ("tasks:\n  -b\n", 2, "no space after the dash"),
+        ("rl:\n  b: 2\n  actor_lr = 1e-5\n  c: 1\n", 3, "'=' instead of a colon; write `actor_lr: 1e-5`"),
+        ("report:\n  title: It's mine: first\n", 2, "a colon in the text; write `title: 'It''s mine: first'`"),
+        ("rl:\n\tb: 1\n", 2, "a tab; put spaces in its place"),
+        ("rl:\n  a:\t1\n", 2, "a tab; put spaces in its place"),
+        ("rl:\n  b: 1\n   c: 2\n", 3, "does not go with the line before it; mind the indentation"),
+        ("rl:\n  b: 1\n c: 2\n", 3, "not indented as the lines before it"),
+        ('a: "x\nb: 2\n', 1, "what begins here has no end; close its quotes"),
+        ("a: @x\n", 1, "put the value in quotes"),
+        ("a: *x\n", 1, "put the value in quotes"),
+    ],
+)
+def test_a_slip_in_yaml_is_told_where_it_stands(content: str, line: int, words: str, tmp_path: Path) -> None:
+    (tmp_path / "it").write_text(content)
+    refused("yaml", tmp_path / "it", re.escape(f"it line {line}: ") + ".*" + re.escape(words))
+
+
+def test_texts_with_colons_are_texts(tmp_path: Path) -> None:
+    (tmp_path / "it").write_text("a: http://x:80/y\nb: [c:1, -d]\ne: >\n  f:g\nh: i:j\nk: -l\nm: n=o\n")
+    assert read_yaml(tmp_path / "it") == {
+        "a": "http://x:80/y", "b": ["c:1", "-d"], "e": "f:g\n", "h": "i:j", "k": "-l", "m": "n=o",
+    }  # fmt: skip
+
+
 def test_yaml_may_share_values(tmp_path: Path) -> None:
     (tmp_path / "it").write_text("a: &x [1e-4]\nb: *x\n")
     assert read_yaml(tmp_path / "it") == {"a": [1e-4], "b": [1e-4]}

@@ -104,7 +104,7 @@ def kind(process: psutil.Process) -> str:
         return "shell" if "pirl_core.stages" in words else "other"
     if "pirl_core.stages" in words:
         return "rank" if "RANK" in process.environ() else "stage"
-    return "dvc" if " dvc " in f" {words} " else "other"
+    return "dvc" if re.search(r"\bdvc ", f"{words} ") else "other"
 
 
 def begun(folder: Path) -> list[str]:

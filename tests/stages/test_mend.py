@@ -207,9 +207,9 @@ def test_a_second_run_waits_for_the_first(tmp_path: Path) -> None:
     first = take(folder / PIPELINE)
     second = repro(folder, "--dry", "curate@a")
     assert second.stdout is not None
-    assert (
-        second.stdout.readline() == f"pirl: repro: process {os.getpid()} runs the pipeline here; waiting for its end\n"
-    )
+    line = second.stdout.readline()
+    who = rf"{os.getpid()} \(\S*python.* pytest .*, since \d{{4}}-\d\d-\d\d \d\d:\d\d\)"
+    assert re.fullmatch(rf"pirl: repro: process {who} runs the pipeline here; waiting for its end\n", line), line
     time.sleep(0.5)
     assert second.poll() is None
     first.close()

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -159,6 +160,20 @@ def test_an_argument_of_the_other_commands(here: Path, capsys: pytest.CaptureFix
             code = call()
             said = capsys.readouterr().err
             assert (code, said.count("\n")) == (2, 1), (name, odd, said)
+
+
+@pytest.mark.parametrize(
+    ("argv", "needed"),
+    [
+        (GOOD, "curate@metaworld"),
+        (["rl", *GOOD[1:], "--method", "flow_sde"], "sft@metaworld-0"),
+        (["evaluate", *GOOD[1:], "--method", "sft"], "sft@metaworld-0"),
+        (["evaluate", *GOOD[1:], "--method", "flow_noise"], "rl@metaworld-flow_noise-0"),
+    ],
+)
+def test_a_stage_before_its_input_names_the_stage_to_run(argv: list[str], needed: str, here: Path) -> None:
+    said = line(argv, import_module(f"pirl_core.stages.{argv[0]}").run)
+    assert re.search(rf": outputs/\S+ is not there yet; run make stage STAGE={needed} first\n$", said), said
 
 
 PLACES = (".pirl", ".pirl/lock", ".pirl/resume", ".pirl/tensorboard", "outputs", "outputs/policy",

@@ -60,9 +60,9 @@ def test_the_same_stage_twice_without_dvc(whole: Path, tmp_path: Path) -> None:
         command("rl", "0", "flow_sde"), cwd=tmp_path, env=variables(1), capture_output=True, text=True, timeout=60
     )
     assert second.returncode == 2
-    assert second.stderr == (
-        f"pirl: rl: rl metaworld-flow_sde-0 is being run by process {first.pid} already; wait for it or stop it\n"
-    )
+    who = rf"process {first.pid} \(.*pirl_core.stages.rl .*, since .*\)"
+    said = rf"pirl: rl: rl metaworld-flow_sde-0 is being run by {who} already; wait for it or stop it\n"
+    assert re.fullmatch(said, second.stderr), second.stderr
     first.terminate()
     assert first.wait(20) == 143
 

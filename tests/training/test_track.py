@@ -143,7 +143,9 @@ def test_videos_are_gifs_that_tensorboard_shows() -> None:
     frames = np.stack([np.full((12, 16, 3), color, np.uint8) for color in colors])
     with Tracker("rl", "m-0", 2, None) as tracker:
         tracker.video(2, "validation/0", frames, 10)
-    (shown,) = events().Images("validation/0")
+    (shown,) = events().Images("videos/validation/0")
+    # TensorBoard's first page has a group for what stands before the slash, in alphabetical order: curves come first.
+    assert sorted(["validation", "videos", "charts", "losses", "time"])[-1] == "videos"
     assert (shown.step, shown.width, shown.height) == (2, 16, 12)
     gif = Image.open(io.BytesIO(shown.encoded_image_string))
     assert (gif.format, gif.info["duration"], gif.info["loop"]) == ("GIF", 100, 0)

@@ -92,4 +92,5 @@ FACTS = Facts(
         "state": ("state.ee_pos", "state.ee_rot", "state.gripper"),
         "action": ("action.delta_ee_pos", "action.delta_ee_rot", "action.gripper"),
     },
+    assets="calvin",
 )

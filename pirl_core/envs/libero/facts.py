@@ -195,4 +195,5 @@ FACTS = Facts(
         "state": ("state",),
         "action": ("actions",),
     },
+    assets="libero",
 )

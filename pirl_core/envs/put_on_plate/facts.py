@@ -39,4 +39,5 @@ FACTS = Facts(
     robot="widowx",
     action_range=None,
     on_gpu=("put_on_plate", LONG_HOLD, SINGLE),
+    assets="maniskill",
 )

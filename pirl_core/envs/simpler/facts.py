@@ -72,4 +72,5 @@ FACTS = Facts(
     robot="widowx",
     action_range=None,
     listed=_listed,
+    assets="maniskill",
 )

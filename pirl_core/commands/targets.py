@@ -1,0 +1,53 @@
+"""Which stages a command line asks for, by the names that params.yaml makes; a wrong one is told before any starts."""
+
+from collections.abc import Sequence
+from difflib import get_close_matches
+from fnmatch import filter as matching
+from pathlib import Path
+
+from pirl_core.errors import UserError
+from pirl_core.params.errors import unknown
+from pirl_core.params.sections import Params
+from pirl_core.readers.strict_yaml import read_yaml
+
+
+def stage_names(params: Params) -> list[str]:
+    """Every stage that dvc.yaml unfolds to, as DVC calls it: ``rl@metaworld-flow_sde-0``."""
+    experiments, seeds = list(params.experiments), params.seeds
+    return [
+        *[f"curate@{e}" for e in experiments],
+        *[f"sft@{e}-{s}" for e in experiments for s in seeds],
+        *[f"rl@{e}-{m}-{s}" for e in experiments for m in params.methods for s in seeds],
+        *[f"evaluate@{e}-{p}-{s}" for e in experiments for p in params.policies for s in seeds],
+        "report",
+    ]
+
+
+def evaluations(params: Params, experiment: str) -> list[str]:
+    """The last stages of one experiment. Raises UserError where params.yaml does not have it."""
+    if experiment not in params.experiments:
+        raise UserError(unknown(experiment, params.experiments, f"experiment '{experiment}' is unknown"))
+    return [name for name in stage_names(params) if name.startswith(f"evaluate@{experiment}-")]
+
+
+def find_stages(params: Params, targets: Sequence[str], glob: bool, folder: Path) -> list[str]:
+    """What DVC would begin with; all where there are no targets. Stages that only DVC knows are left out.
+
+    glob: targets are patterns; for one that matches nothing DVC would run everything. Raises UserError for a target
+    that is no stage.
+    """
+    names = stage_names(params)
+    kinds = list(dict.fromkeys(name.partition("@")[0] for name in names))
+    # DVC also takes files, and a user may have stages of their own in dvc.yaml.
+    others = set(read_yaml(folder / "dvc.yaml").get("stages", {})) - {*kinds}
+    found: list[str] = []
+    for target in targets:
+        name = target.removeprefix("dvc.yaml").removeprefix(":")
+        chosen = [each for each in names if name in (each, each.partition("@")[0])]
+        chosen = chosen or (matching(names, name) if glob else [])
+        foreign = not name or ":" in name or name.endswith((".yaml", ".dvc")) or (folder / target).is_dir()
+        if not chosen and not foreign and name.partition("@")[0] not in others:
+            near = get_close_matches(target, names, n=1)
+            raise UserError(unknown(target, near or kinds, f"stage '{target}' is unknown"))
+        found += chosen
+    return found if targets else names
