@@ -10,11 +10,13 @@ import pytest
 
 from pirl_core import seeds
 from pirl_core.data.curate import make_dataset
-from pirl_core.data.demonstrate import Demonstrator, Wish
+from pirl_core.data.demonstrate import Demonstrator, Wish, demonstrations
 from pirl_core.data.lerobot import read_dataset
 from pirl_core.envs.metaworld.simulator import MetaWorldEnv
 from pirl_core.envs.opening import settings_of
 from pirl_core.errors import UserError
+from pirl_core.facts import facts_of
+from pirl_core.params.file import load_params, resolve
 from pirl_core.params.sections import Curate, Env
 from pirl_core.training.resume import Checkpoints
 from pirl_core.training.track import Tracker
@@ -129,3 +131,13 @@ def test_unknown_episode_ids_cost_nothing(tmp_path: Path) -> None:
     chosen = CURATE.model_copy(update={"keep_per_task": None, "keep_episodes": [6]})
     with pytest.raises(UserError, match="no episode 6"):
         make(chosen, tmp_path / "out")
+
+
+@pytest.mark.slow
+def test_the_smoke_scale_has_room_for_the_expert_of_every_task(preset: Path) -> None:
+    """As many demonstrations as it asks for, in its steps and attempts: another task there fails for another reason."""
+    run = resolve(load_params(preset), "metaworld")
+    tasks = list(facts_of("metaworld").tasks)
+    env = run.env.model_copy(update={"tasks": tasks, "cameras": [], "object_state": True})
+    wishes = [Wish(task, number) for task in tasks for number in range(run.curate.episodes_per_task)]
+    assert len(list(demonstrations(env, run.curate, wishes))) == len(wishes)
