@@ -16,11 +16,13 @@ import pytest
 
 from pirl_core import seeds
 from pirl_core.data.curate import make_dataset
-from pirl_core.data.demonstrate import Demonstrator, Wish
+from pirl_core.data.demonstrate import Demonstrator, Wish, demonstrations
 from pirl_core.data.lerobot import read_dataset
 from pirl_core.envs.metaworld.simulator import MetaWorldEnv
 from pirl_core.envs.opening import settings_of
 from pirl_core.errors import UserError
+from pirl_core.facts import facts_of
+from pirl_core.params.file import load_params, resolve
 from pirl_core.params.sections import Curate, Env
 from pirl_core.training.resume import Checkpoints
 from pirl_core.training.track import Tracker
@@ -167,3 +169,13 @@ def test_workers_end_with_a_killed_parent_that_read_nothing_more(tmp_path: Path)
         finally:
             process.kill()
         assert seconds_to_end(children, 10) < 10
+
+
+@pytest.mark.slow
+def test_the_smoke_scale_has_room_for_the_expert_of_every_task(preset: Path) -> None:
+    """As many demonstrations as it asks for, in its steps and attempts: another task there fails for another reason."""
+    run = resolve(load_params(preset), "metaworld")
+    tasks = list(facts_of("metaworld").tasks)
+    env = run.env.model_copy(update={"tasks": tasks, "cameras": [], "object_state": True})
+    wishes = [Wish(task, number) for task in tasks for number in range(run.curate.episodes_per_task)]
+    assert len(list(demonstrations(env, run.curate, wishes))) == len(wishes)
