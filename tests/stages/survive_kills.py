@@ -186,11 +186,11 @@ def disturbed(
             try:
                 run.wait(SECONDS_TO_END)
             except subprocess.TimeoutExpired:
-                if what != "worker" or begun(folder) == stages:
+                if what and (what != "worker" or begun(folder) == stages):
                     tree = [words_of(process) for process in present(folder)]
                     print((folder / "log.txt").read_text()[-3000:], tree)
                     raise SystemExit(f"still running {SECONDS_TO_END} s after {what} was killed") from None
-                kill_all(run)  # the worker had done its part: its stage ended well, and the next ones run
+                kill_all(run)  # nobody was hit, or a worker that had done its part: the run went on well
                 run.wait()
         else:
             if run.returncode == 0:
