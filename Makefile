@@ -5,13 +5,17 @@ STAMP := .venv/installed
 OPENGL := libegl1 libgl1-mesa-dri libosmesa6
 VULKAN := libvulkan1 mesa-vulkan-drivers libgl1 libglib2.0-0
 # Simulators to install beside MetaWorld: make setup EXTRAS=libero,maniskill. A scale named after one brings it,
-# put_on_plate and simpler bring maniskill.
+# put_on_plate and simpler bring maniskill, paper brings all.
 EXTRAS ?= $(SCALE)
 comma := ,
-SCALES := $(sort $(basename $(notdir $(wildcard pirl_core/params/presets/*.yaml))))
+SCALES := $(filter-out base,$(sort $(basename $(notdir $(wildcard pirl_core/params/presets/*.yaml)))))
 # Told here, before anything is installed: names that stand for nothing, what a target cannot do without, and variables
 # that it would not look at.
 $(foreach name,$(filter-out $(SCALES),$(SCALE)),$(error SCALE=$(name) is no scale; give one of $(SCALES)))
+$(if $(word 2,$(SCALE)),$(error SCALE=$(SCALE): give one scale))
+HEARD := PYTHON EXTRAS SCALE STAGE EXPERIMENT SET FORCE ARGS ALONE
+$(foreach name,$(filter-out $(HEARD) MAKE% -%,$(.VARIABLES)),$(if $(filter 0command,$(MAKELEVEL)$(firstword $(origin $(name)))),\
+  $(error $(name)= is no variable of this Makefile; it heeds $(filter-out ALONE,$(HEARD)))))
 $(foreach name,$(filter-out $(SCALES) metaworld all,$(subst $(comma), ,$(EXTRAS))),\
   $(error EXTRAS=$(name) is no simulator; give some of maniskill$(comma)libero$(comma)calvin, or all))
 needs = $(if $(filter $1,$(MAKECMDGOALS)),$(if $($2),,$(error say which: make $1 $2=$3)))
@@ -25,8 +29,8 @@ $(call heeded,SET,flow)
 $(call heeded,ARGS,flow serve)
 $(call heeded,SCALE,reproduce stage experiment flow setup)
 $(call heeded,FORCE,reproduce stage experiment flow)
-WANTED := $(sort $(filter maniskill libero calvin all,$(patsubst put_on_plate,maniskill,$(patsubst simpler,maniskill,\
-  $(subst $(comma), ,$(EXTRAS))))))
+WANTED := $(sort $(filter maniskill libero calvin all,$(patsubst paper,all,$(patsubst put_on_plate,maniskill,\
+  $(patsubst simpler,maniskill,$(subst $(comma), ,$(EXTRAS)))))))
 SIMULATORS := $(if $(filter all,$(WANTED)),maniskill libero calvin,$(WANTED))
 
 export PATH := $(CURDIR)/.venv/bin:$(PATH)

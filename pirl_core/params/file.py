@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from pirl_core.errors import UserError
 from pirl_core.facts import Facts, facts_of
 from pirl_core.params.errors import Layer, describe, unknown, unknown_keys_first
-from pirl_core.params.sections import Curate, Env, Evaluate, Params, Policy, Rl, Section, Sft
+from pirl_core.params.sections import Curate, Env, Evaluate, Params, Policy, Rl, Section, Sft, split_label
 from pirl_core.params.sections.env import check_backend, check_names, tasks_of
 from pirl_core.readers.strict_yaml import read_yaml
 
@@ -134,6 +134,13 @@ def _split_problems(params: Params, experiment: str) -> Iterator[str]:
             check_backend(run.env.benchmark, run.env.sim_backend, tasks)
         except ValueError as error:
             yield f"{place}.splits.{name}.tasks: {error}"
+        else:
+            trained = sorted({*tasks} & {*run.env.tasks})
+            if trained and split_label(name).startswith("ood") and split.shift == run.env.shift:
+                yield (
+                    f"{place}.splits.{name}.tasks: {', '.join(trained[:3])} would be trained too, so nothing is out of "
+                    "distribution; take them out here or in env.tasks, or give a shift"
+                )
         try:
             check_names(run.env.benchmark, "shift", split.shift)
         except ValueError as error:

@@ -56,6 +56,17 @@ BROKEN: dict[str, tuple[Edit, str]] = {
         _set("sde", "rl", "noise_rule"),
         r"rl\.noise_rule: unknown name 'sde'; known: constant_sde, flow_cps, ",
     ),
+    "trained tasks held out": (
+        _set(
+            {
+                "id": {"tasks": None, "shift": "none", "episodes_per_task": 1},
+                "ood_tasks": {"tasks": ["reach-v3", "plate-slide-v3"], "shift": "none", "episodes_per_task": 1},
+            },
+            "evaluate",
+            "splits",
+        ),
+        r"evaluate\.splits\.ood_tasks\.tasks: plate-slide-v3 would be trained too",
+    ),
     "odd image size": (_set(50, "env", "image_size"), r"env\.image_size = 50: must be a multiple of 16"),
     "unknown task": (
         _set(["reach-v2"], "env", "tasks"),

@@ -199,6 +199,7 @@ def widen(folder: Path, actions: int) -> None:
 
 
 OTHER_DATASETS: dict[str, tuple[Edit, str]] = {
+    "folder absent": (shutil.rmtree, "is not there yet; run make stage STAGE=curate@metaworld first"),
     "a folder without files": (lambda f: shutil.rmtree(f / "meta"), "meta/info.json: missing"),
     "images of another size": (other_dataset(size=48), "image_size"),
     "actions of another robot": (other_dataset(actions=7), "action"),
@@ -242,7 +243,7 @@ def other_policy(**sizes: Any) -> Edit:
 
 
 OTHER_POLICIES: dict[str, tuple[Edit, str]] = {
-    "no folder": (shutil.rmtree, "config.json"),
+    "no folder": (shutil.rmtree, "is not there yet; run make stage STAGE=rl@metaworld-flow_sde-0 first"),
     "a size of words": (set_shape(heads="4"), "config.json"),
     "a size of halves": (set_shape(vlm_width=16.5), "config.json"),
     "a size of none": (set_shape(heads=0), "config.json"),
