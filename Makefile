@@ -11,13 +11,15 @@ comma := ,
 SCALES := $(filter-out base,$(sort $(basename $(notdir $(wildcard pirl_core/params/presets/*.yaml)))))
 # Told here, before anything is installed: names that stand for nothing, what a target cannot do without, and variables
 # that it would not look at.
+ifneq ($(filter reproduce stage experiment flow setup,$(MAKECMDGOALS)),)
 $(foreach name,$(filter-out $(SCALES),$(SCALE)),$(error SCALE=$(name) is no scale; give one of $(SCALES)))
 $(if $(word 2,$(SCALE)),$(error SCALE=$(SCALE): give one scale))
+$(foreach name,$(filter-out $(SCALES) metaworld all,$(subst $(comma), ,$(EXTRAS))),\
+  $(error EXTRAS=$(name) is no simulator; give some of maniskill$(comma)libero$(comma)calvin, or all))
+endif
 HEARD := PYTHON EXTRAS SCALE STAGE EXPERIMENT SET FORCE ARGS ALONE
 $(foreach name,$(filter-out $(HEARD) MAKE% -%,$(.VARIABLES)),$(if $(filter 0command,$(MAKELEVEL)$(firstword $(origin $(name)))),\
   $(error $(name)= is no variable of this Makefile; it heeds $(filter-out ALONE,$(HEARD)))))
-$(foreach name,$(filter-out $(SCALES) metaworld all,$(subst $(comma), ,$(EXTRAS))),\
-  $(error EXTRAS=$(name) is no simulator; give some of maniskill$(comma)libero$(comma)calvin, or all))
 needs = $(if $(filter $1,$(MAKECMDGOALS)),$(if $($2),,$(error say which: make $1 $2=$3)))
 $(call needs,stage,STAGE,rl@metaworld-flow_sde-0)
 $(call needs,experiment,EXPERIMENT,metaworld)
@@ -29,6 +31,9 @@ $(call heeded,SET,flow)
 $(call heeded,ARGS,flow serve)
 $(call heeded,SCALE,reproduce stage experiment flow setup)
 $(call heeded,FORCE,reproduce stage experiment flow)
+$(if $(filter-out 1,$(FORCE)),$(error FORCE=$(FORCE): give 1, or leave it out))
+$(if $(FORCE),$(if $(SCALE)$(filter flow,$(MAKECMDGOALS)),,$(error FORCE=1 overwrites an edited params.yaml by that of a \
+  SCALE, which is not given)))
 WANTED := $(sort $(filter maniskill libero calvin all,$(patsubst paper,all,$(patsubst put_on_plate,maniskill,\
   $(patsubst simpler,maniskill,$(subst $(comma), ,$(EXTRAS)))))))
 SIMULATORS := $(if $(filter all,$(WANTED)),maniskill libero calvin,$(WANTED))

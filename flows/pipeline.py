@@ -61,8 +61,10 @@ def pirl(
             graph = read_graph(folder)
             chosen = select(graph, experiments)
             will_run = [stage.address for stage in chosen if stage.stale or force]
-            for said in lacking(load_params(folder / "params.yaml"), folder, will_run).values():
-                raise UserError(said)
+            for name, said in lacking(load_params(folder / "params.yaml"), folder, will_run).items():
+                if not keep_going:
+                    raise UserError(said)
+                log.warning("%s will not run: %s", name, said)
             machine = Machine(limits, os.environ, visible_gpus(os.environ), processes)
             log.info("stages at once: %s", machine.describe())
             scheduler = Scheduler(graph, chosen, Board(folder, force, guards), machine, log)

@@ -63,7 +63,8 @@ def open_workspace(wish: Wish) -> Path:
     if not wish.differs:
         return wish.root
     text = yaml.safe_dump(wish.content, sort_keys=False, allow_unicode=True)
-    folder = wish.root / RUNS / hashlib.sha256(text.encode()).hexdigest()[:10]
+    ordered = yaml.safe_dump(wish.content, allow_unicode=True)
+    folder = wish.root / RUNS / hashlib.sha256(ordered.encode()).hexdigest()[:10]
     folder.mkdir(parents=True, exist_ok=True)
     sources = [wish.root / name for name in SOURCES if (wish.root / name).is_file()]
     sources += [path for path in (wish.root / "pirl_core").rglob("*") if path.is_file() and _is_source(path)]

@@ -4,6 +4,8 @@ A short name is a folder or file of the project's own, a dotted one a package or
 which either is added, with no list to extend.
 """
 
+import ast
+import re
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,6 +14,7 @@ from types import ModuleType
 BENCHMARKS = "pirl_core.envs"
 RULES = "pirl_core.flow.rules"
 FAMILIES = "pirl_core.policy.families"
+NAME = re.compile(r"(?!_)[A-Za-z_]\w*(\.(?!__)\w+)*", re.ASCII)
 
 
 def part(home: str, name: str, module: str = "") -> ModuleType:
@@ -32,8 +35,15 @@ def exists(home: str, name: str, module: str = "") -> bool:
     """Whether ``part`` would find it; loads the packages above it alone."""
     try:
         return find_spec(_where(home, name, module)) is not None
-    except (ModuleNotFoundError, ValueError):
+    except (LookupError, ModuleNotFoundError, ValueError):
         return False
+
+
+def defines(home: str, name: str, function: str) -> bool:
+    """Whether the module's source has the function; reads it and runs nothing of it, but the packages above it."""
+    spec = find_spec(_where(home, name, ""))
+    source = Path(str(spec.origin)).read_bytes() if spec and spec.has_location else b""
+    return any(isinstance(node, ast.FunctionDef) and node.name == function for node in ast.parse(source).body)
 
 
 def known(home: str, module: str = "") -> list[str]:
@@ -46,12 +56,15 @@ def known(home: str, module: str = "") -> list[str]:
 
 def lacking(home: str, name: str, module: str = "") -> str:
     """What is wrong with a name that ``part`` does not find; the known ones are for whoever prints it to add."""
-    if "." in name:
+    if "." in name and NAME.fullmatch(name):
         return f"no module {_where(home, name, module)} can be imported; install it, or put its folder on PYTHONPATH"
     return f"unknown name '{name}'"
 
 
 def _where(home: str, name: str, module: str) -> str:
+    """Raises LookupError for what is no name of a module."""
+    if not NAME.fullmatch(name):
+        raise LookupError(lacking(home, name, module))
     package = name if "." in name else f"{home}.{name}"
     return f"{package}.{module}" if module else package
 

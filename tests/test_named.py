@@ -209,7 +209,11 @@ def test_they_run_from_demonstrations_to_the_report(lab: Path) -> None:
         ("env", "benchmark", "my_lab.rech", "no module my_lab.rech.facts can be imported; install it, or put"),
         ("policy", "backbone", "pi_05", "unknown name 'pi_05'; did you mean 'pi05'?"),
         ("policy", "backbone", "no_lab.dot", "no module no_lab.dot.family can be imported"),
-        ("rl", "noise_rule", "my_lab.", "no module my_lab. can be imported"),
+        ("rl", "noise_rule", "my_lab.nothing", "no module my_lab.nothing can be imported"),
+        ("rl", "noise_rule", "my_lab.", "unknown name 'my_lab.'"),
+        ("rl", "noise_rule", "os.path", "os.path has no function weights(tau, delta, level)"),
+        ("env", "benchmark", "./reach", "unknown name './reach'"),
+        ("policy", "backbone", ".dot", "unknown name '.dot'"),
     ],
 )
 def test_a_name_of_nothing_is_told(

@@ -127,7 +127,7 @@ def _facts(args: argparse.Namespace, record: _Record) -> Facts:
     stem = record.name.removesuffix(f"-{seed}")
     experiment, _, method = stem.rpartition("-") if record.stage == "rl" else (stem, "", "sft")
     # The record is outputs/run/STAGE/NAME.json.
-    sft = args.sft or args.record.resolve().parents[2] / "sft" / f"{experiment}-{seed}"
+    sft = args.sft or args.record.resolve().parent.parent.parent / "sft" / f"{experiment}-{seed}"
     base = _base(sft)
     return Facts(args.repo, experiment, method, seed, record.params, record.revision, args.dataset, base)
 
@@ -141,5 +141,8 @@ def _base(sft: Path) -> dict[str, Any] | None:
         return None
     base = check(_Base, read_json(path, RERUN), str(path), RERUN)
     if base.family not in BASES:
-        raise UserError(f"{path}: names no family of {', '.join(BASES)}; rerun stage sft")
+        raise UserError(
+            f"{path}: the terms of family '{base.family}' are not known here, only those of {', '.join(BASES)}; add "
+            "them to pirl_core/report/card.py"
+        )
     return base.model_dump()

@@ -7,8 +7,10 @@ another run of the pipeline is at work in this folder, it waits; DVC itself woul
 
 import argparse
 import os
+import re
 import sys
 from pathlib import Path
+from typing import Any
 
 from pirl_core.commands.inputs import lacking, with_needs
 from pirl_core.commands.targets import evaluations, find_stages, stage_names
@@ -18,12 +20,14 @@ from pirl_core.report.paper import check_models
 from pirl_core.stages.lock import LOCKS, take
 from pirl_core.stages.mend import mend
 
+SHORT = re.compile("-[a-zA-Z]{2,}")
 PIPELINE = LOCKS / "pipeline"
 """Held by whoever runs the stages of a workspace: this command, or a flow."""
-# Options of dvc repro that say which stages run.
-SINGLE = {"-s", "--single-item"}
-BEYOND = {"-p", "--pipeline", "-P", "--all-pipelines", "--downstream"}
+# Options of dvc repro that say which stages run, and what a failure ends.
+ALONE = {"-s", "--single-item", "--downstream"}
+BEYOND = {"-p", "--pipeline", "-P", "--all-pipelines"}
 FORCED = {"-f", "--force", "--force-downstream"}
+GOING = {"-k", "--keep-going", "-i", "--ignore-errors"}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -70,28 +74,42 @@ def _checked(given: list[str], experiments: list[str]) -> list[str]:
     """The words for DVC. Raises UserError for bad parameters, and for names of nothing."""
     params = load_params(Path("params.yaml"))
     check_models(params)
+    # DVC's short options may stand together: -sf.
+    given = [part for word in given for part in ([f"-{x}" for x in word[1:]] if SHORT.fullmatch(word) else [word])]
     words = given + [name for experiment in experiments for name in evaluations(params, experiment)]
     # No option of dvc repro takes a value.
     targets = [word for word in words if not word.startswith("-")]
     names = find_stages(params, targets, "--glob" in words, Path())
-    if not SINGLE & set(words):
+    alone = bool(ALONE & set(words))
+    if not alone:
         names = with_needs(params, stage_names(params) if BEYOND & set(words) else names)
-    for name, said in lacking(params, Path(), names).items():
-        if FORCED & set(words) or _would_run(name):
-            raise UserError(said)
+    wrong = lacking(params, Path(), names)
+    stale = set(wrong) if FORCED & set(words) or not wrong else _stale(list(wrong), alone)
+    for name, said in wrong.items():
+        if stale & {name, *(() if alone else with_needs(params, [name]))}:
+            if not GOING & set(words):
+                raise UserError(said)
+            say(f"{name} will not run: {said}")
     return words
 
 
-def _would_run(name: str) -> bool:
-    """Whether the stage, or one that it needs, is out of date: what is up to date asks for nothing."""
+def _stale(names: list[str], alone: bool) -> set[str]:
+    """Of these stages and, but for ``alone``, those that they need: what is out of date. What is not asks for nothing,
+    nor does what only has to be fetched from the cache."""
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
 
     try:
         with Repo() as repo:
-            return bool(repo.status(targets=[name], with_deps=True))
+            status = repo.status(targets=names, with_deps=not alone)
     except DvcException:  # another DVC is at work, or dvc.yaml is not what we think
-        return True
+        return set(names)
+    return {name for name, changes in status.items() if not all(map(_is_gone, changes))}
+
+
+def _is_gone(change: Any) -> bool:
+    outputs = change.get("changed outs", {}) if isinstance(change, dict) else {}
+    return bool(outputs) and set(change) == {"changed outs"} and set(outputs.values()) == {"deleted"}
 
 
 def say(line: str) -> None:

@@ -5,7 +5,7 @@ Without a name it also checks the whole file.
 
 import argparse
 import sys
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 from pirl_core import console
@@ -32,7 +32,12 @@ def switch(scale: str, path: Path, force: bool) -> None:
 
 def _is_preset(content: bytes) -> bool:
     named = [name for name in preset_names() if f"\nscale: {name}\n".encode() in content]
-    return any(preset_text(name).encode() == content for name in named)
+    for name in named:
+        # A preset of one's own may be broken: then the file is none that it wrote.
+        with suppress(UserError):
+            if preset_text(name).encode() == content:
+                return True
+    return False
 
 
 def describe(path: Path) -> str:
@@ -67,6 +72,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _say_busy(holder: str) -> None:
+    holder = " ".join(holder.split())
     print(f"pirl: scale: process {holder} runs the pipeline here; waiting for its end", file=sys.stderr, flush=True)
 
 
@@ -82,6 +88,8 @@ def main(argv: list[str] | None = None) -> int:
         if (said := told(error)) is None:
             raise
         return console.refuse("scale", said)
+    except KeyboardInterrupt:
+        return 130
     return 0
 
 

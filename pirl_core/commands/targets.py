@@ -5,10 +5,12 @@ from difflib import get_close_matches
 from fnmatch import filter as matching
 from pathlib import Path
 
+import yaml
+
 from pirl_core.errors import UserError
 from pirl_core.params.errors import unknown
 from pirl_core.params.sections import Params
-from pirl_core.readers.strict_yaml import read_yaml
+from pirl_core.readers.text import read_bytes
 
 
 def stage_names(params: Params) -> list[str]:
@@ -30,6 +32,15 @@ def evaluations(params: Params, experiment: str) -> list[str]:
     return [name for name in stage_names(params) if name.startswith(f"evaluate@{experiment}-")]
 
 
+def _stages_of(path: Path) -> set[str]:
+    """As DVC reads it, which tells what is wrong with the file itself."""
+    try:
+        content = yaml.safe_load(read_bytes(path, "it lies in the repository's root"))
+        return set(content["stages"])
+    except (yaml.YAMLError, KeyError, TypeError):
+        return set()
+
+
 def find_stages(params: Params, targets: Sequence[str], glob: bool, folder: Path) -> list[str]:
     """What DVC would begin with; all where there are no targets. Stages that only DVC knows are left out.
 
@@ -39,13 +50,17 @@ def find_stages(params: Params, targets: Sequence[str], glob: bool, folder: Path
     names = stage_names(params)
     kinds = list(dict.fromkeys(name.partition("@")[0] for name in names))
     # DVC also takes files, and a user may have stages of their own in dvc.yaml.
-    others = set(read_yaml(folder / "dvc.yaml").get("stages", {})) - {*kinds}
+    others = _stages_of(folder / "dvc.yaml") - {*kinds}
     found: list[str] = []
     for target in targets:
         name = target.removeprefix("dvc.yaml").removeprefix(":")
         chosen = [each for each in names if name in (each, each.partition("@")[0])]
         chosen = chosen or (matching(names, name) if glob else [])
-        foreign = not name or ":" in name or name.endswith((".yaml", ".dvc")) or (folder / target).is_dir()
+        if not target.strip(":"):
+            raise UserError("a stage's name is empty; leave it out for all stages")
+        chosen = names if target in ("dvc.yaml", "dvc.yaml:") else chosen
+        chosen = chosen or (matching(others, name) if glob else [])
+        foreign = ":" in name or name.endswith((".yaml", ".dvc")) or (folder / target).is_dir()
         if not chosen and not foreign and name.partition("@")[0] not in others:
             near = get_close_matches(target, names, n=1)
             raise UserError(unknown(target, near or kinds, f"stage '{target}' is unknown"))

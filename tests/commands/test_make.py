@@ -50,6 +50,9 @@ def make(folder: Path, *words: str) -> tuple[int, str]:
         ("stage STAGE=training", "stage 'training' is unknown; known: curate, sft, rl, evaluate, report"),
         ("reproduce SCALE=smok", "SCALE=smok is no scale; give one of calvin families"),
         ("flow SCALE=smok", "SCALE=smok is no scale"),
+        ("reproduce SCALE=base", "SCALE=base is no scale"),
+        ("reproduce scale=smoke", "scale= is no variable of this Makefile; it heeds PYTHON EXTRAS SCALE STAGE"),
+        ("reproduce FORCE=1", "FORCE=1 overwrites an edited params.yaml by that of a SCALE, which is not given"),
         ("setup EXTRAS=libero,manskill", "EXTRAS=manskill is no simulator; give some of maniskill,libero"),
         ("experiment", "say which: make experiment EXPERIMENT=metaworld"),
         ("stage", "say which: make stage STAGE=rl@metaworld-flow_sde-0"),
@@ -79,7 +82,10 @@ def test_the_stages_are_those_of_dvc_and_patterns_find_them(root: Path) -> None:
     assert find("sft", "dvc.yaml:report") == ["sft@metaworld-0", "report"]
     assert find("evaluate@*-sft-*", glob=True) == ["evaluate@metaworld-sft-0"]
     # What DVC alone may know: it will say.
-    assert find("dvc.yaml") == find("data/more.dvc") == find("sub/dvc.yaml:fetch") == []
+    assert find("data/more.dvc") == find("sub/dvc.yaml:fetch") == []
+    assert find("dvc.yaml") == names
+    with pytest.raises(UserError, match="name is empty"):
+        find("")
     for target, glob in (("evaluate@metawrld-*", True), ("rl@metaworld-*", False)):
         with pytest.raises(UserError, match=r"is unknown; did you mean '\w+@metaworld-"):
             find(target, glob=glob)

@@ -44,7 +44,7 @@ def found(home: str, name: str, *module: str) -> str:
 
 
 def unknown_part(name: str, lacking: str, known: list[str]) -> str:
-    return lacking if "." in name else unknown(name, known, lacking)
+    return lacking if named.NAME.fullmatch(name) and "." in name else unknown(name, known, lacking)
 
 
 class Section(BaseModel):

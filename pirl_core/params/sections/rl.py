@@ -23,7 +23,10 @@ from pirl_core.params.sections.fields import (
 
 def known_rule(name: str) -> str:
     """A noise rule's name. Raises ValueError where there is none."""
-    return found(named.RULES, name)
+    found(named.RULES, name)
+    if not named.defines(named.RULES, name, "weights"):
+        raise ValueError(f"{name} has no function weights(tau, delta, level) of its own")
+    return name
 
 
 class Rl(Section):
