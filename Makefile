@@ -140,20 +140,17 @@ vulkan:
 	$(RENDERS); \
 	echo "make: no Vulkan although $(VULKAN) are installed; see docs/troubleshooting.md" >&2; exit 1
 
-SWITCH = $(if $(SCALE),python -m pirl_core.commands.scale $(SCALE) $(if $(FORCE),--force))
+SWITCH = $(if $(SCALE),--scale $(SCALE) $(if $(FORCE),--overwrite))
 
 reproduce: setup ## the whole pipeline, then the results table; SCALE=laptop and others write params.yaml first
-	@$(SWITCH)
-	@$(REPRO)
+	@$(REPRO) $(SWITCH)
 	@python -m pirl_core.report.show
 
 stage: setup ## one stage and what it needs: STAGE=rl@metaworld-flow_sde-0
-	@$(SWITCH)
-	@$(REPRO) $(foreach name,$(STAGE),'$(name)')
+	@$(REPRO) $(SWITCH) $(foreach name,$(STAGE),'$(name)')
 
 experiment: setup ## one experiment up to its evaluation: EXPERIMENT=metaworld
-	@$(SWITCH)
-	@$(REPRO) $(foreach name,$(EXPERIMENT),--experiment '$(name)')
+	@$(REPRO) $(SWITCH) $(foreach name,$(EXPERIMENT),--experiment '$(name)')
 
 flow: setup ## the pipeline as a Prefect flow, stages side by side: EXPERIMENT=, SCALE=, SET=rl.actor_lr=1e-5, FORCE=1
 	@python -m flows.run $(foreach name,$(EXPERIMENT),--experiment '$(name)') $(if $(SCALE),--scale $(SCALE)) \

@@ -20,11 +20,10 @@ from flows.stage import REFUSAL, Board
 from flows.watch import watch
 from flows.workspace import check, open_workspace
 from pirl_core.commands.inputs import lacking
-from pirl_core.commands.repro import PIPELINE
 from pirl_core.errors import UserError
 from pirl_core.params.file import load_params
 from pirl_core.readers import variables
-from pirl_core.stages.lock import take
+from pirl_core.stages.lock import PIPELINE, take
 from pirl_core.stages.mend import mend
 
 

@@ -13,16 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from pirl_core.commands.inputs import lacking, with_needs
+from pirl_core.commands.scale import describe, switch
 from pirl_core.commands.targets import evaluations, find_stages, stage_names
 from pirl_core.errors import UserError, told
 from pirl_core.params.file import load_params
+from pirl_core.params.preset import load_preset, preset_names
 from pirl_core.report.paper import check_models
-from pirl_core.stages.lock import LOCKS, take
+from pirl_core.stages.lock import PIPELINE, take
 from pirl_core.stages.mend import mend
 
 SHORT = re.compile("-[a-zA-Z]{2,}")
-PIPELINE = LOCKS / "pipeline"
-"""Held by whoever runs the stages of a workspace: this command, or a flow."""
 # Options of dvc repro that say which stages run, and what a failure ends.
 ALONE = {"-s", "--single-item", "--downstream"}
 BEYOND = {"-p", "--pipeline", "-P", "--all-pipelines"}
@@ -46,12 +46,18 @@ def main(argv: list[str] | None = None) -> int:
         metavar="NAME",
         help="its stages up to its evaluation; may be repeated",
     )
+    parser.add_argument("--scale", choices=preset_names(), help="first write params.yaml from this preset")
+    parser.add_argument("--overwrite", action="store_true", help="with --scale: a file with edits of your own too")
     args, given = parser.parse_known_args(argv)
     try:
         if not Path("dvc.yaml").is_file():
             raise UserError(f"{Path.cwd()}: no dvc.yaml here; run in the repository's root")
-        words = _checked(given, args.experiment)
+        _checked(given, args.experiment, args.scale)
         turn = take(PIPELINE, tell=lambda holder: say(f"process {holder} runs the pipeline here; waiting for its end"))
+        if args.scale:
+            # Not before its turn: a run of the pipeline reads the file again at each stage.
+            switch(args.scale, Path("params.yaml"), args.overwrite)
+            print(describe(Path("params.yaml")), flush=True)
         # The file may be another after a long wait.
         words = _checked(given, args.experiment)
         for line in mend(Path()):
@@ -70,9 +76,10 @@ def main(argv: list[str] | None = None) -> int:
     )
 
 
-def _checked(given: list[str], experiments: list[str]) -> list[str]:
-    """The words for DVC. Raises UserError for bad parameters, and for names of nothing."""
-    params = load_params(Path("params.yaml"))
+def _checked(given: list[str], experiments: list[str], scale: str | None = None) -> list[str]:
+    """The words for DVC. Raises UserError for bad parameters, for names of nothing, and for what stages will not find;
+    of a ``scale`` that is still to be written for names alone."""
+    params = load_preset(scale) if scale else load_params(Path("params.yaml"))
     check_models(params)
     # DVC's short options may stand together: -sf.
     given = [part for word in given for part in ([f"-{x}" for x in word[1:]] if SHORT.fullmatch(word) else [word])]
@@ -80,6 +87,8 @@ def _checked(given: list[str], experiments: list[str]) -> list[str]:
     # No option of dvc repro takes a value.
     targets = [word for word in words if not word.startswith("-")]
     names = find_stages(params, targets, "--glob" in words, Path())
+    if scale:
+        return words
     alone = bool(ALONE & set(words))
     if not alone:
         names = with_needs(params, stage_names(params) if BEYOND & set(words) else names)

@@ -9,14 +9,13 @@ from contextlib import nullcontext, suppress
 from pathlib import Path
 
 from pirl_core import console
-from pirl_core.commands.repro import PIPELINE
 from pirl_core.errors import UserError, told
 from pirl_core.files import write_text
 from pirl_core.params.file import load_params
 from pirl_core.params.preset import preset_names, preset_text
 from pirl_core.readers.text import read_bytes
 from pirl_core.report.paper import check_models
-from pirl_core.stages.lock import take
+from pirl_core.stages.lock import PIPELINE, take
 
 SUMMARY = "write params.yaml from a preset, or tell which scale it holds and check it"
 REMEDY = "give another --params"

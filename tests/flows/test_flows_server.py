@@ -21,8 +21,7 @@ pytest.importorskip("prefect")
 
 from flows.server import free_port
 from flows.watch import SERVER_PATIENCE_SECONDS
-from pirl_core.commands.repro import PIPELINE
-from pirl_core.stages.lock import take
+from pirl_core.stages.lock import PIPELINE, take
 from tests import ROOT
 from tests.flows.workspace import (
     PYTHON,

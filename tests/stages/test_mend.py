@@ -18,9 +18,8 @@ import yaml
 from dvc.schema import COMPILED_LOCKFILE_SCHEMA
 from voluptuous import Invalid
 
-from pirl_core.commands.repro import PIPELINE
 from pirl_core.files import write_text
-from pirl_core.stages.lock import take
+from pirl_core.stages.lock import PIPELINE, take
 from pirl_core.stages.mend import BROKEN, COPY, RECORD, is_whole, keep_record, mend
 from tests.flows.workspace import PYTHON, environment, make_workspace
 
