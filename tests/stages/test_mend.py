@@ -207,7 +207,7 @@ def test_a_second_run_waits_for_the_first(tmp_path: Path) -> None:
     second = repro(folder, "--dry", "curate@a")
     assert second.stdout is not None
     line = second.stdout.readline()
-    who = rf"{os.getpid()} \(\S*python.* pytest .*, since \d{{4}}-\d\d-\d\d \d\d:\d\d\)"
+    who = rf"{os.getpid()} \(\S*python.*, since \d{{4}}-\d\d-\d\d \d\d:\d\d\)"
     assert re.fullmatch(rf"pirl: repro: process {who} runs the pipeline here; waiting for its end\n", line), line
     time.sleep(0.5)
     assert second.poll() is None
