@@ -128,8 +128,13 @@ def wait_for(log: Path, text: str, count: int = 1, patience: float = 90) -> None
 
 
 def ask(api_url: str, path: str, body: dict[str, Any] | None = None) -> Any:
-    """GET, or POST where there is a body."""
-    answer = httpx.request("GET" if body is None else "POST", api_url + path, json=body, timeout=30)
+    """GET, or POST where there is a body; again, as Prefect's own client does, where the server's database is busy."""
+    deadline = time.monotonic() + 60
+    while True:
+        answer = httpx.request("GET" if body is None else "POST", api_url + path, json=body, timeout=30)
+        if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE or time.monotonic() > deadline:
+            break
+        time.sleep(0.5)
     answer.raise_for_status()
     return answer.json() if answer.content else None
 
