@@ -7,7 +7,9 @@ import os
 import sqlite3
 import subprocess
 import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,7 @@ from PIL import Image, ImageSequence
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from pirl_core.errors import UserError
+from pirl_core.training import track
 from pirl_core.training.track import Tracker, clock
 
 EVENTS = Path(".pirl/tensorboard/rl/m-0")
@@ -116,12 +119,13 @@ def test_progress_is_throttled_but_its_end_is_told(capsys: pytest.CaptureFixture
     assert (last["step"], last["metrics"]) == (300, {"charts/success": 1.0})
 
 
-def test_work_after_the_last_step_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_work_after_the_last_step_is_told(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr(track, "time", SimpleNamespace(time=time.time, monotonic=lambda: now))
     with Tracker("rl", "m-0", 2, None) as tracker:
         tracker.progress(2)
         tracker.aside("videos", 0, 16)
-        tracker._begun -= 10.0
-        tracker._lined -= 1.0
+        now += 10.0
         for done in (1, 2):
             tracker.aside("videos", done, 16)
         tracker.aside("videos", 15, 16)
