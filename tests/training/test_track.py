@@ -98,7 +98,10 @@ def test_a_resumed_run_goes_on_where_its_checkpoint_was() -> None:
     assert len(rows("metrics.jsonl")) == 6, "without a folder there are no curves"
 
 
-def test_the_time_left_counts_only_steps_of_this_process(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_time_left_counts_only_steps_of_this_process(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(track, "time", SimpleNamespace(time=time.time, monotonic=lambda: 1000.0))
     with Tracker("sft", "m-0", 2000, None, resumed=1000) as tracker:
         tracker._begun -= 100.0  # 100 s of work
         tracker.log(1100, {}, ())
