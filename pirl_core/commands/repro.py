@@ -19,7 +19,7 @@ from pirl_core.errors import UserError, told
 from pirl_core.params.file import load_params
 from pirl_core.params.preset import load_preset, preset_names
 from pirl_core.report.paper import check_models
-from pirl_core.stages.lock import PIPELINE, take
+from pirl_core.stages.lock import PIPELINE, take, waiting_for
 from pirl_core.stages.mend import mend
 
 SHORT = re.compile("-[a-zA-Z]{2,}")
@@ -53,7 +53,7 @@ def main(argv: list[str] | None = None) -> int:
         if not Path("dvc.yaml").is_file():
             raise UserError(f"{Path.cwd()}: no dvc.yaml here; run in the repository's root")
         _checked(given, args.experiment, args.scale)
-        turn = take(PIPELINE, tell=lambda holder: say(f"process {holder} runs the pipeline here; waiting for its end"))
+        turn = take(PIPELINE, tell=lambda holder: say(waiting_for(holder)))
         if args.scale:
             # Not before its turn: a run of the pipeline reads the file again at each stage.
             switch(args.scale, Path("params.yaml"), args.overwrite)

@@ -15,7 +15,7 @@ from pirl_core.params.file import load_params
 from pirl_core.params.preset import preset_names, preset_text
 from pirl_core.readers.text import read_bytes
 from pirl_core.report.paper import check_models
-from pirl_core.stages.lock import PIPELINE, take
+from pirl_core.stages.lock import PIPELINE, take, waiting_for
 
 SUMMARY = "write params.yaml from a preset, or tell which scale it holds and check it"
 REMEDY = "give another --params"
@@ -25,7 +25,9 @@ def switch(scale: str, path: Path, force: bool) -> None:
     """Raises UserError for a broken preset, and rather than overwrite a file that is none of them, unless ``force``."""
     text = preset_text(scale)
     if path.exists() and not force and not _is_preset(read_bytes(path, REMEDY)):
-        raise UserError(f"{path} has edits that would be lost; keep a copy and add --force (make: FORCE=1)")
+        raise UserError(
+            f"{path} has edits that would be lost; keep a copy and add --force (make: FORCE=1, repro: --overwrite)"
+        )
     write_text(path, text)
 
 
@@ -71,8 +73,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _say_busy(holder: str) -> None:
-    holder = " ".join(holder.split())
-    print(f"pirl: scale: process {holder} runs the pipeline here; waiting for its end", file=sys.stderr, flush=True)
+    print(f"pirl: scale: {waiting_for(holder)}", file=sys.stderr, flush=True)
 
 
 def main(argv: list[str] | None = None) -> int:

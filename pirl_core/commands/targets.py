@@ -53,13 +53,12 @@ def find_stages(params: Params, targets: Sequence[str], glob: bool, folder: Path
     others = _stages_of(folder / "dvc.yaml") - {*kinds}
     found: list[str] = []
     for target in targets:
-        name = target.removeprefix("dvc.yaml").removeprefix(":")
-        chosen = [each for each in names if name in (each, each.partition("@")[0])]
-        chosen = chosen or (matching(names, name) if glob else [])
         if not target.strip(":"):
             raise UserError("a stage's name is empty; leave it out for all stages")
-        chosen = names if target in ("dvc.yaml", "dvc.yaml:") else chosen
-        chosen = chosen or (matching(others, name) if glob else [])
+        name = target.removeprefix("dvc.yaml").removeprefix(":")
+        chosen = [each for each in names if name in ("", each, each.partition("@")[0])]
+        if glob and not chosen:
+            chosen = matching(names, name) or matching(others, name)
         foreign = ":" in name or name.endswith((".yaml", ".dvc")) or (folder / target).is_dir()
         if not chosen and not foreign and name.partition("@")[0] not in others:
             near = get_close_matches(target, names, n=1)

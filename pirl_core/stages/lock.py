@@ -20,6 +20,11 @@ PIPELINE = LOCKS / "pipeline"
 _PATIENCE_SECONDS = 10.0
 
 
+def waiting_for(holder: str) -> str:
+    """What a command says that waits for ``PIPELINE``."""
+    return f"process {' '.join(holder.split())} runs the pipeline here; waiting for its end"
+
+
 class HeldError(Exception):
     """Another process keeps the lock; the message says which."""
 
