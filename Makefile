@@ -171,16 +171,14 @@ test-slow: setup ## the tests that take longer than about 20 seconds
 test-all: setup ## all tests
 	@$(PYTEST) -m ''
 
-lint: setup ## style, types, and that dvc.yaml lists what each stage imports
+lint: setup ## style and types
 	ruff check .
 	ruff format --check .
 	mypy
-	python -m pirl_core.stages.deps --check
 
-format: setup ## put style and dvc.yaml's lists of sources right
+format: setup ## put style right
 	ruff check --fix .
 	ruff format .
-	python -m pirl_core.stages.deps --write
 
 # Not with --quiet, which hides from --strict what it should count.
 docs: setup .venv/extra-docs ## the pages of docs/ as a site, in outputs/site; a dead link is an error

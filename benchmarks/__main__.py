@@ -14,10 +14,14 @@ from pathlib import Path
 
 from benchmarks.measure import Row, table
 from pirl_core import console
+from pirl_core.provenance.machine import machine
+from pirl_core.provenance.packages import versions
+from pirl_core.provenance.revision import revision
 from pirl_core.stages.cli import _set_threads
-from pirl_core.stages.record import machine, revision, versions
 
 PARTS = ("environments", "simulators", "context", "iteration", "waiting", "memory", "startup")
+
+PACKAGES = ("torch", "transformers", "accelerate", "peft", "numpy", "mujoco", "metaworld", "dvc")
 
 
 def measured(part: str) -> list[Row] | None:
@@ -34,7 +38,8 @@ def page(rows: list[Row], load: float, begun: float) -> str:
     """The table, and the machine it was measured on."""
     here = machine()
     judged = [row for row in rows if row.target]
-    packages = ", ".join(f"{name} {number}" for name, number in versions().items())
+    found = versions(PACKAGES)
+    packages = ", ".join(f"{name} {found[name]}" for name in PACKAGES if name in found)
     return f"""# Benchmarks
 
 Made by `make bench`. {sum(row.holds is True for row in judged)} of {len(judged)} targets hold.

@@ -1,5 +1,8 @@
 """The stages of dvc.yaml, matrix items expanded, in an order in which each comes after what it needs."""
 
+import os
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -28,8 +31,24 @@ class Stage(NamedTuple):
         return self.address.partition("@")[2].partition("-")[0]
 
 
+FIRST = "sources"
+"""Runs before any stage is judged, since the others depend on what it finds in the code; DVC never skips it."""
+
+
+def look_at_sources(folder: Path) -> None:
+    """Run the stage that tells DVC which code has changed. Raises UserError with its line."""
+    command = [sys.executable, "-m", "pirl_core.commands.dvc", "--wait-for-lock", "repro", "--single-item", FIRST]
+    done = subprocess.run(
+        command, cwd=folder, env=with_own_python({**os.environ}), capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        lines = done.stderr.splitlines()
+        said = [line.partition(f"{FIRST}: ")[2] for line in lines if line.startswith(f"pirl: {FIRST}: ")]
+        raise UserError((said or lines or [f"stage {FIRST} failed"])[0])
+
+
 def read_graph(folder: Path) -> list[Stage]:
-    """Raises UserError where DVC cannot read dvc.yaml."""
+    """All but the stage ``FIRST``. Raises UserError where DVC cannot read dvc.yaml."""
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
     from networkx import lexicographical_topological_sort
@@ -38,7 +57,10 @@ def read_graph(folder: Path) -> list[Stage]:
         with Repo(str(folder)) as repo:
             graph = repo.index.graph
             order = list(lexicographical_topological_sort(graph.reverse(), key=_address))
-            needs = {stage: tuple(sorted(_address(need) for need in graph.successors(stage))) for stage in order}
+            order = [stage for stage in order if _address(stage) != FIRST]
+            needs = {
+                stage: tuple(sorted({_address(need) for need in graph.successors(stage)} - {FIRST})) for stage in order
+            }
             try:
                 changed = set(repo.status())
             except DvcException:
@@ -51,6 +73,13 @@ def read_graph(folder: Path) -> list[Stage]:
         stale = stage.addressing in changed or any(stages[need].stale for need in needs[stage])
         stages[_address(stage)] = Stage(_address(stage), needs[stage], stale)
     return list(stages.values())
+
+
+def with_own_python(variables: dict[str, str]) -> dict[str, str]:
+    """dvc.yaml says `python`: let it be this environment's, activated or not."""
+    own = str(Path(sys.executable).parent)
+    path = variables.get("PATH", os.defpath)
+    return variables if own in path.split(os.pathsep) else {**variables, "PATH": f"{own}{os.pathsep}{path}"}
 
 
 def _address(stage: Any) -> str:

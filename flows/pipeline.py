@@ -12,7 +12,7 @@ from prefect.states import Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.artifacts import write_results
-from flows.graph import read_graph, select
+from flows.graph import look_at_sources, read_graph, select
 from flows.processes import Guards
 from flows.resources import Machine, limit_name, visible_gpus
 from flows.scheduler import Scheduler
@@ -57,6 +57,7 @@ def pirl(
         with take(folder / PIPELINE, tell=lambda holder: log.info("process %s runs here; waiting for its end", holder)):
             for line in mend(folder):
                 log.warning(line)
+            look_at_sources(folder)
             graph = read_graph(folder)
             chosen = select(graph, experiments)
             will_run = [stage.address for stage in chosen if stage.stale or force]

@@ -1,7 +1,6 @@
 """One stage as a Prefect task: its command, its lines in the log, its state in the UI."""
 
 import contextlib
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +14,7 @@ from prefect.concurrency.sync import concurrency
 from prefect.states import Cancelled, Completed, Failed
 
 from flows.artifacts import Log
+from flows.graph import with_own_python
 from flows.lines import REFUSED, Progress, Transcript, level, progress
 from flows.processes import Guards, StoppedError
 from pirl_core.stages.mend import mend
@@ -82,13 +82,6 @@ def run_stage(address: str, board: Board, variables: dict[str, str], limit: str 
 def leave_stage(address: str) -> State[Any]:
     """A stage that is up to date, as are all that it needs."""
     return Completed(name=UNCHANGED, message=f"{address} is up to date")
-
-
-def with_own_python(variables: dict[str, str]) -> dict[str, str]:
-    """dvc.yaml says `python`: let it be this environment's, activated or not."""
-    own = str(Path(sys.executable).parent)
-    path = variables.get("PATH", os.defpath)
-    return variables if own in path.split(os.pathsep) else {**variables, "PATH": f"{own}{os.pathsep}{path}"}
 
 
 @contextlib.contextmanager

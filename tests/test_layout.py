@@ -20,6 +20,7 @@ STOREYS = (
     ("training",),
     ("envs",),
     ("params",),
+    ("provenance",),
     ("flow", "readers", "facts"),
     ("console", "files", "named", "seeds", "types"),
     ("errors",),

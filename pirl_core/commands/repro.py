@@ -21,6 +21,7 @@ from pirl_core.params.preset import load_preset, preset_names
 from pirl_core.report.paper import check_models
 from pirl_core.stages.lock import PIPELINE, take, waiting_for
 from pirl_core.stages.mend import mend
+from pirl_core.stages.sources import write_sources
 
 SHORT = re.compile("-[a-zA-Z]{2,}")
 # Options of dvc repro that say which stages run, and what a failure ends.
@@ -93,6 +94,8 @@ def _checked(given: list[str], experiments: list[str], scale: str | None = None)
     if not alone:
         names = with_needs(params, stage_names(params) if BEYOND & set(words) else names)
     wrong = lacking(params, Path(), names)
+    if wrong:
+        write_sources(params)  # before DVC is asked what is out of date
     stale = set(wrong) if FORCED & set(words) or not wrong else _stale(list(wrong), alone)
     for name, said in wrong.items():
         if stale & {name, *(() if alone else with_needs(params, [name]))}:

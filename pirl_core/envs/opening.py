@@ -37,10 +37,7 @@ def open_batch(settings: Settings, episode: Episode, num_envs: int) -> Batch:
 
     Raises UserError where there is no such GPU, or package or assets are missing.
     """
-    from pirl_core.envs.drawing import vulkan
-
-    device = vulkan.gpu()
-    batch: Batch = named.part(named.BENCHMARKS, settings.benchmark, "open").batch(settings, episode, num_envs, device)
+    batch: Batch = named.part(named.BENCHMARKS, settings.benchmark, "open").batch(settings, episode, num_envs)
     return batch
 
 

@@ -7,19 +7,22 @@ makes one; ``published_sizes(cameras, horizon)``, what released weights expect o
 were told the task. A module ``layout`` may know the names of published weights.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, Union
 
 from pirl_core import named
 from pirl_core.params.sizes import Size
 from pirl_core.policy.context import DataSizes
-from pirl_core.policy.families.groot.network import Groot, GrootShape
-from pirl_core.policy.families.pi0.network import Pi0, Pi0Shape
-from pirl_core.policy.families.smolvla.network import SmolVla, SmolVlaShape
 from pirl_core.policy.tokenizer import Prompt
 
-Backbone = Pi0 | SmolVla | Groot
+if TYPE_CHECKING:
+    from pirl_core.policy.families.groot.network import Groot, GrootShape
+    from pirl_core.policy.families.pi0.network import Pi0, Pi0Shape
+    from pirl_core.policy.families.smolvla.network import SmolVla, SmolVlaShape
+
+# In words, since an experiment loads its own family alone.
+Backbone = Union["Pi0", "SmolVla", "Groot"]
 """Or anything that has what these have."""
-Shape = Pi0Shape | SmolVlaShape | GrootShape
+Shape = Union["Pi0Shape", "SmolVlaShape", "GrootShape"]
 
 
 def family_module(family: str) -> Any:

@@ -21,7 +21,6 @@ from pirl_core.flow.chain import Noise
 from pirl_core.params.sections import Precision
 from pirl_core.policy.backbone import Backbone
 from pirl_core.policy.context import Context, Inputs
-from pirl_core.policy.families.pi0.network import Pi0
 from pirl_core.policy.heads import NoiseNet, critic_head
 from pirl_core.policy.images import network_images
 from pirl_core.policy.normalize import Normalization, pad_last
@@ -99,7 +98,7 @@ class FlowPolicy(nn.Module):
         """
         shape = self.backbone.shape
         if process.critic == "vlm_unmasked":
-            if not isinstance(self.backbone, Pi0):
+            if not hasattr(self.backbone, "pool_padding"):
                 raise UserError(
                     f"rl.critic = vlm_unmasked: the official pooling of π0 and π0.5, which {shape.family} has not; "
                     "set vlm or expert"

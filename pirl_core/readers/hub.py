@@ -33,6 +33,16 @@ def snapshot(
         raise hub_error(error, repo, revision, "the download") from error
 
 
+def commit_of(repo: str, revision: str | None, repo_type: str = "model") -> str:
+    """Which commit a branch or tag is at, 40 hexadecimal digits; None: the main one. Raises as ``snapshot``."""
+    from huggingface_hub import HfApi
+
+    try:
+        return str(HfApi().repo_info(repo, revision=revision, repo_type=repo_type).sha)
+    except Exception as error:  # as above
+        raise hub_error(error, repo, revision, "the question") from error
+
+
 def hub_error(error: Exception, repo: str, revision: str | None, doing: str) -> UserError:
     """The line for an exception of huggingface_hub. ``doing`` is the action that it ended, such as "the download"."""
     from huggingface_hub import errors

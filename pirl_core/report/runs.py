@@ -25,7 +25,7 @@ def build_runs(records: list[Record], expected: int) -> dict[str, Any]:
 
 
 def machine_label(machine: Any) -> str:
-    """A machine record (`stages.record.machine`) as one short phrase."""
+    """A machine record (`provenance.machine.machine`) as one short phrase."""
     if not isinstance(machine, dict):
         return str(machine)
     parts = [str(machine["cpu"])] if machine.get("cpu") else []

@@ -9,82 +9,30 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
 
 from pirl_core import console
 from pirl_core.errors import UserError, WorkerDied, told
 from pirl_core.files import write_json
-from pirl_core.params.file import Run, load_params, resolve
-from pirl_core.params.sections import Experiment, Params, Supervision
+from pirl_core.params.file import load_params, resolve
+from pirl_core.params.sections import Params
+from pirl_core.provenance.machine import MemoryWatch, machine
+from pirl_core.provenance.revision import Revision, revision
 from pirl_core.readers import variables
 from pirl_core.stages import launch
 from pirl_core.stages.alive import LAUNCHER, mortal
-from pirl_core.stages.fingerprint import fingerprint
+from pirl_core.stages.job import AGAIN, NEEDS, Job, look, read_job, require_same, require_same_source
 from pirl_core.stages.lock import exclusive
 from pirl_core.stages.mend import keep_record
-from pirl_core.stages.record import MemoryWatch, machine, revision, versions
 from pirl_core.training import resume
-
-# What each stage is asked for, and the sections of params.yaml that it may read: dvc.yaml lists the same ones.
-NEEDS: dict[str, tuple[str, ...]] = {
-    "curate": ("experiment",),
-    "sft": ("experiment", "seed"),
-    "rl": ("experiment", "method", "seed"),
-    "evaluate": ("experiment", "method", "seed"),
-    "report": (),
-}
-READS: dict[str, tuple[str, ...]] = {
-    "curate": ("env", "curate"),
-    "sft": ("env", "policy", "sft"),
-    "rl": ("env", "rl"),
-    "evaluate": ("env", "evaluate"),
-    "report": ("report", "evaluate"),
-}
-
-
-class Job(NamedTuple):
-    """What a stage is asked to do.
-
-    name: ``E``, ``E-S`` or ``E-M-S``; names the output folders. method: for evaluate also 'sft', the policy before RL.
-    entry: the experiment's labels. run: the sections, overrides merged; one that is not in the stage's READS raises.
-    """
-
-    stage: str
-    name: str
-    experiment: str
-    method: str
-    seed: int
-    entry: Experiment
-    run: Run
-    supervision: Supervision
-
-    @property
-    def label(self) -> str:
-        """How its lines on the terminal begin."""
-        return f"[{self.stage} {self.name}]"
-
-    def parameters(self) -> dict[str, Any]:
-        """The sections that the stage reads, as plain data."""
-        return {section: getattr(self.run, section).model_dump() for section in READS[self.stage]}
-
-    def fingerprint(self, inputs: Iterable[Path]) -> str:
-        """Of all that this job's result depends on; ``inputs`` are the folders it reads."""
-        return fingerprint(self.stage, {"name": self.name, **self.parameters()}, inputs)
-
-
-def require(folder: Path, stage: str) -> None:
-    """Raises UserError where ``stage``, as DVC calls it, has not written this folder yet."""
-    if not folder.is_dir():
-        raise UserError(f"{folder} is not there yet; run make stage STAGE={stage} first")
 
 
 def stage_main(stage: str, run: Callable[[Job], None], argv: Sequence[str] | None = None) -> int:
     """Parse, check, run, record. Returns the exit code.
 
     0; 2 for bad input or a guard's stop, told in one line; 130 or 143 when interrupted; 1 when a rank was lost. After
-    success ``outputs/run/<stage>/<name>.json`` holds time, memory, machine, versions, revision and parameters.
+    success ``outputs/run/<stage>/<name>.json`` holds time, memory, machine, versions, revision, code and parameters.
     """
     begun = time.monotonic()
     console.speak()
@@ -98,7 +46,7 @@ def stage_main(stage: str, run: Callable[[Job], None], argv: Sequence[str] | Non
             processes = launch.process_count(stage)
             threads, fresh = _set_threads(), variables.flag(variables.FRESH)
             sharding = launch.choose_sharding()
-            job = _job(stage, load_params(args.params), args)
+            job, at = read_job(stage, args), revision()
             if not in_charge:
                 _run(run, job)
                 return 0
@@ -119,7 +67,8 @@ def stage_main(stage: str, run: Callable[[Job], None], argv: Sequence[str] | Non
                         _run(run, job)
                 if is_rank:
                     processes = int(os.environ["WORLD_SIZE"])
-                _record(job, threads, processes, sharding, time.monotonic() - begun, memory.peak_mib)
+                require_same(job, args)
+                _record(job, at, threads, processes, sharding, time.monotonic() - begun, memory.peak_mib)
                 resume.forget(stage, job.name)
     except (UserError, OSError) as error:
         if (said := told(error)) is None:
@@ -149,8 +98,12 @@ def report_main(run: Callable[[Params], None], argv: Sequence[str] | None = None
         with mortal():
             _set_threads()
             params = load_params(args.params)
+            source = look("report", [resolve(params, experiment) for experiment in params.experiments])
             with exclusive("report", "all"):
                 run(params)
+                if load_params(args.params).model_copy(update={"run": params.run}) != params:
+                    raise UserError(f"{args.params} changed while this ran: nothing is recorded; {AGAIN}")
+                require_same_source(source, "report")
     except (UserError, OSError) as error:
         if (said := told(error)) is None:
             raise
@@ -201,30 +154,7 @@ def _parser(stage: str) -> argparse.ArgumentParser:
     return parser
 
 
-def _job(stage: str, params: Params, args: argparse.Namespace) -> Job:
-    method = getattr(args, "method", "")
-    before_rl = stage == "evaluate" and method == "sft"
-    full = resolve(params, args.experiment, method if "method" in NEEDS[stage] and not before_rl else None)
-    seed = getattr(args, "seed", 0)
-    if "seed" in NEEDS[stage] and seed not in params.seeds:
-        raise UserError(f"--seed {seed} is not in 'seeds' {params.seeds} of {args.params}; add it there")
-    parts = [args.experiment, *([method] if method else []), *([str(seed)] if "seed" in NEEDS[stage] else [])]
-    read: Any = [getattr(full, s) if s in READS[stage] else _Unlisted(stage, s) for s in Run._fields]
-    entry = params.experiments[args.experiment]
-    return Job(stage, "-".join(parts), args.experiment, method, seed, entry, Run(*read), params.run)
-
-
-class _Unlisted:
-    """Stands for a section that the stage does not declare: DVC would not see it change."""
-
-    def __init__(self, stage: str, section: str) -> None:
-        self._message = f"stage {stage} reads section {section}: add it to READS in stages/cli.py and to dvc.yaml"
-
-    def __getattr__(self, name: str) -> object:
-        raise AssertionError(self._message)
-
-
-def _record(job: Job, threads: int, processes: int, sharding: str, seconds: float, peak_mib: int) -> None:
+def _record(job: Job, at: Revision, threads: int, processes: int, sharding: str, seconds: float, peak_mib: int) -> None:
     write_json(
         Path("outputs/run") / job.stage / f"{job.name}.json",
         {
@@ -234,8 +164,10 @@ def _record(job: Job, threads: int, processes: int, sharding: str, seconds: floa
             "peak_memory_mib": peak_mib,
             "machine": {**machine(), "threads": threads, "processes": processes, "sharding": sharding},
             "python": sys.version.split()[0],
-            "versions": versions(),
-            "revision": revision(),
+            "versions": job.versions(),
+            "revision": at.commit,
+            "edits": at.edits,
+            "code": {"digest": job.source.code.digest, "parts": job.source.parts, "inputs": job.source.inputs},
             "seeds": {"training": job.seed} if "seed" in NEEDS[job.stage] else {},
             "params": job.parameters(),
         },

@@ -3,7 +3,8 @@
 import json
 from pathlib import Path
 
-from pirl_core.stages.cli import Job, stage_main
+from pirl_core.stages.cli import stage_main
+from pirl_core.stages.job import Job
 
 
 def run(job: Job) -> None:

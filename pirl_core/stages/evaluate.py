@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pirl_core.files import naming, replace_folder
-from pirl_core.stages.cli import Job, require, stage_main
+from pirl_core.stages.cli import stage_main
+from pirl_core.stages.job import Job, require
 
 if TYPE_CHECKING:
     from pirl_core.evaluation.evaluate import Outcome

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from pirl_core.stages.cli import Job, require, stage_main
+from pirl_core.stages.cli import stage_main
+from pirl_core.stages.job import Job, require
 
 
 def run(job: Job) -> None:

@@ -28,11 +28,13 @@ from pirl_core.params.preset import preset_values
 from pirl_core.policy import layers
 from pirl_core.policy.flow_policy import keyed_normals
 from pirl_core.policy.folder import load_policy, save_policy
+from pirl_core.provenance.code import Code
 from pirl_core.report.build import build_report
 from pirl_core.rl import guards
 from pirl_core.sft import build
 from pirl_core.stages import curate, evaluate, rl, sft
-from pirl_core.stages.cli import Job
+from pirl_core.stages.job import Job
+from pirl_core.stages.sources import Source
 from pirl_core.training.resume import Checkpoints
 from pirl_core.training.track import Tracker
 from pirl_core.types import ChunkResult, Episode, Observation
@@ -156,6 +158,7 @@ class Walk:
 BLIND = params.Env.model_validate(BASE["Env"] | {"cameras": [], "object_state": True, "episode_steps": 150})
 SEEING = params.Env.model_validate(BASE["Env"])
 ENTRY = params.Experiment.model_validate(BASE["Experiment"])
+NO_SOURCE = Source({"benchmarks": (), "backbones": (), "noise_rules": ()}, Code({}, frozenset()), {})
 CALM = params.Supervision.model_validate(BASE["Supervision"])
 
 
@@ -167,7 +170,7 @@ def job(
 ) -> Job:
     name = {"curate": "e", "sft": "e-0", "rl": "e-m-0", "evaluate": "e-m-0"}[stage]
     read: Any = [sections.get(field) for field in Run._fields]
-    return Job(stage, name, "e", "m", 0, entry, Run(*read), supervision)
+    return Job(stage, name, "e", "m", 0, entry, Run(*read), supervision, NO_SOURCE)
 
 
 def everything(folder: Path) -> list[tuple[str, str]]:

@@ -14,7 +14,8 @@ from pirl_core.commands import scale
 from pirl_core.errors import UserError
 from pirl_core.params.file import load_params, resolve
 from pirl_core.params.preset import preset_names, preset_text
-from pirl_core.stages.cli import Job, report_main, stage_main
+from pirl_core.stages.cli import report_main, stage_main
+from pirl_core.stages.job import Job
 
 Edit = Callable[[dict[str, Any]], Any]
 

@@ -23,7 +23,8 @@ from pirl_core.envs.vector import slots as vector
 from pirl_core.params.preset import preset_values
 from pirl_core.policy.folder import save_policy
 from pirl_core.stages import curate, evaluate, report, rl, sft
-from pirl_core.stages.cli import NEEDS, report_main, stage_main
+from pirl_core.stages.cli import report_main, stage_main
+from pirl_core.stages.job import NEEDS
 from tests.data.test_data import BROKEN as DATASETS
 from tests.data.test_data import edit_json, make_episode
 from tests.params.test_params import BROKEN as PARAMETERS

@@ -24,7 +24,8 @@ from pirl_core.console import speak
 from pirl_core.errors import UserError
 from pirl_core.report.show import main as show
 from pirl_core.stages import launch
-from pirl_core.stages.cli import Job, report_main, stage_main
+from pirl_core.stages.cli import report_main, stage_main
+from pirl_core.stages.job import Job
 from pirl_core.training.session import open_session
 from tests import ROOT
 

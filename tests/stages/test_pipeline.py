@@ -17,8 +17,9 @@ from dvc.repo import Repo
 
 from pirl_core.params.file import load_params
 from pirl_core.params.preset import preset_values
-from pirl_core.stages.cli import NEEDS, READS
-from pirl_core.stages.deps import PACKAGE, STAGES, stage_sources, with_sources
+from pirl_core.provenance.code import PACKAGE
+from pirl_core.stages.job import NEEDS, READS
+from pirl_core.stages.sources import path_of
 
 # Stands for `python` while DVC runs the stages: real commands, folders and records, but a new text instead of training.
 STAND_IN = """\
@@ -49,51 +50,16 @@ def pipeline(root: Path) -> dict[str, Any]:
     return stages
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_a_stage_depends_on_exactly_the_modules_it_imports(stage: str, root: Path, pipeline: dict[str, Any]) -> None:
-    listed = [path for path in pipeline[stage]["deps"] if path.startswith(PACKAGE + "/")]
-    assert listed == stage_sources(stage, root), "run python -m pirl_core.stages.deps --write"
-    assert f"{PACKAGE}/stages/{stage}.py" in listed
+@pytest.mark.parametrize("stage", NEEDS)
+def test_a_stage_depends_on_what_its_code_does(stage: str, pipeline: dict[str, Any]) -> None:
+    item = {need: f"${{item.{need}}}" for need in ("experiment", "method")}
+    if stage == "report":
+        item = dict.fromkeys(item, "")
+    assert path_of(stage, item["experiment"], item["method"]).as_posix() in pipeline[stage]["deps"]
+    assert not [path for path in pipeline[stage]["deps"] if path.startswith("pirl_core")]
 
 
-def test_the_walker_finds_what_python_loads(root: Path) -> None:
-    """Everything a stage module loads on import is listed; what its functions load later may be more."""
-    code = "import sys, pirl_core.stages.evaluate; print(*(m for m in sys.modules if m.startswith('pirl_core')))"
-    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
-    listed = stage_sources("evaluate", root)
-    for module in done.stdout.split():
-        path = root.joinpath(*module.split("."))
-        own = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
-        assert own.relative_to(root).as_posix() in listed
-
-
-def test_the_walker_follows_every_kind_of_import(tmp_path: Path) -> None:
-    files = {
-        "__init__.py": "",
-        "stages/__init__.py": "",
-        "stages/rl.py": "from pirl_core import a\ndef run():\n  import pirl_core.b.c\n  from pirl_core.d import f\n",
-        "a.py": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from pirl_core import never\n",
-        "b/__init__.py": "",
-        "b/c.py": "import pirl_core.a\nimport numpy\n",
-        "b/page.html": "",
-        "d.py": "def f(): pass\n",
-        "never.py": "",
-    }
-    for name, text in files.items():
-        path = tmp_path / PACKAGE / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    expected = sorted(f"{PACKAGE}/{name}" for name in files if name != "never.py")
-    assert stage_sources("rl", tmp_path) == expected
-
-
-def test_writing_the_sources_keeps_everything_else(root: Path) -> None:
-    text = (root / "dvc.yaml").read_text()
-    bare = re.sub(rf"^      - {PACKAGE}/.*\n", "", text, flags=re.MULTILINE)
-    assert with_sources(bare, root) == with_sources(text, root) == text
-
-
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", NEEDS)
 def test_a_stage_declares_the_parameters_it_reads(stage: str, pipeline: dict[str, Any]) -> None:
     listed = set(pipeline[stage]["params"])
     if stage == "report":
@@ -192,7 +158,11 @@ def workspace(root: Path, tmp_path: Path) -> Path:
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "stand_in.py").write_text(STAND_IN)
     python = tmp_path / "bin" / "python"
-    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" -S "{tmp_path}/bin/stand_in.py" "$@"\n')
+    # What the code does is looked at for real.
+    python.write_text(
+        f'#!/bin/sh\n[ "$2" = pirl_core.stages.sources ] && exec "{sys.executable}" "$@"\n'
+        f'exec "{sys.executable}" -S "{tmp_path}/bin/stand_in.py" "$@"\n'
+    )
     python.chmod(0o755)
     return tmp_path
 
@@ -207,8 +177,8 @@ def _dvc(workspace: Path, *arguments: str) -> str:
 
 
 def _repro(workspace: Path) -> set[str]:
-    """Stages that ran."""
-    return set(re.findall(r"Running stage '([^']+)'", _dvc(workspace, "repro")))
+    """Stages that ran, but for the one that always does."""
+    return set(re.findall(r"Running stage '([^']+)'", _dvc(workspace, "repro"))) - {"sources"}
 
 
 @pytest.mark.slow
@@ -236,10 +206,72 @@ def test_a_change_reruns_what_depends_on_it_and_nothing_else(workspace: Path) ->
     _set(params, ("experiments.a", None))
     assert _repro(workspace) == {"report"}
 
-    # A comment in the report's code is a change of the report's code only.
-    source = workspace / PACKAGE / "report" / "tables.py"
-    source.write_text(source.read_text() + "# a comment\n")
+
+def edit(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+
+
+@pytest.mark.slow
+def test_a_change_of_code_reruns_what_does_something_else(workspace: Path) -> None:
+    """m: MetaWorld with π0; g: MetaWorld with GR00T; l: LIBERO with π0; two methods each."""
+    params = yaml.safe_load((workspace / "params.yaml").read_text())
+    one = params["experiments"]["a"]
+    libero = preset_values("libero")
+    params["methods"]["flow_noise"] = preset_values("smoke")["methods"]["flow_noise"]
+    params["policies"] = ["sft", "flow_sde", "flow_noise"]
+    splits = {"id": {"tasks": None, "shift": "none", "episodes_per_task": 1}}
+    params["experiments"] = {
+        "m": one,
+        "g": {**one, "policy": {"backbone": "groot"}},
+        "l": {**one, "env": libero["env"], "evaluate": {"splits": splits}},
+    }
+    (workspace / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+    first = _repro(workspace)
+    assert len(first) == 3 * 7 + 1
+    package = workspace / PACKAGE
+    rl = {e: {f"{s}@{e}-{m}-0" for s in ("rl", "evaluate") for m in ("flow_sde", "flow_noise")} for e in "mgl"}
+    of = {e: rl[e] | {f"curate@{e}", f"sft@{e}-0", f"evaluate@{e}-sft-0"} for e in "mgl"}
+
+    # A comment, a docstring, another layout; something new beside the others; what only tells or checks.
+    noise = package / "flow/noise.py"
+    edit(noise, "import math\n", "import math  # a comment\n")
+    edit(noise, '"""', '"""Really: ')
+    noise.write_text(noise.read_text().replace(" + ", " \\\n        + "))
+    (package / "flow/rules/new.py").write_text((package / "flow/rules/flow_sde.py").read_text())
+    shutil.copytree(package / "envs/metaworld", package / "envs/new")
+    shutil.copytree(package / "policy/families/pi0", package / "policy/families/new")
+    edit(package / "training/track.py", "import json\n", "import json\n\nNEW = 1\n")
+    edit(package / "params/errors.py", "\n\n\n", "\n\nNEW = 1\n\n\n")
+    assert _repro(workspace) == set()
+
+    (package / "envs/libero/simulator.py").open("a").write("NEW = 1\n")
+    assert _repro(workspace) == of["l"] | {"report"}
+    (package / "policy/families/pi0/network.py").open("a").write("NEW = 1\n")
+    assert _repro(workspace) == {name for e in "ml" for name in of[e] if "curate" not in name} | {"report"}
+    edit(package / "flow/rules/flow_sde.py", "return ", "return -")
+    assert _repro(workspace) == {f"{s}@{e}-flow_sde-0" for s in ("rl", "evaluate") for e in "mgl"} | {"report"}
+    (package / "report/tables.py").open("a").write("NEW = 1\n")
     assert _repro(workspace) == {"report"}
+    (package / "envs/vector/worker.py").open("a").write("NEW = 1\n")
+    assert _repro(workspace) == {name for e in "mgl" for name in of[e]} | {"report"}
+
+
+@pytest.mark.slow
+def test_a_folder_of_others_is_looked_at_like_any_other(workspace: Path) -> None:
+    data = workspace / "theirs"
+    (data / "meta").mkdir(parents=True)
+    for name in ("meta/info.json", "0.parquet"):
+        (data / name).write_text(name)
+    _set(workspace / "params.yaml", ("experiments.b.curate", {"dataset": "theirs"}))
+    assert len(_repro(workspace)) == 11
+    assert _repro(workspace) == set()
+    for change in ((data / "0.parquet").unlink, lambda: (data / "meta/info.json").write_text("other")):
+        change()
+        assert _repro(workspace) == {
+            "curate@b", "sft@b-0", "rl@b-flow_sde-0", "evaluate@b-sft-0", "evaluate@b-flow_sde-0", "report",
+        }  # fmt: skip
 
 
 @pytest.mark.slow

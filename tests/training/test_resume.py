@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +20,22 @@ from hypothesis import strategies as st
 
 from pirl_core.data.curate import make_dataset
 from pirl_core.evaluation.evaluate import Outcome, load_outcomes, save_outcomes
+from pirl_core.params.file import check_params, resolve
+from pirl_core.params.preset import preset_values
 from pirl_core.params.sections import Curate, Env, Sft
 from pirl_core.policy.flow_policy import FlowPolicy
 from pirl_core.policy.folder import load_policy, save_policy
+from pirl_core.provenance import packages
 from pirl_core.rl.train import train_rl
 from pirl_core.sft.build import build_policy
 from pirl_core.sft.train import train_sft
-from pirl_core.stages.fingerprint import fingerprint
+from pirl_core.stages.sources import source_of
 from pirl_core.training.resume import Checkpoints
 from pirl_core.training.session import Session
 from pirl_core.training.track import Tracker
 from pirl_core.types import Episode
 from tests.params.probes import BASE as VALUES
+from tests.params.probes import job
 from tests.rl.test_rl import rl_params
 from tests.sft.test_sft import BASE, ENV, POLICY, learnable
 from tests.worlds import INSTRUCTIONS, Bandit, session, small_policy
@@ -91,15 +96,26 @@ def test_the_age_of_a_checkpoint_is_bounded(tmp_path: Path) -> None:
     assert not Checkpoints(tmp_path, 60).due()
 
 
-def test_the_fingerprint_sees_whatever_the_result_depends_on(tmp_path: Path) -> None:
+def test_the_fingerprint_sees_whatever_the_result_depends_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another stage, parameter, input, line of code, and another version of what the benchmark's stages load."""
     (tmp_path / "meta").mkdir()
     (tmp_path / "meta/info.json").write_text("1")
-    base = fingerprint("sft", {"a": 1}, [tmp_path])
-    assert base == fingerprint("sft", {"a": 1}, [tmp_path])
-    assert base != fingerprint("rl", {"a": 1}, [tmp_path])
-    assert base != fingerprint("sft", {"a": 2}, [tmp_path])
+    env = Env.model_validate(VALUES["Env"])
+    base = job("rl", env=env, rl=rl_params())
+    source = source_of("rl", [resolve(check_params(preset_values("smoke"), "smoke"), "metaworld")], "")
+    loaded = base._replace(source=source)
+    marks = [each.fingerprint([tmp_path]) for each in (base, loaded)]
+    assert loaded.fingerprint([tmp_path]) == marks[1]
+    marks.append(base._replace(name="e-m-1").fingerprint([tmp_path]))
+    marks.append(base._replace(run=base.run._replace(rl=rl_params(actor_lr=0.5))).fingerprint([tmp_path]))
+    edited = source._replace(code=source.code._replace(files={**source.code.files, "pirl_core/rl/losses.py": "0"}))
+    marks.append(base._replace(source=edited).fingerprint([tmp_path]))
+    true = metadata.version
+    monkeypatch.setattr(packages, "version", lambda name: "0" if name == "mujoco" else true(name))
+    marks.append(loaded.fingerprint([tmp_path]))
     (tmp_path / "meta/info.json").write_text("2")
-    assert base != fingerprint("sft", {"a": 1}, [tmp_path])
+    marks.append(base.fingerprint([tmp_path]))
+    assert len(set(marks)) == len(marks)
 
 
 class Stop(Exception):  # noqa: N818 - stands for a kill

@@ -11,10 +11,11 @@ def simulator(settings: Settings, episode: Episode) -> Simulator:
     return PutOnPlateEnv(settings)
 
 
-def batch(settings: Settings, episode: Episode, num_envs: int, device: str) -> Batch:
+def batch(settings: Settings, episode: Episode, num_envs: int) -> Batch:
+    from pirl_core.envs.drawing import vulkan
     from pirl_core.envs.put_on_plate.batch import PutOnPlateBatch
 
-    return PutOnPlateBatch(settings, num_envs, device)
+    return PutOnPlateBatch(settings, num_envs, vulkan.gpu())
 
 
 def expert() -> Expert:

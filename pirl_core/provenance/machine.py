@@ -1,20 +1,15 @@
-"""What a number was made on: machine, versions, revision, memory."""
+"""On what a number was made, and how much memory that took."""
 
 import os
 import platform
-import subprocess
 import sys
 import threading
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import psutil
 
-PACKAGES = ("torch", "transformers", "accelerate", "peft", "numpy", "mujoco", "metaworld", "pandas", "pyarrow", "dvc")
-MADE = ("dvc.lock", "results")
-SOURCES = ("pirl_core", "flows")
 _MIB = 2**20
 
 
@@ -80,35 +75,3 @@ def _cpu_model() -> str:
         lines = []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.machine()
-
-
-def versions() -> dict[str, str]:
-    found = {}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
-def revision() -> str:
-    """As ``git describe --always --dirty`` says it, or 'unknown' outside a repository.
-
-    The run's own record does not make it dirty, dvc.lock and results/; a source file that git does not know yet does.
-    """
-    # Another git may be at work: this one shall not refresh the index.
-    status = ("--no-optional-locks", "status", "--porcelain")
-    try:
-        described = _git("describe", "--always")
-        changed = _git(*status, "--untracked-files=no", "--", ":/", *(f":(top,exclude){path}" for path in MADE))
-        unknown = _git(*status, "--untracked-files=normal", "--", *(f":/{path}" for path in SOURCES))
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
-    new = [line for line in unknown.splitlines() if line.startswith("??")]
-    return f"{described}-dirty" if changed or new else described
-
-
-def _git(*words: str) -> str:
-    done = subprocess.run(["git", *words], capture_output=True, text=True, check=True, timeout=20)
-    return done.stdout.strip()

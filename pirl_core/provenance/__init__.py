@@ -1,0 +1,1 @@
+"""What a number was made of: code, packages, revision, machine."""
