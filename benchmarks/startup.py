@@ -1,6 +1,7 @@
 """How long the command line and an up-to-date pipeline keep one waiting."""
 
 import argparse
+import json
 import statistics
 import subprocess
 import sys
@@ -37,13 +38,16 @@ def help_rows(rounds: int) -> list[Row]:
 
 
 def repro_row(rounds: int) -> Row:
-    """Asks for nothing to be computed: only where `dvc status` says that all is up to date."""
-    what, dvc = "`dvc repro`, nothing to do", [sys.executable, "-m", "dvc"]
-    status = subprocess.run([*dvc, "status", "--quiet"], cwd=ROOT, check=False, capture_output=True)
-    if status.returncode:
+    """Asks for nothing to be computed: only where `dvc status` says that all is up to date but the stage that always
+    runs."""
+    what, repro = "`make reproduce`, nothing to do", [sys.executable, "-m", "pirl_core.commands.repro"]
+    run([sys.executable, "-m", "pirl_core.stages.sources"])
+    asked = [sys.executable, "-m", "dvc", "status", "--json"]
+    status = subprocess.run(asked, cwd=ROOT, check=False, capture_output=True)
+    if status.returncode or set(json.loads(status.stdout)) - {"sources"}:
         return Row(what, "not measured", f"≤ {REPRO_SECONDS:.0f} s", None, "the pipeline is not up to date here")
-    spent = statistics.median(seconds(lambda: run([*dvc, "repro"])) for _ in range(rounds))
-    how = f"this checkout with its outputs; median of {rounds}"
+    spent = statistics.median(seconds(lambda: run(repro)) for _ in range(rounds))
+    how = f"this checkout with its outputs, without make's own tenths; median of {rounds}"
     return Row(what, f"{spent:.2f} s", f"≤ {REPRO_SECONDS:.0f} s", spent <= REPRO_SECONDS, how)
 
 

@@ -67,16 +67,3 @@ def _where(home: str, name: str, module: str) -> str:
         raise LookupError(lacking(home, name, module))
     package = name if "." in name else f"{home}.{name}"
     return f"{package}.{module}" if module else package
-
-
-def own_sources(name: str) -> list[Path]:
-    """Python files of the package that a dotted name is of; none for a short one."""
-    spec = find_spec(name.split(".")[0]) if "." in name else None
-    if spec is None:
-        return []
-    folders = spec.submodule_search_locations
-    return (
-        sorted(path for folder in folders for path in Path(folder).rglob("*.py"))
-        if folders
-        else [Path(str(spec.origin))]
-    )

@@ -60,7 +60,7 @@ def main(argv: list[str] | None = None) -> int:
             switch(args.scale, Path("params.yaml"), args.overwrite)
             print(describe(Path("params.yaml")), flush=True)
         # The file may be another after a long wait.
-        words = _checked(given, args.experiment)
+        words = _checked(given, args.experiment, mine=True)
         for line in mend(Path()):
             say(line)
     except (UserError, OSError) as error:
@@ -77,9 +77,9 @@ def main(argv: list[str] | None = None) -> int:
     )
 
 
-def _checked(given: list[str], experiments: list[str], scale: str | None = None) -> list[str]:
+def _checked(given: list[str], experiments: list[str], scale: str | None = None, mine: bool = False) -> list[str]:
     """The words for DVC. Raises UserError for bad parameters, for names of nothing, and for what stages will not find;
-    of a ``scale`` that is still to be written for names alone."""
+    of a ``scale`` that is still to be written for names alone. mine: it is this command's turn."""
     params = load_preset(scale) if scale else load_params(Path("params.yaml"))
     check_models(params)
     # DVC's short options may stand together: -sf.
@@ -94,8 +94,8 @@ def _checked(given: list[str], experiments: list[str], scale: str | None = None)
     if not alone:
         names = with_needs(params, stage_names(params) if BEYOND & set(words) else names)
     wrong = lacking(params, Path(), names)
-    if wrong:
-        write_sources(params)  # before DVC is asked what is out of date
+    if mine and (wrong or alone):
+        write_sources(params)  # before DVC judges stages without the one that does this
     stale = set(wrong) if FORCED & set(words) or not wrong else _stale(list(wrong), alone)
     for name, said in wrong.items():
         if stale & {name, *(() if alone else with_needs(params, [name]))}:

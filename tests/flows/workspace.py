@@ -3,7 +3,6 @@
 import copy
 import json
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -16,7 +15,7 @@ import yaml
 
 from pirl_core.params.preset import preset_values
 from tests import ROOT
-from tests.stages.test_pipeline import STAND_IN
+from tests.stages.test_pipeline import STAND_IN, copy_project
 
 PYTHON = sys.executable
 # Before the stand-in writes its outputs. knobs.json: per "stage name", or for "all", how it behaves.
@@ -41,23 +40,20 @@ if "exit" in knob:
 
 def make_workspace(folder: Path) -> Path:
     """Two experiments, eleven stages; ``bin/python`` in it stands for python, and the flows are there as in a clone."""
-    for package in ("pirl_core", "flows"):
-        shutil.copytree(ROOT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("dvc.yaml", ".dvcignore", "pyproject.toml"):
-        shutil.copy(ROOT / name, folder / name)
-    (folder / ".dvc").mkdir()
-    config = (ROOT / ".dvc" / "config").read_text()
-    (folder / ".dvc" / "config").write_text(config + "    no_scm = true\n")
+    copy_project(ROOT, folder)
     params = preset_values("smoke")
     params["methods"] = {"flow_sde": params["methods"]["flow_sde"]}
     params["policies"] = ["sft", "flow_sde"]
     one = params["experiments"]["metaworld"]
     params["experiments"] = {"a": one, "b": copy.deepcopy(one)}
     (folder / "params.yaml").write_text("# a comment of the user's\n" + yaml.safe_dump(params, sort_keys=False))
-    (folder / "bin").mkdir()
     (folder / "bin" / "stand_in.py").write_text(KNOBS + STAND_IN)
     python = folder / "bin" / "python"
-    python.write_text(f'#!/bin/sh\nexec "{PYTHON}" -S "{folder}/bin/stand_in.py" "$@"\n')
+    # What the code does is looked at for real.
+    python.write_text(
+        f'#!/bin/sh\n[ "$2" = pirl_core.stages.sources ] && exec "{PYTHON}" "$@"\n'
+        f'exec "{PYTHON}" -S "{folder}/bin/stand_in.py" "$@"\n'
+    )
     python.chmod(0o755)
     return folder
 

@@ -21,26 +21,26 @@ from pirl_core.provenance.code import PACKAGE
 from pirl_core.stages.job import NEEDS, READS
 from pirl_core.stages.sources import path_of
 
+# What each stage writes, as the stand-ins need it; a test compares it with dvc.yaml.
+OUTS = """\
+lambda stage, *names: {
+    "curate": [f"outputs/curate/{'-'.join(names)}"],
+    "sft": [f"outputs/policy/{names[0]}-sft-{names[-1]}", f"outputs/sft/{'-'.join(names)}"] if names else [],
+    "rl": [f"outputs/policy/{'-'.join(names)}", f"outputs/rl/{'-'.join(names)}"],
+    "evaluate": [f"outputs/evaluate/{'-'.join(names)}"],
+    "report": [f"results/{file}" for file in ("report.md", "metrics.json", "run.json", "learning.svg")]
+    + ["outputs/report"],
+}[stage]"""
 # Stands for `python` while DVC runs the stages: real commands, folders and records, but a new text instead of training.
-STAND_IN = """\
-import argparse, pathlib, sys, uuid
-stage = sys.argv[2].rpartition(".")[2]
-parser = argparse.ArgumentParser()
-for option in ("experiment", "method", "seed"):
-    parser.add_argument("--" + option, default="")
-a = parser.parse_args(sys.argv[3:])
-name = "-".join(part for part in (a.experiment, a.method, a.seed) if part)
-outs = {
-    "curate": [f"outputs/curate/{name}/x"],
-    "sft": [f"outputs/policy/{a.experiment}-sft-{a.seed}/x", f"outputs/sft/{name}/x"],
-    "rl": [f"outputs/policy/{name}/x", f"outputs/rl/{name}/x"],
-    "evaluate": [f"outputs/evaluate/{name}/x"],
-    "report": [f"results/{file}" for file in ("report.md", "metrics.json", "run.json", "learning.svg")],
-}[stage]
-for out in [*outs, f"outputs/run/{stage}/{name}.json" if name else "outputs/report/x"]:
+STAND_IN = f"""\
+import pathlib, sys, uuid
+stage, names = sys.argv[2].rpartition(".")[2], sys.argv[4::2]
+outs = ({OUTS})(stage, *names)
+paths = [out if out.startswith("results") else f"{{out}}/x" for out in outs]
+for out in [*paths, *([f"outputs/run/{{stage}}/{{'-'.join(names)}}.json"] if names else [])]:
     path = pathlib.Path(out)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text('{"token": "%s"}' % uuid.uuid4())
+    path.write_text('{{"token": "%s"}}' % uuid.uuid4())
 """
 
 
@@ -139,15 +139,22 @@ def _set(path: Path, *edits: tuple[str, Any]) -> None:
     path.write_text(yaml.safe_dump(content, sort_keys=False))
 
 
+def copy_project(root: Path, folder: Path) -> None:
+    """What DVC and the flows need of a clone, without git, and a folder ``bin`` for a stand-in."""
+    for package in (PACKAGE, "flows"):
+        shutil.copytree(root / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("dvc.yaml", ".dvcignore", "pyproject.toml"):
+        shutil.copy(root / name, folder / name)
+    (folder / ".dvc").mkdir()
+    config = (root / ".dvc" / "config").read_text()
+    (folder / ".dvc" / "config").write_text(config + "    no_scm = true\n")
+    (folder / "bin").mkdir()
+
+
 @pytest.fixture
 def workspace(root: Path, tmp_path: Path) -> Path:
-    """A copy of the repository with two experiments and a stand-in for python, without git."""
-    shutil.copytree(root / PACKAGE, tmp_path / PACKAGE, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("dvc.yaml", ".dvcignore"):
-        shutil.copy(root / name, tmp_path / name)
-    (tmp_path / ".dvc").mkdir()
-    config = (root / ".dvc" / "config").read_text()
-    (tmp_path / ".dvc" / "config").write_text(config + "    no_scm = true\n")
+    """A copy of the repository with two experiments and a stand-in for python."""
+    copy_project(root, tmp_path)
     params = preset_values("smoke")
     del params["methods"]["flow_noise"]
     params["policies"] = ["sft", "flow_sde"]
@@ -155,7 +162,6 @@ def workspace(root: Path, tmp_path: Path) -> Path:
     params["experiments"] = {"a": one, "b": copy.deepcopy(one)}
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
     load_params(tmp_path / "params.yaml")
-    (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "stand_in.py").write_text(STAND_IN)
     python = tmp_path / "bin" / "python"
     # What the code does is looked at for real.
