@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -160,6 +161,15 @@ def test_the_table(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     keys = [line.strip().partition("=")[0] for line in shown["--all",]]
     assert shown["--all",][0].strip() == first
     assert sorted(keys) == sorted(["rl.actor_lr", "report.title", *(f"rl.{key}" for key in own_keys)])
+
+
+def test_a_package_in_the_root_is_found(root: Path, pirl: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the installed command too, which does not look in the folder that it is called in."""
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    (root / "rule_of_mine").mkdir()
+    (root / "rule_of_mine/wide.py").write_text("def weights(tau, delta, level): pass\n")
+    parameters(root / RUNS / NEWER, rl={"noise_rule": "rule_of_mine.wide"})
+    assert pirl("runs")[1]["problem"] == ""
 
 
 def test_keys_that_only_one_side_has() -> None:
