@@ -18,7 +18,7 @@ from flows.resources import Machine, limit_name, visible_gpus
 from flows.scheduler import Scheduler
 from flows.stage import REFUSAL, Board
 from flows.watch import watch
-from flows.workspace import check, open_workspace
+from flows.workspace import check, environment, next_commands, open_workspace
 from pirl_core.commands.inputs import lacking
 from pirl_core.errors import UserError
 from pirl_core.params.file import load_params
@@ -65,13 +65,15 @@ def pirl(
                 if not keep_going:
                     raise UserError(said)
                 log.warning("%s will not run: %s", name, said)
-            machine = Machine(limits, os.environ, visible_gpus(os.environ), processes)
+            machine = Machine(limits, environment(wish, folder, os.environ), visible_gpus(os.environ), processes)
             log.info("stages at once: %s", machine.describe())
             scheduler = Scheduler(graph, chosen, Board(folder, force, guards), machine, log)
             state = scheduler.run(keep_going)
             if scheduler.went_well("report"):
                 write_results(log, folder)
         log.info("results: %s", folder / "results")
+        if wish.differs:
+            log.info("to compare with params.yaml's own run: %s", next_commands(wish, folder))
         return state
     except UserError as error:
         return Failed(name=REFUSAL, message=str(error))

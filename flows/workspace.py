@@ -7,24 +7,30 @@ come from there. The same parameters find the same folder again, and with it the
 
 import filecmp
 import hashlib
+import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
 
+from pirl_core.commands.runs import EVALUATIONS
 from pirl_core.commands.status import RUNS
 from pirl_core.errors import UserError
 from pirl_core.files import write_text
 from pirl_core.params.errors import unknown
-from pirl_core.params.file import check_params
+from pirl_core.params.file import check_params, load_params, resolve
 from pirl_core.params.preset import preset_values
+from pirl_core.params.sections import Params
 from pirl_core.readers.strict_yaml import read_yaml
 from pirl_core.report.paper import check_models
 from pirl_core.stages.mend import RECORD, is_whole, read_record
 
 SOURCES = ("dvc.yaml", ".dvcignore", "pyproject.toml")
+WRITTEN = ("curate", "policy", "sft", "rl", "evaluate", "run", "report")
+"""Below outputs/, what stages write."""
 
 
 class Wish(NamedTuple):
@@ -78,7 +84,27 @@ def open_workspace(wish: Wish) -> Path:
     _write_dvc_config(wish.root, folder)
     if not (folder / "params.yaml").exists():
         write_text(folder / "params.yaml", text)
+    for name in _given_folders(load_params(folder / "params.yaml")):
+        _link(wish.root, folder, name)
     return folder
+
+
+def environment(wish: Wish, folder: Path, own: Mapping[str, str]) -> dict[str, str]:
+    """Of a stage that runs in ``folder``: from one apart, too, it finds packages that lie in the root."""
+    if not wish.differs:
+        return dict(own)
+    path = [str(folder.resolve()), str(wish.root.resolve()), own.get("PYTHONPATH", "")]
+    return {**own, "PYTHONPATH": os.pathsep.join(filter(None, path))}
+
+
+def next_commands(wish: Wish, folder: Path) -> str:
+    """What shows a run apart beside the repository's own."""
+    params = load_params(folder / "params.yaml")
+    methods = sorted(params.policies, key=lambda policy: policy == "sft")
+    for name in (f"{experiment}-{method}" for experiment in params.experiments for method in methods):
+        if all(any((place / EVALUATIONS).glob(f"{name}-*/episodes.parquet")) for place in (wish.root, folder)):
+            return f"`pirl compare {name} {folder.name}:{name}`, or `pirl runs` for all that was tried"
+    return "`pirl runs`"
 
 
 def _override(content: dict[str, Any], key: str, value: object) -> None:
@@ -115,6 +141,33 @@ def _copy(source: Path, target: Path) -> None:
     temporary = target.with_name(f".{target.name}.partial")
     shutil.copyfile(source, temporary)
     temporary.replace(target)
+
+
+def _given_folders(params: Params) -> Iterator[str]:
+    """Folders, or hub ids, that the parameters name."""
+    for experiment in params.experiments:
+        run = resolve(params, experiment)
+        tokenizer = run.policy.tokenizer if run.policy.size == "full" else None
+        yield from filter(None, (run.curate.dataset, run.policy.pretrained, tokenizer))
+
+
+def _link(root: Path, folder: Path, name: str) -> None:
+    """Let a folder of the root be found by its relative name from ``folder`` too. What is there stays."""
+    path = Path(os.path.normpath(name))
+    if path.is_absolute() or _is_written(path) or not (root / path).is_dir():
+        return
+    link = folder / path
+    if link.is_symlink() and not link.exists():
+        link.unlink()
+    with suppress(FileExistsError):
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(root / path)
+
+
+def _is_written(path: Path) -> bool:
+    """Whether it lies outside the workspace, or where a run writes: what came through a link would change the root."""
+    first, second = (*path.parts, "", "")[:2]
+    return first in ("", "..", "results", ".dvc", ".pirl") or (first == "outputs" and second in ("", *WRITTEN))
 
 
 def _write_dvc_config(root: Path, folder: Path) -> None:

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from pirl_core import console
-from pirl_core.commands import compare, plan, scale, status
+from pirl_core.commands import compare, plan, runs, scale, status
 from pirl_core.commands import publish as checkpoints
 from pirl_core.errors import UserError, told
 
@@ -28,6 +28,7 @@ _pirl_evaluations() {
 }
 RUN = {
     "status": status.run,
+    "runs": runs.run,
     "compare": compare.run,
     "scale": scale.run,
     "plan": plan.run,
@@ -44,6 +45,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", help="what to do")
     add = commands.add_parser
     status.add_arguments(add("status", help=status.SUMMARY, description=f"Tells {status.SUMMARY}."))
+    runs.add_arguments(add("runs", help=runs.SUMMARY, description=f"Lists {runs.SUMMARY}."))
     about = compare.SUMMARY
     names = compare.add_arguments(add("compare", help=about, description=f"Prints {about}."))
     for action in names:

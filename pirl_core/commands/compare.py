@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from pirl_core.commands.runs import place
 from pirl_core.errors import UserError
 from pirl_core.report.tables import aligned, interval, percent, points, seed_note, split_title
 
@@ -35,9 +36,10 @@ def find(name: str) -> list[Path]:
     """The tables of episodes that ``name`` means.
 
     It may be an evaluation (metaworld-flow_sde-0), one without its seed (metaworld-flow_sde: all seeds), the path of
-    such a folder, here or in another clone, or a table itself. Raises UserError where there is none.
+    such a folder, here or in another clone, or a table itself; or one of a run apart (3f2a:metaworld-flow_sde). Raises
+    UserError where there is none.
     """
-    name = name.removeprefix("evaluate@")
+    name = place(name.removeprefix("evaluate@"))
     for path in (Path(name), EVALUATIONS / name):
         if path.is_file():
             return [path]
@@ -167,7 +169,10 @@ def _difference(found: Row | None) -> list[str]:
 
 def add_arguments(parser: argparse.ArgumentParser) -> list[argparse.Action]:
     """Returns the arguments that name an evaluation, for shell completion."""
-    what = "evaluation (metaworld-flow_sde-0), all its seeds (metaworld-flow_sde), or a folder with episodes.parquet"
+    what = (
+        "evaluation (metaworld-flow_sde-0), all its seeds (metaworld-flow_sde), those of a run that pirl runs lists "
+        "(3f2a:metaworld-flow_sde), or a folder with episodes.parquet"
+    )
     names = [
         parser.add_argument("a", metavar="A", help=f"before: an {what}, here or in another clone"),
         parser.add_argument("b", metavar="B", help="after: the same; the difference is B − A"),

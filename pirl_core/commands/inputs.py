@@ -32,11 +32,12 @@ def with_needs(params: Params, names: Iterable[str]) -> list[str]:
     wanted = set(names)
     for name in reversed(stage_names(params)):
         if name in wanted:
-            wanted |= set(_needs(params, name))
+            wanted |= set(needs(params, name))
     return [name for name in stage_names(params) if name in wanted]
 
 
-def _needs(params: Params, name: str) -> list[str]:
+def needs(params: Params, name: str) -> list[str]:
+    """The stages whose outputs it reads."""
     kind, _, rest = name.partition("@")
     experiment, *middle, seed = rest.split("-") if "-" in rest else (rest, "")
     match kind:

@@ -145,8 +145,8 @@ def render(statuses: list[Status]) -> str:
         "step": [f"{status['step']}/{status['total']}" if status["total"] else "–" for status in statuses],
         **{title: [_metric(status["metrics"], *how) for status in statuses] for title, how in METRICS.items()},
         "ETA": [_left(status) for status in statuses],
-        "saved": [_age(status["checkpoint_age"]) for status in statuses],
-        "updated": [_age(status["updated_age"]) for status in statuses],
+        "saved": [age(status["checkpoint_age"]) for status in statuses],
+        "updated": [age(status["updated_age"]) for status in statuses],
     }
     columns = {title: cells for title, cells in columns.items() if any(cell != "–" for cell in cells)}
     taken = sum(2 + max(map(len, (title, *cells))) for title, cells in columns.items() if title != "run")
@@ -180,7 +180,8 @@ def _left(status: Status) -> str:
     return clock(max(0.0, status["eta_seconds"] - status["updated_age"]))
 
 
-def _age(seconds: float | None) -> str:
+def age(seconds: float | None) -> str:
+    """In the largest unit of which it is at least one."""
     if seconds is None:
         return "–"
     for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):

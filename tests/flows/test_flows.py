@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import yaml
 
 pytest.importorskip("prefect")
 
@@ -197,6 +198,12 @@ def test_overrides_run_apart_and_leave_the_users_file_alone(workspace: Path) -> 
     stages = read_graph(workspace)
     assert len(stages) == 11
     assert {stage.address for stage in stages if not stage.stale} == {"curate@b", "sft@b-0"}
+    # Kept by copying the keys: what the trial computed is not computed again.
+    content = yaml.safe_load(before)
+    content["experiments"]["b"]["evaluate"]["num_envs"] = 3
+    own.write_text(yaml.safe_dump(content))
+    printed = dvc(workspace, "repro", "evaluate@b-flow_sde-0")
+    assert "Running stage" not in printed and printed.count("is cached") == 2
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ pytest.importorskip("prefect")
 
 from flows.server import free_port
 from flows.watch import SERVER_PATIENCE_SECONDS
+from pirl_core.commands.status import RUNS
 from pirl_core.stages.lock import PIPELINE, take
 from tests import ROOT
 from tests.flows.workspace import (
@@ -175,6 +176,16 @@ def test_two_at_once_one_fails_and_a_rerun_finishes(world: World) -> None:
     assert set(artifacts) >= {"pirl-progress", "pirl-stages"}
     assert json.loads(artifacts["pirl-stages"]["data"])[0]["state"] == "Unchanged"
     assert artifacts["pirl-progress"]["data"] == 100
+
+
+def test_other_values_run_apart_and_tell_how_to_compare(world: World) -> None:
+    turn(world.folder)
+    code, printed = world.finish("flows.run", "--set", "report.title=Trial")
+    assert code == 0, printed
+    (folder,) = (world.folder / RUNS).iterdir()
+    assert f"PYTHONPATH={folder}:{world.folder}:{world.folder}" in printed
+    assert "to compare with params.yaml's own run: `pirl runs`" in printed
+    assert (folder / "results/report.md").exists()
 
 
 def test_a_flow_waits_for_its_turn_and_mends_what_a_kill_left(world: World) -> None:

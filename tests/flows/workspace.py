@@ -26,7 +26,7 @@ name = "-".join(sys.argv[i + 1] for i in range(3, len(sys.argv) - 1) if sys.argv
 path = pathlib.Path(os.environ["KNOBS"])
 knobs = json.loads(path.read_text()) if path.exists() else {}
 knob = knobs.get(f"{stage} {name}", knobs.get("all", {}))
-for variable in ("PIRL_THREADS", "PIRL_WORKERS", "PIRL_FRESH"):
+for variable in ("PIRL_THREADS", "PIRL_WORKERS", "PIRL_FRESH", "PYTHONPATH"):
     print(f"{variable}={os.environ.get(variable)}")
 steps = knob.get("steps", 1)
 for i in range(steps):

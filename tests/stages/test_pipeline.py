@@ -280,23 +280,6 @@ def test_a_folder_of_others_is_looked_at_like_any_other(workspace: Path) -> None
         }  # fmt: skip
 
 
-@pytest.mark.slow
-def test_dvc_experiments_override_a_parameter(workspace: Path) -> None:
-    """`dvc exp run -S` writes 1e-4 its own way; the loader has to read it."""
-    (workspace / ".gitignore").write_text("/outputs/\n/results/\n")
-    config = workspace / ".dvc" / "config"
-    config.write_text(config.read_text().replace("    no_scm = true\n", ""))
-    (workspace / ".dvc" / ".gitignore").write_text("/tmp\n/cache\n")
-    subprocess.run(["git", "init", "-q"], cwd=workspace, check=True)
-    # dvc commits as well, and a fresh machine names no author.
-    for command in ("config user.name t", "config user.email t@example.org", "add -A", "commit -q -m start"):
-        subprocess.run(["git", *command.split()], cwd=workspace, check=True)
-    _dvc(workspace, "exp", "run", "-S", "rl.actor_lr=1e-5", "-S", "+experiments.b.env.image_size=48", "curate@b")
-    params = load_params(workspace / "params.yaml")
-    assert params.rl.actor_lr == 1e-5
-    assert params.experiments["b"].env == {"image_size": 48}
-
-
 def test_results_are_kept_in_git_and_large_outputs_are_not(root: Path, pipeline: dict[str, Any]) -> None:
     outs = pipeline["report"]["outs"]
     plain = [next(iter(out)) for out in outs if isinstance(out, dict) and out[next(iter(out))] == {"cache": False}]
