@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,11 +35,12 @@ FIRST = "sources"
 """Runs before any stage is judged, since the others depend on what it finds in the code; DVC never skips it."""
 
 
-def look_at_sources(folder: Path) -> None:
-    """Run the stage that tells DVC which code has changed. Raises UserError with its line."""
+def look_at_sources(folder: Path, variables: Mapping[str, str]) -> None:
+    """Run the stage that tells DVC which code has changed. variables: of its environment. Raises UserError with its
+    line."""
     command = [sys.executable, "-m", "pirl_core.commands.dvc", "--wait-for-lock", "repro", "--single-item", FIRST]
     done = subprocess.run(
-        command, cwd=folder, env=with_own_python({**os.environ}), capture_output=True, text=True, check=False
+        command, cwd=folder, env=with_own_python({**variables}), capture_output=True, text=True, check=False
     )
     if done.returncode:
         lines = done.stderr.splitlines()

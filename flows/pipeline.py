@@ -57,7 +57,8 @@ def pirl(
         with take(folder / PIPELINE, tell=lambda holder: log.info("process %s runs here; waiting for its end", holder)):
             for line in mend(folder):
                 log.warning(line)
-            look_at_sources(folder)
+            here = environment(wish, folder, os.environ)
+            look_at_sources(folder, here)
             graph = read_graph(folder)
             chosen = select(graph, experiments)
             will_run = [stage.address for stage in chosen if stage.stale or force]
@@ -65,7 +66,7 @@ def pirl(
                 if not keep_going:
                     raise UserError(said)
                 log.warning("%s will not run: %s", name, said)
-            machine = Machine(limits, environment(wish, folder, os.environ), visible_gpus(os.environ), processes)
+            machine = Machine(limits, here, visible_gpus(os.environ), processes)
             log.info("stages at once: %s", machine.describe())
             scheduler = Scheduler(graph, chosen, Board(folder, force, guards), machine, log)
             state = scheduler.run(keep_going)

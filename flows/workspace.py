@@ -29,7 +29,7 @@ from pirl_core.report.paper import check_models
 from pirl_core.stages.mend import RECORD, is_whole, read_record
 
 SOURCES = ("dvc.yaml", ".dvcignore", "pyproject.toml")
-WRITTEN = ("curate", "policy", "sft", "rl", "evaluate", "run", "report")
+WRITTEN = ("sources", "curate", "policy", "sft", "rl", "evaluate", "run", "report")
 """Below outputs/, what stages write."""
 
 

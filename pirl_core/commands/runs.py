@@ -128,7 +128,7 @@ def done_stages(folder: Path, params: Params) -> set[str]:
 
 
 def _ran(folder: Path, params: Params, name: str) -> bool:
-    from pirl_core.stages.cli import READS
+    from pirl_core.stages.job import READS
 
     kind, _, rest = name.partition("@")
     if kind == "report":

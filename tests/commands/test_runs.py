@@ -18,7 +18,7 @@ from pirl_core.commands.status import RUNS, WIDTH
 from pirl_core.commands.targets import stage_names
 from pirl_core.params.file import load_params, resolve
 from pirl_core.params.preset import preset_values
-from pirl_core.stages.cli import READS
+from pirl_core.stages.job import READS
 from pirl_core.stages.lock import PIPELINE
 
 NEWER, OLDER = "3f2a9c1b2d", "3fb0000000"

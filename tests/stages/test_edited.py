@@ -142,7 +142,7 @@ def test_an_edit_under_a_running_stage_poisons_nothing(by: str, workspace: Path)
         # DVC's run cache gives back what belongs to the values.
         (workspace / "params.yaml").write_text(old_text)
         code, said = start(workspace, ["-m", "dvc", "repro", "--glob", f"{stage}*"])
-        assert code == 0 and "is cached" in said, said
+        assert code == 0 and ("is cached" in said or stage == "report"), said  # its files are in git
         assert (recorded(workspace, stage), told(workspace, stage)) == (old, old)
     code, said = start(workspace, STARTS[by])
     assert code == 0, said
