@@ -77,9 +77,9 @@ def workspace(root: Path, tmp_path: Path) -> Path:
 
 def start(workspace: Path, words: Sequence[str]) -> tuple[int, str]:
     own = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "PIRL_"))}
-    environment = {
-        "PATH": f"{workspace}/bin:{own.pop('PATH')}", "PYTHONPATH": str(workspace), "SHELL": "/bin/sh",
-        "PREFECT_HOME": str(workspace / "prefect"), **own,
+    environment = own | {
+        "PATH": f"{workspace}/bin:{own['PATH']}", "PYTHONPATH": str(workspace), "SHELL": "/bin/sh",
+        "PREFECT_HOME": str(workspace / "prefect"),
     }  # fmt: skip
     done = subprocess.run([sys.executable, *words], cwd=workspace, env=environment, capture_output=True, text=True)
     return done.returncode, done.stdout + done.stderr
