@@ -7,11 +7,12 @@ from typing import Annotated, Any, NamedTuple
 import pandas as pd
 from pydantic import AfterValidator, Field
 
+from pirl_core import named
 from pirl_core.errors import UserError
 from pirl_core.params.file import resolve
 from pirl_core.params.sections import Params, split_label
 from pirl_core.readers.paths import bare
-from pirl_core.readers.tables import NUMBER, TEXT, TRUTH, WHOLE
+from pirl_core.readers.tables import NUMBER, TEXT, TRUTH, WHOLE, column_names
 from pirl_core.readers.tables import read_table as read_columns
 from pirl_core.readers.text import read_json, read_json_lines, read_json_list
 from pirl_core.readers.typed import Open, check
@@ -37,6 +38,15 @@ Step = Annotated[int, Field(ge=0, le=10**12)]
 EpisodeSeed = Annotated[int, Field(ge=0, lt=2**53)]
 """As JSON's numbers hold it exactly."""
 Amount = Annotated[float, Field(ge=0, le=1e15)]
+
+
+def _part_name(name: str) -> str:
+    if not named.NAME.fullmatch(name) or len(name) > 255:
+        raise ValueError(f"'{name[:60]}' is no name of a module")
+    return name
+
+
+PartName = Annotated[str, AfterValidator(_part_name)]
 
 
 class _Line(Open):
@@ -65,13 +75,22 @@ class _Machine(Open):
     gpus: list[str] | None = None
 
 
+class _Code(Open):
+    """What a run's sources were: a digest, and the parts found by name that it is of."""
+
+    digest: Annotated[str, Field(pattern=r"^[0-9a-f]+$")]
+    parts: dict[str, list[PartName]]
+
+
 class _Record(Open):
-    """Of a run, as `stages.cli` writes it."""
+    """Of a run, as `stages.cli` writes it; older ones lack keys."""
 
     wall_seconds: Amount | None = None
     peak_memory_mib: Amount | None = None
     machine: _Machine | str | None = None
     revision: str | None = None
+    edits: str | None = None
+    code: _Code | None = None
     python: str | None = None
     versions: dict[str, str] | None = None
     params: dict[str, dict[str, Any]] | None = None
@@ -129,11 +148,17 @@ def read_episodes(outputs: Path, params: Params) -> pd.DataFrame:
 
 
 def read_table(path: Path) -> pd.DataFrame:
-    """The COLUMNS of one table of episodes. Raises UserError for a missing or broken one, and where values are."""
+    """The COLUMNS of one table of episodes, whose reward results/ call return.
+
+    Raises UserError for a missing or broken one, and where values are.
+    """
     if not path.exists():
         raise UserError(f"{path} does not exist; run make stage STAGE=evaluate@{path.parent.name} first")
-    frame: pd.DataFrame = read_columns(path, REMEDY, COLUMNS).to_pandas()
-    return frame
+    names = column_names(path, REMEDY)
+    is_result = "return" in names and "reward" not in names
+    columns = {"return" if name == "reward" and is_result else name: kind for name, kind in COLUMNS.items()}
+    frame: pd.DataFrame = read_columns(path, REMEDY, columns).to_pandas()
+    return frame.rename(columns={"return": "reward"})
 
 
 def _check(frame: pd.DataFrame, path: Path, identity: dict[str, Any], splits: list[str]) -> None:

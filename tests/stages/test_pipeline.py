@@ -22,19 +22,21 @@ from pirl_core.stages.deps import PACKAGE, STAGES, stage_sources, with_sources
 
 # Stands for `python` while DVC runs the stages: real commands, folders and records, but a new text instead of training.
 STAND_IN = """\
-import argparse, pathlib, sys, uuid
+import argparse, pathlib, re, sys, uuid
 stage = sys.argv[2].rpartition(".")[2]
 parser = argparse.ArgumentParser()
 for option in ("experiment", "method", "seed"):
     parser.add_argument("--" + option, default="")
 a = parser.parse_args(sys.argv[3:])
 name = "-".join(part for part in (a.experiment, a.method, a.seed) if part)
+scale = re.search(r"^scale: (\\w+)", pathlib.Path("params.yaml").read_text(), re.MULTILINE)[1]
+files = ("report.md", "metrics.json", "run.json", "learning.svg", "episodes.parquet", "success.json")
 outs = {
     "curate": [f"outputs/curate/{name}/x"],
     "sft": [f"outputs/policy/{a.experiment}-sft-{a.seed}/x", f"outputs/sft/{name}/x"],
     "rl": [f"outputs/policy/{name}/x", f"outputs/rl/{name}/x"],
     "evaluate": [f"outputs/evaluate/{name}/x"],
-    "report": [f"results/{file}" for file in ("report.md", "metrics.json", "run.json", "learning.svg")],
+    "report": [f"results/{scale}/{file}" for file in files],
 }[stage]
 for out in [*outs, f"outputs/run/{stage}/{name}.json" if name else "outputs/report/x"]:
     path = pathlib.Path(out)
@@ -262,7 +264,8 @@ def test_dvc_experiments_override_a_parameter(workspace: Path) -> None:
 def test_results_are_kept_in_git_and_large_outputs_are_not(root: Path, pipeline: dict[str, Any]) -> None:
     outs = pipeline["report"]["outs"]
     plain = [next(iter(out)) for out in outs if isinstance(out, dict) and out[next(iter(out))] == {"cache": False}]
-    assert plain == ["results/report.md", "results/metrics.json", "results/run.json", "results/learning.svg"]
+    files = ("report.md", "metrics.json", "run.json", "learning.svg", "episodes.parquet", "success.json")
+    assert plain == [f"results/${{scale}}/{file}" for file in files]
     assert "/outputs/" in (root / ".gitignore").read_text().splitlines()
     assert (
         json.dumps([o for s in pipeline.values() for o in s["outs"] if isinstance(o, str) and o[:8] != "outputs/"])
