@@ -44,7 +44,7 @@ export PYTHONUNBUFFERED := 1
 REPRO := python -m pirl_core.commands.repro
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce stage experiment flow serve test test-slow test-all lint format docs bench clean dist-clean
+.PHONY: help setup reproduce stage experiment flow serve results test test-slow test-all lint format docs bench clean dist-clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -158,6 +158,9 @@ flow: setup ## the pipeline as a Prefect flow, stages side by side: EXPERIMENT=,
 
 serve: setup ## Prefect server with its UI, and the pipeline's deployment with a nightly schedule; ARGS="--cron '0 3 * * *'"
 	@python -m flows.serve $(ARGS)
+
+results: setup ## write the tables of README, docs and results/README.md from results/
+	@python -m pirl_core.report.pages
 
 # Two files of tests at a time: a file's tests share what it has set up.
 PYTEST = python -m pytest -n 2 --dist loadfile --durations 12

@@ -19,6 +19,7 @@ from prefect.artifacts import (
 
 from flows.lines import Progress, clock
 from pirl_core.readers.text import read_json, read_text
+from pirl_core.report.folder import results_of
 
 Log: TypeAlias = logging.Logger | logging.LoggerAdapter[Any]
 Row = dict[str, Any]
@@ -74,14 +75,15 @@ def write_results(log: Log, folder: Path) -> None:
     from pirl_core.report.tables import rates_table, seed_note
 
     def table() -> None:
-        metrics = read_json(folder / "results/metrics.json", "run stage report")
+        results = results_of(root=folder)
+        metrics = read_json(results / "metrics.json", "run stage report")
         header, cells = rates_table(metrics)
         rows = [dict(zip(header, line, strict=True)) for line in cells]
-        said = f"Success rates: {folder / 'results'}. {seed_note(metrics['rows'])}".strip()
+        said = f"Success rates: {results}. {seed_note(metrics['rows'])}".strip()
         create_table_artifact(rows, key="pirl-results", description=said)
 
     def report() -> None:
-        text = read_text(folder / "results/report.md", "run stage report")
+        text = read_text(results_of(root=folder) / "report.md", "run stage report")
         page = folder / "outputs/report/report.html"
         where = f"Page with curves and videos: [{page}]({page.as_uri()}) (open it from the disk)\n\n"
         without_figures = re.sub(r"^!\[[^\]]*\]\([^)]*\)\s*$", "", text, flags=re.MULTILINE)

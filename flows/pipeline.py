@@ -23,6 +23,7 @@ from pirl_core.commands.inputs import lacking
 from pirl_core.errors import UserError
 from pirl_core.params.file import load_params
 from pirl_core.readers import variables
+from pirl_core.report.folder import results_of
 from pirl_core.stages.lock import PIPELINE, take
 from pirl_core.stages.mend import mend
 
@@ -72,7 +73,7 @@ def pirl(
             state = scheduler.run(keep_going)
             if scheduler.went_well("report"):
                 write_results(log, folder)
-        log.info("results: %s", folder / "results")
+        log.info("results: %s", results_of(root=folder))
         if wish.differs:
             log.info("to compare with params.yaml's own run: %s", next_commands(wish, folder))
         return state

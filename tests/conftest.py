@@ -27,6 +27,18 @@ def root() -> Path:
 
 
 @pytest.fixture(scope="session")
+def committed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """results/ as git has it, staged changes included: a run of one's own leaves others in the working tree."""
+    git = ("git", "-C", str(ROOT))
+    listed = subprocess.run([*git, "ls-files", "results"], capture_output=True, text=True, check=False)
+    if not listed.stdout:
+        pytest.skip("no git repository")
+    folder = tmp_path_factory.mktemp("committed")
+    subprocess.run([*git, "checkout-index", f"--prefix={folder}/", "--", *listed.stdout.splitlines()], check=True)
+    return folder / "results"
+
+
+@pytest.fixture(scope="session")
 def preset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A valid parameter file, small."""
     path = tmp_path_factory.mktemp("preset") / "params.yaml"

@@ -198,7 +198,7 @@ def test_they_run_from_demonstrations_to_the_report(lab: Path) -> None:
         assert done.returncode == 0, done.stderr
     episodes = pd.read_parquet(lab / "here/outputs/evaluate/toy-own_noise-0/episodes.parquet")
     assert len(episodes) == 12
-    page = (lab / "here/results/report.md").read_text()
+    page = (lab / "here/results/smoke/report.md").read_text()
     assert "| toy | a dot | OOD far |" in page and "own_noise" in page
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 SUMMARY = "two evaluations side by side, with their paired difference and its interval"
 EVALUATIONS = Path("outputs/evaluate")
+TABLE = "episodes.parquet"
 EPISODE = ["split", "task", "env_seed"]
 Row = dict[str, Any]
 
@@ -32,26 +33,48 @@ class Result(NamedTuple):
         return sorted(int(seed) for seed in self.frame["seed"].unique())
 
 
-def find(name: str) -> list[Path]:
+class Found(NamedTuple):
+    """Tables of episodes. rows: '' for all that they hold, else whose: experiment-method, or with -seed."""
+
+    files: list[Path]
+    rows: str = ""
+
+
+def find(name: str) -> Found:
     """The tables of episodes that ``name`` means.
 
     It may be an evaluation (metaworld-flow_sde-0), one without its seed (metaworld-flow_sde: all seeds), the path of
-    such a folder, here or in another clone, or a table itself; or one of a run apart (3f2a:metaworld-flow_sde). Raises
-    UserError where there is none.
+    such a folder, here or in another clone, or a table itself; one of a run apart (3f2a:metaworld-flow_sde); and rows
+    of a table of results, as if they were a folder beside it (results/laptop/metaworld-flow_sde). Raises UserError
+    where there is no such file.
     """
     name = place(name.removeprefix("evaluate@"))
     for path in (Path(name), EVALUATIONS / name):
         if path.is_file():
-            return [path]
-        if (path / "episodes.parquet").is_file():
-            return [path / "episodes.parquet"]
+            return Found([path])
+        if (path / TABLE).is_file():
+            return Found([path / TABLE])
         runs = re.compile(rf"{re.escape(path.name)}-\d+")
-        tables = [table for table in path.parent.glob("*/episodes.parquet") if runs.fullmatch(table.parent.name)]
+        tables = [table for table in path.parent.glob(f"*/{TABLE}") if runs.fullmatch(table.parent.name)]
         if tables:
-            return sorted(tables, key=lambda table: int(table.parent.name.rpartition("-")[2]))
-    known = sorted(table.parent.name for table in EVALUATIONS.glob("*/episodes.parquet"))
+            return Found(sorted(tables, key=lambda table: int(table.parent.name.rpartition("-")[2])))
+    if (Path(name).parent / TABLE).is_file():
+        return Found([Path(name).parent / TABLE], Path(name).name)
+    known = sorted(table.parent.name for table in EVALUATIONS.glob(f"*/{TABLE}"))
     have = f"{EVALUATIONS} has {', '.join(known)}" if known else f"{EVALUATIONS} has none; run `dvc repro evaluate`"
-    raise UserError(f"{name}: neither an evaluation nor a folder with episodes.parquet; {have}")
+    raise UserError(f"{name}: neither an evaluation nor a folder with {TABLE}; {have}")
+
+
+def select(frame: "pd.DataFrame", rows: str, name: str, table: Path) -> "pd.DataFrame":
+    """Of a table of several evaluations those rows. Raises UserError, with what there is, where there are none."""
+    names = frame["experiment"] + "-" + frame["method"]
+    with_seeds = names + "-" + frame["seed"].map(str)
+    found = frame[(names == rows) | (with_seeds == rows)]
+    if found.empty:
+        seeds = {str(own): sorted(set(part["seed"])) for own, part in frame.groupby(names)}
+        has = "; ".join(f"{own}, training seeds {', '.join(map(str, those))}" for own, those in seeds.items())
+        raise UserError(f"{name}: name an evaluation in {table}, such as {table.parent / min(seeds)}; it has {has}")
+    return found
 
 
 def load(name: str) -> Result:
@@ -59,10 +82,12 @@ def load(name: str) -> Result:
 
     from pirl_core.report.inputs import read_table
 
-    files = find(name)
+    files, rows = find(name)
     frame = pd.concat([read_table(file) for file in files], ignore_index=True)
     if frame.empty:
         raise UserError(f"{name}: holds no episode")
+    if rows or len(frame[["experiment", "method"]].drop_duplicates()) > 1:
+        frame = select(frame, rows, name, files[0])
     if frame.duplicated(["seed", *EPISODE]).any():
         raise UserError(f"{name}: holds an episode twice (same training seed, split, task and env_seed)")
     return Result(name, files, frame)
@@ -171,7 +196,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> list[argparse.Action]:
     """Returns the arguments that name an evaluation, for shell completion."""
     what = (
         "evaluation (metaworld-flow_sde-0), all its seeds (metaworld-flow_sde), those of a run that pirl runs lists "
-        "(3f2a:metaworld-flow_sde), or a folder with episodes.parquet"
+        "(3f2a:metaworld-flow_sde), the folder of its episodes.parquet, or its rows in results "
+        "(results/laptop/metaworld-flow_sde)"
     )
     names = [
         parser.add_argument("a", metavar="A", help=f"before: an {what}, here or in another clone"),

@@ -11,6 +11,8 @@ from pirl_core.errors import UserError
 from pirl_core.readers.text import read_json
 from pirl_core.readers.typed import Open, check
 from pirl_core.report.card import BASES, Facts, model_card
+from pirl_core.report.folder import results_of
+from pirl_core.report.runs import revision_label
 
 EXPORT_SUMMARY = "write a policy in the layout of openpi, lerobot or Isaac-GR00T"
 PUSH_SUMMARY = "put a policy on the Hugging Face hub, with a model card, as one commit"
@@ -32,6 +34,7 @@ class _Record(Open):
     seeds: _Seeds
     params: dict[str, Any]
     revision: str
+    edits: str | None = None
 
 
 class _Row(Open):
@@ -49,7 +52,7 @@ class _Row(Open):
 
 
 class _Results(Open):
-    """Of results/metrics.json, what the card shows."""
+    """Of results/<scale>/metrics.json, what the card shows."""
 
     rows: list[_Row]
 
@@ -96,7 +99,9 @@ def add_push(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("repo", help="hub id, owner/name; made if it is not there")
     parser.add_argument("--record", type=Path, required=True, help=f"record of the run that made it, such as {RECORD}")
     parser.add_argument(
-        "--metrics", type=Path, default=Path("results/metrics.json"), help="results for the card (default: %(default)s)"
+        "--metrics",
+        type=Path,
+        help="results for the card, such as results/laptop/metrics.json (default: those of the scale of params.yaml)",
     )
     parser.add_argument("--dataset", default=OWN_DATA, help="hub id or words for the card (default: %(default)s)")
     parser.add_argument(
@@ -109,7 +114,8 @@ def add_push(parser: argparse.ArgumentParser) -> None:
 def run_push(args: argparse.Namespace) -> None:
     """Raises UserError where record, metrics or folder are not fit for it, and for the hub's refusals."""
     facts = _facts(args, check(_Record, read_json(args.record, RERUN), str(args.record), RERUN))
-    results = check(_Results, read_json(args.metrics, RERUN), str(args.metrics), RERUN)
+    metrics = args.metrics or results_of() / "metrics.json"
+    results = check(_Results, read_json(metrics, RERUN), str(metrics), RERUN)
     card = model_card(facts, results.model_dump())
     if args.dry_run:
         print(card, end="")
@@ -129,7 +135,8 @@ def _facts(args: argparse.Namespace, record: _Record) -> Facts:
     # The record is outputs/run/STAGE/NAME.json.
     sft = args.sft or args.record.resolve().parent.parent.parent / "sft" / f"{experiment}-{seed}"
     base = _base(sft)
-    return Facts(args.repo, experiment, method, seed, record.params, record.revision, args.dataset, base)
+    revision = revision_label(record.model_dump())
+    return Facts(args.repo, experiment, method, seed, record.params, revision, args.dataset, base)
 
 
 def _base(sft: Path) -> dict[str, Any] | None:

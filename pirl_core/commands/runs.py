@@ -14,10 +14,11 @@ from pirl_core.commands.inputs import needs
 from pirl_core.commands.status import RUNS, WIDTH, age
 from pirl_core.commands.targets import stage_names
 from pirl_core.errors import UserError
-from pirl_core.params.file import check_params, resolve
+from pirl_core.params.file import check_params
 from pirl_core.params.sections import Params
 from pirl_core.readers.strict_yaml import read_yaml
 from pirl_core.readers.text import read_json
+from pirl_core.report.folder import results_of
 from pirl_core.report.tables import aligned, interval, percent, seed_note
 from pirl_core.stages.lock import LOCKS
 from pirl_core.training.track import STATUS
@@ -128,16 +129,14 @@ def done_stages(folder: Path, params: Params) -> set[str]:
 
 
 def _ran(folder: Path, params: Params, name: str) -> bool:
-    from pirl_core.stages.job import READS
+    from pirl_core.report.inputs import unlike
 
     kind, _, rest = name.partition("@")
     if kind == "report":
-        return (folder / "results/metrics.json").is_file()
-    experiment, *more = rest.split("-")
-    run = resolve(params, experiment, more[0] if kind == "rl" else None)
-    asked = {section: getattr(run, section).model_dump() for section in READS[kind]}
+        return (results_of(params.scale, folder) / "metrics.json").is_file()
     with suppress(UserError):
-        return read_json(folder / f"outputs/run/{kind}/{rest}.json", "").get("params") == asked
+        recorded = read_json(folder / f"outputs/run/{kind}/{rest}.json", "").get("params") or {}
+        return bool(recorded) and not unlike(params, kind, rest, recorded)
     return False
 
 

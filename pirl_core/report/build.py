@@ -4,6 +4,7 @@ from pathlib import Path
 
 from pirl_core.files import write_text
 from pirl_core.params.sections import Params
+from pirl_core.report.episodes import episodes_table, write_episodes
 from pirl_core.report.figures import Curves, learning_panels, learning_picture, split_panel
 from pirl_core.report.inputs import (
     Curve,
@@ -15,24 +16,29 @@ from pirl_core.report.inputs import (
     read_warnings,
     stage_names,
 )
-from pirl_core.report.metrics import Row, build_metrics, to_json
-from pirl_core.report.page import Section, render_html, render_markdown
+from pirl_core.report.markdown import render_markdown
+from pirl_core.report.metrics import Row, build_metrics, build_success, to_json
+from pirl_core.report.older import Present, older_rows
+from pirl_core.report.page import Section, render_html
 from pirl_core.report.paper import check_models
 from pirl_core.report.runs import build_runs
 from pirl_core.report.tables import warnings_table
 from pirl_core.report.videos import MAX_BYTES, Embedded, choose, embed
 
 
-def build_report(params: Params, outputs: Path, results: Path) -> dict[str, list[Row]]:
-    """Writes metrics.json, run.json, report.md, learning.svg to results/ and the page to outputs/report/.
+def build_report(params: Params, outputs: Path, results: Path, present: Present) -> dict[str, list[Row]]:
+    """Writes report.md and what is beside it (docs/files.md) to ``results``, the page to ``outputs``/report.
 
-    Returns the metrics. Raises UserError, and writes nothing, when an evaluation in params is missing or broken, or
-    a paper_model is none of the paper's.
+    results: the folder of this scale. present: tells which rows are of older code. Returns the metrics. Raises
+    UserError, and writes nothing, when an evaluation in params is missing or broken, or a paper_model is none of the
+    paper's.
     """
     check_models(params)
-    metrics = build_metrics(params, read_episodes(outputs, params))
+    episodes = read_episodes(outputs, params)
+    metrics = build_metrics(params, episodes)
     runs = build_runs(read_runs(outputs, params), len(stage_names(params)))
     warned = warnings_table(read_warnings(outputs, params))
+    older = older_rows(metrics["rows"], runs["records"], present)
     curves = {experiment: _rl_curves(params, outputs, experiment) for experiment in params.experiments}
     clips, dropped = _all_clips(params, outputs)
     rows = {e: [row for row in metrics["rows"] if row["experiment"] == e] for e in params.experiments}
@@ -54,13 +60,16 @@ def build_report(params: Params, outputs: Path, results: Path) -> dict[str, list
     ]
     files = {
         results / "metrics.json": to_json(metrics),
+        results / "success.json": to_json(build_success(metrics)),
         results / "run.json": to_json(runs),
-        results / "report.md": render_markdown(params, metrics, runs, warned),
+        results / "report.md": render_markdown(params, metrics, runs, warned, older),
         results / "learning.svg": learning_picture(params.policies, curves),
-        outputs / "report" / "report.html": render_html(params, metrics, runs, warned, sections, dropped),
+        outputs / "report" / "report.html": render_html(params, metrics, runs, warned, older, sections, dropped),
     }
+    table = episodes_table(episodes)
     for path, text in files.items():
         write_text(path, text)
+    write_episodes(results / "episodes.parquet", table)
     return metrics
 
 

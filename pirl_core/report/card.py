@@ -65,7 +65,7 @@ class Facts(NamedTuple):
 
 
 def model_card(facts: Facts, metrics: Mapping[str, list[Row]]) -> str:
-    """README.md of the repository. metrics: the content of results/metrics.json.
+    """README.md of the repository. metrics: the content of results/<scale>/metrics.json.
 
     Raises UserError where the metrics have no row of this experiment and method: a card without numbers helps nobody.
     """

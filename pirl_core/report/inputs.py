@@ -1,5 +1,6 @@
 """What the report reads: only the folders that params.yaml lists, so leftovers of removed experiments never show up."""
 
+import json
 import re
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -7,11 +8,12 @@ from typing import Annotated, Any, NamedTuple
 import pandas as pd
 from pydantic import AfterValidator, Field
 
+from pirl_core import named
 from pirl_core.errors import UserError
 from pirl_core.params.file import resolve
 from pirl_core.params.sections import Params, split_label
 from pirl_core.readers.paths import bare
-from pirl_core.readers.tables import NUMBER, TEXT, TRUTH, WHOLE
+from pirl_core.readers.tables import NUMBER, TEXT, TRUTH, WHOLE, column_names
 from pirl_core.readers.tables import read_table as read_columns
 from pirl_core.readers.text import read_json, read_json_lines, read_json_list
 from pirl_core.readers.typed import Open, check
@@ -29,6 +31,7 @@ COLUMNS = {
 }
 REMEDY = "delete its folder and run `dvc repro`"
 TRAINING = ("sft", "rl")
+PINNED, COMMIT = ("dataset_revision", "revision"), re.compile("[0-9a-f]{40}")
 NUMBERS = re.compile(r"[-+]?\d[\d.]*(e[-+]?\d+)?|\bnan\b|\binf\b")
 Curve = dict[str, list[tuple[float, float]]]  # metric name -> (step, value) points
 
@@ -37,6 +40,15 @@ Step = Annotated[int, Field(ge=0, le=10**12)]
 EpisodeSeed = Annotated[int, Field(ge=0, lt=2**53)]
 """As JSON's numbers hold it exactly."""
 Amount = Annotated[float, Field(ge=0, le=1e15)]
+
+
+def _part_name(name: str) -> str:
+    if not named.NAME.fullmatch(name) or len(name) > 255:
+        raise ValueError(f"'{name[:60]}' is no name of a module")
+    return name
+
+
+PartName = Annotated[str, AfterValidator(_part_name)]
 
 
 class _Line(Open):
@@ -65,13 +77,22 @@ class _Machine(Open):
     gpus: list[str] | None = None
 
 
+class _Code(Open):
+    """What a run's sources were: a digest, and the parts found by name that it is of."""
+
+    digest: Annotated[str, Field(pattern=r"^[0-9a-f]+$")]
+    parts: dict[str, list[PartName]]
+
+
 class _Record(Open):
-    """Of a run, as `stages.cli` writes it."""
+    """Of a run, as `stages.cli` writes it; older ones lack keys."""
 
     wall_seconds: Amount | None = None
     peak_memory_mib: Amount | None = None
     machine: _Machine | str | None = None
     revision: str | None = None
+    edits: str | None = None
+    code: _Code | None = None
     python: str | None = None
     versions: dict[str, str] | None = None
     params: dict[str, dict[str, Any]] | None = None
@@ -129,11 +150,17 @@ def read_episodes(outputs: Path, params: Params) -> pd.DataFrame:
 
 
 def read_table(path: Path) -> pd.DataFrame:
-    """The COLUMNS of one table of episodes. Raises UserError for a missing or broken one, and where values are."""
+    """The COLUMNS of one table of episodes, whose reward results/ call return.
+
+    Raises UserError for a missing or broken one, and where values are.
+    """
     if not path.exists():
         raise UserError(f"{path} does not exist; run make stage STAGE=evaluate@{path.parent.name} first")
-    frame: pd.DataFrame = read_columns(path, REMEDY, COLUMNS).to_pandas()
-    return frame
+    names = column_names(path, REMEDY)
+    is_result = "return" in names and "reward" not in names
+    columns = {"return" if name == "reward" and is_result else name: kind for name, kind in COLUMNS.items()}
+    frame: pd.DataFrame = read_columns(path, REMEDY, columns).to_pandas()
+    return frame.rename(columns={"return": "reward"})
 
 
 def _check(frame: pd.DataFrame, path: Path, identity: dict[str, Any], splits: list[str]) -> None:
@@ -175,15 +202,37 @@ def read_warnings(outputs: Path, params: Params) -> list[Warned]:
 
 
 def read_runs(outputs: Path, params: Params) -> list[dict[str, Any]]:
-    """The run records of everything listed, each with `stage` and `name`. A stage without a record is left out."""
+    """The run records of everything listed, each with `stage` and `name`. A stage without a record is left out.
+
+    Raises UserError for a broken record, and for one of a run with other parameters: DVC looks at them after the stage
+    did, so an edit in between would pass for what ran.
+    """
     records = []
     for stage, name in stage_names(params):
         path = outputs / "run" / stage / f"{name}.json"
         if path.exists():
             record = read_json(path, REMEDY)
             check(_Record, record, str(path), REMEDY)
+            if said := unlike(params, stage, name, record.get("params") or {}):
+                target = f"{stage}@{name}"
+                raise UserError(f"{path}: {said}; run `dvc repro --force --no-run-cache {target}`")
             records.append({**record, "stage": stage, "name": name})
     return records
+
+
+def unlike(params: Params, stage: str, name: str, recorded: dict[str, dict[str, Any]]) -> str:
+    """The first parameter of a recorded run that is not as ``params`` has it now, in words; '' where all are.
+
+    A commit that was found on the hub stands in the record for a branch, a tag or null.
+    """
+    experiment, *more = name.split("-")
+    run = resolve(params, experiment, more[0] if stage == "rl" else None)
+    for section, values in recorded.items():
+        now = json.loads(json.dumps(getattr(run, section).model_dump()))
+        for key in values.keys() & now.keys():
+            if now[key] != values[key] and not (key in PINNED and COMMIT.fullmatch(str(values[key]))):
+                return f"ran with {section}.{key} = {values[key]}, params.yaml says {now[key]}"
+    return ""
 
 
 def read_clips(outputs: Path, experiment: str, policy: str, seed: int) -> list[Clip]:

@@ -1,6 +1,6 @@
-"""From the per-episode table to results/metrics.json.
+"""From the per-episode table to results/<scale>/metrics.json and success.json.
 
-The file is a function of the episodes and the parameters alone: no clock, no machine, no random number, keys sorted,
+The files are a function of the episodes and the parameters alone: no clock, no machine, no random number, keys sorted,
 six digits. A row with `single_seed` has an interval that says nothing of how training seeds differ.
 """
 
@@ -58,6 +58,24 @@ def build_metrics(params: Params, episodes: pd.DataFrame) -> dict[str, list[Row]
         metrics["shared_starts"] = shared
     rounded: dict[str, list[Row]] = _rounded(metrics)
     return rounded
+
+
+def build_success(metrics: dict[str, list[Row]]) -> dict[str, Any]:
+    """For `dvc metrics show`: {experiment: {method: {split: {success, low, high, n}}}}, all but n in [0, 1].
+
+    A method of RL has rl_minus_sft beside them: {points, low, high}, in percentage points.
+    """
+    found: dict[str, Any] = {}
+    for row in metrics["rows"]:
+        splits = found.setdefault(row["experiment"], {}).setdefault(row["method"], {})
+        splits[row["split"]] = {
+            "success": row["rate"], "low": row["ci_low"], "high": row["ci_high"], "n": row["n"],
+        }  # fmt: skip
+    for row in metrics["differences"]:
+        points = {"points": row["diff"], "low": row["ci_low"], "high": row["ci_high"]}
+        split = found[row["experiment"]][row["method"]][row["split"]]
+        split["rl_minus_sft"] = {key: round(100 * value, 4) for key, value in points.items()}
+    return found
 
 
 def to_json(data: Any) -> str:

@@ -1,27 +1,57 @@
-"""What ran on what, in how long, at which revision: results/run.json from the run records of all stages."""
+"""What ran on what, in how long, at which revision: results/<scale>/run.json from the run records of all stages."""
 
+import hashlib
+import json
+from collections.abc import Iterable
 from typing import Any
 
 Record = dict[str, Any]
+ENVIRONMENT = ("python", "versions")
 
 
 def build_runs(records: list[Record], expected: int) -> dict[str, Any]:
-    """Totals, totals by stage, and the records.
+    """Totals, totals by stage, the environments (Python and packages), and the records, each with the name of its own.
 
     records: one per finished stage, in pipeline order (`inputs.read_runs`); expected: how many the parameters ask
     for. Wall seconds are summed: what the results cost, whenever and however parallel the stages ran.
     """
     stages = list(dict.fromkeys(record["stage"] for record in records))
+    environments = {name: content for record in records for name, content in [environment(record)] if content}
     return {
         "total_wall_seconds": _round(sum(record.get("wall_seconds") or 0.0 for record in records)),
         "peak_memory_mib": _peak(records),
-        "machines": _distinct(records, "machine"),
-        "revisions": _distinct(records, "revision"),
+        "machines": _machines(records),
+        "revisions": _revisions(records),
         "recorded": len(records),
         "expected": expected,
         "by_stage": [_stage(stage, [record for record in records if record["stage"] == stage]) for stage in stages],
-        "records": records,
+        "environments": environments,
+        "records": [_named(record) for record in records],
     }
+
+
+def environment(record: Record) -> tuple[str, Record]:
+    """Python and package versions of a run, with a name made of them; ('', {}) where it recorded none."""
+    content = {key: record[key] for key in ENVIRONMENT if record.get(key)}
+    text = json.dumps(content, sort_keys=True)
+    return (hashlib.sha256(text.encode()).hexdigest()[:8], content) if content else ("", {})
+
+
+def _named(record: Record) -> Record:
+    name, _ = environment(record)
+    rest = {key: value for key, value in record.items() if key not in ENVIRONMENT}
+    return {**rest, "environment": name} if name else rest
+
+
+def is_edited(record: Record) -> bool:
+    """Whether the sources had uncommitted edits; older records say so in the revision."""
+    return bool(record.get("edits")) or (record.get("revision") or "").endswith("-dirty")
+
+
+def revision_label(record: Record) -> str:
+    """`abc1234`, or `abc1234 with edits`; '' where none was recorded."""
+    revision = (record.get("revision") or "").removesuffix("-dirty")
+    return f"{revision} with edits" if revision and is_edited(record) else revision
 
 
 def machine_label(machine: Any) -> str:
@@ -48,10 +78,11 @@ def parameters(records: list[Record]) -> dict[str, dict[str, Any]]:
     return found
 
 
-def versions(records: list[Record]) -> list[str]:
+def versions(environments: dict[str, Record]) -> list[str]:
     """`package version` lines; a package that changed between runs gets a line for each version."""
-    pairs = {(name, version) for record in records for name, version in (record.get("versions") or {}).items()}
-    pairs |= {("python", record["python"]) for record in records if record.get("python")}
+    told = environments.values()
+    pairs = {(name, version) for each in told for name, version in each.get("versions", {}).items()}
+    pairs |= {("python", each["python"]) for each in told if "python" in each}
     return [f"{name} {version}" for name, version in sorted(pairs)]
 
 
@@ -61,8 +92,8 @@ def _stage(stage: str, records: list[Record]) -> Record:
         "runs": len(records),
         "wall_seconds": _round(sum(record.get("wall_seconds") or 0.0 for record in records)),
         "peak_memory_mib": _peak(records),
-        "machines": _distinct(records, "machine"),
-        "revisions": _distinct(records, "revision"),
+        "machines": _machines(records),
+        "revisions": _revisions(records),
     }
 
 
@@ -71,8 +102,16 @@ def _peak(records: list[Record]) -> float | None:
     return _round(max(peaks)) if peaks else None
 
 
-def _distinct(records: list[Record], key: str) -> list[str]:
-    return list(dict.fromkeys(machine_label(record[key]) for record in records if record.get(key)))
+def _machines(records: list[Record]) -> list[str]:
+    return _distinct(machine_label(record["machine"]) for record in records if record.get("machine"))
+
+
+def _revisions(records: list[Record]) -> list[str]:
+    return _distinct(map(revision_label, records))
+
+
+def _distinct(labels: Iterable[str]) -> list[str]:
+    return [label for label in dict.fromkeys(labels) if label]
 
 
 def _round(value: float) -> float:

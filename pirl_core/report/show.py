@@ -6,6 +6,7 @@ from pathlib import Path
 from pirl_core import console
 from pirl_core.errors import UserError
 from pirl_core.readers.text import read_json
+from pirl_core.report.folder import results_of
 from pirl_core.report.tables import memory, results_table, seconds
 
 REMEDY = "run `make reproduce`"
@@ -30,9 +31,10 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m pirl_core.report.show", description="Print the results table and where the report is."
     )
-    parser.parse_args(argv)
+    parser.add_argument("--scale", help="whose results (default: the scale of params.yaml)")
+    args = parser.parse_args(argv)
     try:
-        print(show(Path("results"), Path("outputs/report/report.html")))
+        print(show(results_of(args.scale), Path("outputs/report/report.html")))
     except UserError as error:
         return console.refuse("show", str(error))
     return 0

@@ -1,7 +1,7 @@
 """Metrics as text. Imports nothing heavy: the terminal table at the end of a run must cost no time."""
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 METHODS = {
@@ -12,13 +12,23 @@ METHODS = {
     "grpo": "GRPO",
 }
 SINGLE_SEED = "One training seed: the interval says nothing of seed-to-seed variance."
+OLDER = "‡"
+"""Marks what is of older code (`older.older_rows`)."""
 NUMBER = re.compile(r"[+−]?[\d.]+( |$)|–$")
 Row = dict[str, Any]
+Keys = Collection[tuple[str, str]]
+"""(experiment, method) of the rows to mark as older."""
 
 
 def method_label(method: str) -> str:
     """`flow_sde` as the paper writes it; an unknown method by its own name."""
     return METHODS.get(method, method)
+
+
+def marked_method(experiment: str, method: str, older: Keys = (), *beside: str) -> str:
+    """The method's label; with a mark where its row is older, or that of a method ``beside`` which it is compared."""
+    is_older = any((experiment, name) in older for name in (method, *beside))
+    return method_label(method) + (f" {OLDER}" if is_older else "")
 
 
 def split_title(split: str) -> str:
@@ -67,7 +77,7 @@ def memory(mib: float | None) -> str:
     return f"{mib / 1024:.1f} GiB" if mib >= 1024 else f"{mib:.0f} MiB"
 
 
-def rates_table(metrics: dict[str, list[Row]]) -> tuple[list[str], list[list[str]]]:
+def rates_table(metrics: dict[str, list[Row]], older: Keys = ()) -> tuple[list[str], list[list[str]]]:
     """Header and cells of the main table. The column of group means appears only where it says something new."""
     rows = metrics["rows"]
     means = any(row["group_mean"] not in (None, row["rate"]) for row in rows)
@@ -79,7 +89,7 @@ def rates_table(metrics: dict[str, list[Row]]) -> tuple[list[str], list[list[str
             row["experiment"],
             row["model"],
             split_title(row["split"]),
-            method_label(row["method"]),
+            marked_method(row["experiment"], row["method"], older),
             str(row["n"]),
             percent(row["rate"]),
             interval(row["ci_low"], row["ci_high"], row["single_seed"]),
@@ -88,13 +98,13 @@ def rates_table(metrics: dict[str, list[Row]]) -> tuple[list[str], list[list[str
     return header, cells
 
 
-def differences_table(metrics: dict[str, list[Row]]) -> tuple[list[str], list[list[str]]]:
+def differences_table(metrics: dict[str, list[Row]], older: Keys = ()) -> tuple[list[str], list[list[str]]]:
     header = ["experiment", "split", "method", "pairs", "RL − SFT, points", "95 % interval"]
     cells = [
         [
             row["experiment"],
             split_title(row["split"]),
-            method_label(row["method"]),
+            marked_method(row["experiment"], row["method"], older, "sft"),
             str(row["n"]),
             points(row["diff"]),
             interval(row["ci_low"], row["ci_high"], row["single_seed"], points),
@@ -104,7 +114,7 @@ def differences_table(metrics: dict[str, list[Row]]) -> tuple[list[str], list[li
     return header, cells
 
 
-def groups_table(metrics: dict[str, list[Row]]) -> tuple[list[str], list[list[str]]]:
+def groups_table(metrics: dict[str, list[Row]], older: Keys = ()) -> tuple[list[str], list[list[str]]]:
     """Rates by group of tasks; no rows unless some experiment spans more than one group."""
     header = ["experiment", "method", "group", "n", "success %", "95 % interval", "paper %"]
     spans = {row["experiment"] for row in metrics["groups"]}
@@ -112,7 +122,7 @@ def groups_table(metrics: dict[str, list[Row]]) -> tuple[list[str], list[list[st
     cells = [
         [
             row["experiment"],
-            method_label(row["method"]),
+            marked_method(row["experiment"], row["method"], older),
             row["group"].replace("_", " "),
             str(row["n"]),
             percent(row["rate"]),
@@ -125,7 +135,7 @@ def groups_table(metrics: dict[str, list[Row]]) -> tuple[list[str], list[list[st
     return header, cells
 
 
-def chains_table(metrics: dict[str, list[Row]]) -> tuple[list[str], list[list[str]]]:
+def chains_table(metrics: dict[str, list[Row]], older: Keys = ()) -> tuple[list[str], list[list[str]]]:
     """Sequences of subtasks: how far episodes came; no rows unless some episodes are sequences."""
     rows = metrics.get("chains", [])
     longest = max((len(row["reached"]) for row in rows), default=0)
@@ -135,7 +145,7 @@ def chains_table(metrics: dict[str, list[Row]]) -> tuple[list[str], list[list[st
         [
             row["experiment"],
             split_title(row["split"]),
-            method_label(row["method"]),
+            marked_method(row["experiment"], row["method"], older),
             str(row["n"]),
             *[percent(rate) for rate in row["reached"]],
             *["–"] * (longest - len(row["reached"])),
@@ -159,7 +169,9 @@ def shared_starts(metrics: dict[str, list[Row]]) -> list[str]:
     return [f"{row['experiment']}, {split_title(row['split'])}: {row['note']}." for row in rows]
 
 
-def tasks_table(metrics: dict[str, list[Row]], experiment: str, split: str) -> tuple[list[str], list[list[str]]]:
+def tasks_table(
+    metrics: dict[str, list[Row]], experiment: str, split: str, older: Keys = ()
+) -> tuple[list[str], list[list[str]]]:
     """Tasks down, methods across: successes of episodes and the rate in per cent."""
     rows = [row for row in metrics["tasks"] if row["experiment"] == experiment and row["split"] == split]
     methods = list(dict.fromkeys(row["method"] for row in rows))
@@ -168,7 +180,7 @@ def tasks_table(metrics: dict[str, list[Row]], experiment: str, split: str) -> t
     for task in sorted({row["task"] for row in rows}):
         here = [by_task[task, method] for method in methods]
         cells.append([task, *[f"{percent(row['rate'], 0)} ({row['successes']}/{row['n']})" for row in here]])
-    return ["task", *[method_label(method) for method in methods]], cells
+    return ["task", *[marked_method(experiment, method, older) for method in methods]], cells
 
 
 def runs_table(runs: dict[str, Any]) -> tuple[list[str], list[list[str]]]:

@@ -255,9 +255,9 @@ def test_the_card_tells_numbers_origin_and_terms() -> None:
 
 
 def test_pirl_push(hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str], root: Path) -> None:
-    """The card is made from the record of the run and from results/metrics.json as this repository holds it."""
+    """The card is made from the record of the run and from results/laptop/metrics.json as this repository holds it."""
     folder = policy(tmp_path / "policy")
-    metrics = root / "results/metrics.json"
+    metrics = root / "results/laptop/metrics.json"
     row = next(row for row in json.loads(metrics.read_text())["rows"] if row["method"] != "sft")
     record = {
         "stage": "rl", "name": f"{row['experiment']}-{row['method']}-0", "seeds": {"training": 0},

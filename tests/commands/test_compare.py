@@ -12,6 +12,7 @@ from scipy.stats import binomtest
 
 from pirl_core.commands.cli import main
 from pirl_core.evaluation.stats import Grid, difference_interval, grid_of
+from pirl_core.report.episodes import to_parquet
 
 TASKS = ("reach-v3", "hammer-v3")
 N = 25
@@ -120,6 +121,51 @@ def test_every_way_to_name_an_evaluation(pirl: Callable[..., Any], tmp_path: Pat
     numbers = [pirl("metaworld-sft", name)["rows"] for name in names]
     assert numbers == numbers[:1] * 4
     assert pirl("evaluate@metaworld-sft-0", there)["rows"] == numbers[0]
+
+
+def results(folder: str, evaluations: tuple[str, ...] = ("sft-0", "sft-1", "flow_sde-0", "flow_sde-1")) -> Path:
+    """What the report makes of these evaluations."""
+    frames = [read(f"metaworld-{name}") for name in evaluations]
+    path = Path(folder) / "episodes.parquet"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(to_parquet(pd.concat(frames)))
+    return path
+
+
+def test_rows_of_results_are_named_as_their_evaluation(
+    pirl: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for seed in (0, 1):
+        table("sft", 0.4, seed)
+        table("flow_sde", 0.8, seed)
+    wanted = {end: pirl(f"metaworld-sft{end}", f"metaworld-flow_sde{end}")["rows"] for end in ("", "-1")}
+    results("clone/results/laptop")
+    (tmp_path / "outputs").rename(tmp_path / "elsewhere")
+    there = str(tmp_path / "clone/results/laptop/metaworld-")
+    for end, rows in wanted.items():
+        told = pirl(f"{there}sft{end}", f"{there}flow_sde{end}")
+        assert told["rows"] == rows
+        assert told["a"]["seeds"] == ([1] if end else [0, 1])
+    # Beside an evaluation that still has its folder, and from within the results.
+    mixed = pirl("elsewhere/evaluate/metaworld-sft", f"{there}flow_sde/", "--tasks")["rows"]
+    assert len(mixed) == 4 and all(row["pairs"] == 2 * N for row in mixed)
+    monkeypatch.chdir(tmp_path / "clone/results/laptop")
+    assert pirl("metaworld-sft", "metaworld-flow_sde")["rows"] == wanted[""]
+
+
+@pytest.mark.parametrize("name", ["metaworld-flow_sde-7", "metaworld-flow", "flow_sde", "", "episodes.parquet"])
+def test_unknown_rows_are_told_with_those_that_there_are(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for seed in (0, 1):
+        table("sft", 0.4, seed)
+    table("flow_sde", 0.8)
+    results("results/laptop", ("sft-0", "sft-1", "flow_sde-0"))
+    assert main(["compare", "results/laptop/metaworld-sft", f"results/laptop/{name}"]) == 2
+    said = capsys.readouterr()
+    assert (said.out, said.err.count("\n")) == ("", 1)
+    assert said.err.endswith(
+        "name an evaluation in results/laptop/episodes.parquet, such as results/laptop/metaworld-flow_sde; it has "
+        "metaworld-flow_sde, training seeds 0; metaworld-sft, training seeds 0, 1\n"
+    )
 
 
 def test_the_table_shows_what_json_says(capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,6 +18,7 @@ from pirl_core.commands.status import RUNS, WIDTH
 from pirl_core.commands.targets import stage_names
 from pirl_core.params.file import load_params, resolve
 from pirl_core.params.preset import preset_values
+from pirl_core.report.folder import results_of
 from pirl_core.stages.job import READS
 from pirl_core.stages.lock import PIPELINE
 
@@ -129,8 +130,9 @@ def test_a_stage_is_done_with_these_parameters_only(root: Path, pirl: Callable[.
     assert done(1) == (0, 6)
     record(folder, *stages)
     assert done(1) == (5, 6)
-    (folder / "results").mkdir()
-    (folder / "results/metrics.json").touch()
+    results = results_of(root=folder)
+    results.mkdir(parents=True)
+    (results / "metrics.json").touch()
     assert done(1) == (6, 6)
     (folder / "outputs/run/sft/metaworld-0.json").write_text("{")
     assert done(1) == (1, 6)

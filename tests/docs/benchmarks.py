@@ -6,8 +6,8 @@ from pathlib import Path
 from pirl_core import named
 from pirl_core.envs.assets import ASSETS
 from pirl_core.facts import facts_of
+from pirl_core.report.pages import replaced
 from tests import ROOT
-from tests.docs.pages import replaced
 
 NAMES = named.known(named.BENCHMARKS, "facts")
 MARK = "facts"

@@ -14,8 +14,8 @@ from pirl_core.params.sections import Params
 from pirl_core.params.sections.env import known_benchmark
 from pirl_core.params.sections.policy import known_family
 from pirl_core.params.sections.rl import known_rule
+from pirl_core.report.pages import replaced
 from tests import ROOT
-from tests.docs.pages import replaced
 
 PAGE = ROOT / "docs/parameters.md"
 MARK = "parameters"

@@ -3,7 +3,7 @@
 import ast
 import itertools
 import re
-import subprocess
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,10 @@ import yaml
 from pirl_core.params.file import Run
 from pirl_core.params.preset import preset_names, preset_values
 from pirl_core.params.sections import Params
+from pirl_core.report.older import present_digest
+from pirl_core.report.pages import ABSENT, MARK, OF_SCALE, block, written
 from tests.docs import benchmarks as docs_benchmarks
 from tests.docs import parameters as docs_parameters
-from tests.docs import results as readme_results
-from tests.docs.pages import block
 
 README_LINES = 200
 ENVIRONMENT_LINES = 40
@@ -25,8 +25,13 @@ METRIC = re.compile(r'["`]((?:losses|charts|validation|time)/\w+)["`]')
 
 
 def pages(root: Path) -> dict[Path, str]:
-    """README, the pages of docs/ and the benchmarks' own, by their paths."""
-    found = [root / "README.md", *(root / "docs").rglob("*.md"), *(root / "pirl_core/envs").glob("*/README.md")]
+    """README, that of results/, the pages of docs/ and the benchmarks' own, by their paths."""
+    found = [
+        root / "README.md",
+        root / "results/README.md",
+        *(root / "docs").rglob("*.md"),
+        *(root / "pirl_core/envs").glob("*/README.md"),
+    ]
     return {path: path.read_text(encoding="utf-8") for path in found}
 
 
@@ -146,7 +151,7 @@ def test_parameters_exist(text: str, root: Path) -> None:
     sections = {name: field.annotation for name, field in Params.model_fields.items() if name in names}
     parameter = re.compile(rf"^({'|'.join(names)})\.(\w+)(?::|$)")
     for name, key in itertools.chain(*(parameter.findall(span) for span in code(text))):
-        if key != "py":
+        if key not in ("py", "md"):
             assert key in sections[name].model_fields, f"{name}.{key}"  # type: ignore[union-attr]
     params = preset_values("laptop")
     for experiment, method, seed in re.findall(r"rl@(\w+)-(\w+)-(\d+)", text):
@@ -155,19 +160,46 @@ def test_parameters_exist(text: str, root: Path) -> None:
         assert int(seed) in params["seeds"]
 
 
-def test_results_and_licence_are_in_place(root: Path) -> None:
-    """The pages show what the same commit has in results/; a run of one's own leaves other results there."""
-    names = ("results/report.md", "results/run.json", *readme_results.PAGES)
-    show = [["git", "show", f"HEAD:{name}"] for name in names]
-    done = [subprocess.run(command, cwd=root, capture_output=True, text=True, check=False) for command in show]
-    if any(each.returncode for each in done):
-        pytest.skip("no git repository")
-    report, runs, *shown = (each.stdout for each in done)
-    for page, main_only in zip(shown, readme_results.PAGES.values()):
-        rendered = readme_results.render(report, runs, main_only)
-        assert block(page, readme_results.MARK) == rendered, "run python -m tests.docs.results"
+def test_results_and_licence_are_in_place(root: Path, committed: Path) -> None:
+    """The pages show what git has in results/; a run of one's own leaves other results there."""
+    for path, text in written(root, committed, present_digest).items():
+        assert path.read_text(encoding="utf-8") == text, f"{path}: run make results"
     assert "![" in (root / "README.md").read_text(encoding="utf-8").split("## ")[0]
     assert "Apache License" in (root / "LICENSE").read_text(encoding="utf-8")
+
+
+def test_no_result_is_typed_by_hand(root: Path) -> None:
+    """Pages that tell of results have them between marks, and every scale that is meant for here has marks."""
+    shown = set()
+    for path, page in pages(root).items():
+        shown |= set(OF_SCALE.findall(page))
+        by_hand = re.sub(r"<!-- results.*?:begin -->.*?<!-- results.*?:end -->", "", page, flags=re.DOTALL)
+        name = path.relative_to(root).as_posix()
+        if name.startswith(("README.md", "results/", "docs/results.md", "docs/differences.md", "docs/benchmarks/")):
+            found = re.findall(r"\d+(?:\.\d+)? ?%|\b\d+ of \d+\b|\b\d+/\d+\b|[+−]\d+\.\d", without_fences(by_hand))
+            assert set(found) <= {"95 %"}, path
+    assert shown == set(preset_names()) - {"smoke", "paper"}
+
+
+def test_a_scale_that_was_not_run_says_so(tmp_path: Path, root: Path) -> None:
+    for name in ("README.md", "docs/results.md", "results/README.md"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(root / name, tmp_path / name)
+    texts = written(tmp_path, tmp_path / "results", lambda *_: "")
+    assert block(texts[tmp_path / "results/README.md"], MARK) == f"{ABSENT}\n"
+    assert [text.count(ABSENT) for text in texts.values()] == [1, 1, len(preset_names()) - 2]
+    # Later results take the place of it, and what stands around the marks stays.
+    for path, text in texts.items():
+        path.write_text(text)
+    for scale in ("zoo", "laptop", "smoke"):
+        shutil.copytree(root / "results/laptop", tmp_path / "results" / scale)
+    again = written(tmp_path, tmp_path / "results", lambda *_: "")
+    assert re.findall(r"^## (\w+)$", again[tmp_path / "results/README.md"].split("<!--")[1], re.MULTILINE) == [
+        "laptop", "zoo", "smoke",
+    ]  # fmt: skip
+    readme = tmp_path / "README.md"
+    assert again[readme].replace(block(again[readme], f"{MARK}:laptop"), f"{ABSENT}\n") == texts[readme]
+    assert "RL − SFT**" not in again[readme] and "RL − SFT**" in again[tmp_path / "docs/results.md"]
 
 
 def test_rendered_pages_are_up_to_date(root: Path) -> None:

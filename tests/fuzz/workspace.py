@@ -59,7 +59,7 @@ MAINS: dict[str, tuple[Main, list[tuple[str, str]]]] = {
     "export": (lambda words: cli.main(["export", POLICY, *words]), [("--to", "openpi"), ("--dtype", "keep")]),
     "push": (
         lambda words: cli.main(["push", POLICY, "a/b", "--dry-run", *words]),
-        [("--record", RECORD), ("--metrics", "results/metrics.json"), ("--sft", "outputs/sft/metaworld-0")],
+        [("--record", RECORD), ("--metrics", "results/smoke/metrics.json"), ("--sft", "outputs/sft/metaworld-0")],
     ),
     "assets": (assets.main, [("check", "calvin")]),
 }  # fmt: skip
@@ -168,8 +168,9 @@ def make_targets() -> dict[str, Target]:
             [["pirl_core.stages.report"], command("compare", *compared)],
         ),
         "results": Target(
-            2, ["results/*.json", RECORD],
-            [lambda: show.main([]), pirl("push", POLICY, "a/b", "--dry-run", "--record", RECORD)],
+            2, ["results/*/*.json", "results/*/*.parquet", RECORD],
+            [lambda: show.main([]), pirl("push", POLICY, "a/b", "--dry-run", "--record", RECORD),
+             pirl("compare", *(f"results/smoke/metaworld-{name}" for name in ("sft", "flow_sde-0")))],
             [["pirl_core.report.show"]],
         ),
         "status": Target(

@@ -41,7 +41,7 @@ from pirl_core.types import ChunkResult, Episode, Observation
 from tests.checkpoints.test_pretrained import DATA, published_folder, tiny_shape, tokenizer
 from tests.data.test_data import make_episode
 from tests.data.test_recorded import write_recorded
-from tests.report.made_up import COUNTS, EASY, MEDIUM, N, fill
+from tests.report.made_up import COUNTS, EASY, MEDIUM, N, fill, unchanged
 from tests.worlds import SUPERVISION, random_observation, small_policy
 
 SMOKE = preset_values("smoke")
@@ -342,7 +342,7 @@ def see_report(values: dict[str, Any], **top: Any) -> Any:
     checked = params.Params.model_validate(whole)
     counts = {key: {EASY: wins[EASY], MEDIUM: wins[MEDIUM]} for key, wins in COUNTS.items() if key[0] == "id"}
     fill(Path("outputs"), checked, counts)
-    build_report(checked, Path("outputs"), Path("results"))
+    build_report(checked, Path("outputs"), Path("results"), unchanged)
     return everything(Path("results")), everything(Path("outputs/report"))
 
 

@@ -12,10 +12,12 @@ import yaml
 from PIL import Image
 
 from pirl_core import seeds
+from pirl_core.evaluation.stats import difference_interval, grid_of, mean_interval
 from pirl_core.params.file import load_params
 from pirl_core.params.preset import preset_values
 from pirl_core.params.sections import Params
 from pirl_core.report.build import build_report
+from pirl_core.report.older import Present
 
 EASY, MEDIUM = "reach-v3", "hammer-v3"
 # Of an episode as evaluation has them: 52 bits.
@@ -31,6 +33,9 @@ COUNTS = {
     ("ood:visual", "flow_noise"): {EASY: 4, MEDIUM: 0},
 }
 N = 20
+# Of a run's code, which is that of every run here.
+DIGEST = "c0de"
+PARTS = {"benchmarks": ["metaworld"], "backbones": ["pi0"], "noise_rules": ["flow_sde"]}
 
 
 def make_params(folder: Path, edit: Edit = lambda _: None) -> Params:
@@ -53,6 +58,7 @@ def make_params(folder: Path, edit: Edit = lambda _: None) -> Params:
 def fill(outputs: Path, params: Params, counts: dict[tuple[str, str], dict[str, int]] = COUNTS, n: int = N) -> None:
     """Evaluations, curves, run records and a video; the first episodes of every task succeed."""
     for experiment in params.experiments:
+        record(outputs, "curate", experiment, 30.0, 500)
         for seed in params.seeds:
             write_curve(outputs / "sft" / f"{experiment}-{seed}", "losses/flow_matching", [1.0, 0.2, 0.1])
             record(outputs, "sft", f"{experiment}-{seed}", 10.0, 1000)
@@ -87,13 +93,20 @@ def record(outputs: Path, stage: str, name: str, wall: float, peak: float) -> No
     path = outputs / "run" / stage / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     machine = {"cpu": "Some CPU", "cores": 2, "memory_mib": 8192, "gpus": [], "system": "Linux"}
-    shared = {"machine": machine, "versions": {"numpy": "1.26.4"}, "revision": "abc1234"}
+    versions = {"python": "3.11.7", "versions": {"numpy": "1.26.4"}}
+    code = {"revision": "abc1234", "edits": None, "code": {"digest": DIGEST, "parts": PARTS}}
+    shared = {"machine": machine, **versions, **code}
     row = {"wall_seconds": wall, "peak_memory_mib": peak, "params": {"env": {"image_size": 64}}, **shared}
     path.write_text(json.dumps(row))
 
 
-def build(folder: Path, params: Params) -> dict[str, Any]:
-    build_report(params, folder / "outputs", folder / "results")
+def unchanged(stage: str, parts: Any) -> str:
+    """The code is still that of the records."""
+    return DIGEST
+
+
+def build(folder: Path, params: Params, present: Present = unchanged) -> dict[str, Any]:
+    build_report(params, folder / "outputs", folder / "results", present)
     metrics: dict[str, Any] = json.loads((folder / "results" / "metrics.json").read_text())
     return metrics
 
@@ -109,3 +122,43 @@ def text_of(html: str) -> str:
 
 def change(path: Path, edit: Callable[[pd.DataFrame], pd.DataFrame]) -> None:
     edit(pd.read_parquet(path)).to_parquet(path, index=False)
+
+
+def edit_record(outputs: Path, stage: str, name: str, **changes: Any) -> None:
+    """Keys set to None are taken out."""
+    path = outputs / "run" / stage / f"{name}.json"
+    content = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps({key: value for key, value in content.items() if value is not None}))
+
+
+def recompute(results: Path) -> tuple[dict[Any, Any], dict[Any, Any]]:
+    """From episodes.parquet alone, by (experiment, split, method): (n, successes, rate, low, high), and of RL − SFT
+    (pairs, difference, low, high)."""
+    episodes = pd.read_parquet(results / "episodes.parquet")
+    rates, differences = {}, {}
+    for (experiment, split), here in episodes.groupby(["experiment", "split"]):
+        for method, part in here.groupby("method"):
+            success = part["success"].to_numpy(float)
+            rates[experiment, split, method] = (len(part), part["success"].sum(), *mean_interval(_grid(part, success)))
+            if method != "sft" and "sft" in set(here["method"]):
+                sft = here[here["method"] == "sft"]
+                pairs = sft.merge(part, on=["seed", "task", "env_seed"], suffixes=("_a", "_b"))
+                change = pairs["success_b"].to_numpy(float) - pairs["success_a"].to_numpy(float)
+                found = difference_interval(_grid(pairs, change))
+                differences[experiment, split, method] = (len(pairs), *found)
+    return rates, differences
+
+
+def _grid(frame: pd.DataFrame, value: Any) -> Any:
+    return grid_of(frame["seed"].to_numpy(), frame["task"].to_numpy(str), frame["env_seed"].to_numpy(), value)
+
+
+def told(results: Path) -> tuple[dict[Any, Any], dict[Any, Any]]:
+    """The same numbers, as metrics.json has them."""
+    metrics = json.loads((results / "metrics.json").read_text())
+    names = {"rows": ("n", "successes", "rate", "ci_low", "ci_high"), "differences": ("n", "diff", "ci_low", "ci_high")}
+    rates, differences = (
+        {(row["experiment"], row["split"], row["method"]): tuple(row[name] for name in of) for row in metrics[kind]}
+        for kind, of in names.items()
+    )
+    return rates, differences

@@ -11,7 +11,7 @@ from pirl_core.envs.figures import AVERAGE
 from pirl_core.envs.put_on_plate import paper as put_on_plate
 from pirl_core.evaluation.stats import Grid, mean_interval
 from pirl_core.facts import facts_of
-from pirl_core.report.page import paper_note
+from pirl_core.report.markdown import paper_note
 from pirl_core.report.paper import paper_rate, published
 from pirl_core.report.tables import results_table
 from tests.report.made_up import build, change, fill, make_params, text_of
@@ -96,18 +96,14 @@ def test_sequences_are_counted_by_the_subtasks_they_reached(tmp_path: Path) -> N
         assert shared["note"] in words
 
 
-def test_a_benchmark_with_figures_has_a_note_that_names_their_table(tmp_path: Path) -> None:
-    def benchmark(name: str, task: str) -> str:
-        def edit(data: dict[str, Any]) -> None:
-            world = {"benchmark": name, "tasks": [task], "cameras": [facts_of(name).cameras[0]], "shift": "none"}
-            data["experiments"] = {"one": {**data["experiments"]["tiny"], "env": world}}
-            data["evaluate"]["splits"] = {"id": {"tasks": None, "shift": "none", "episodes_per_task": 8}}
+def test_a_benchmark_with_figures_has_a_note_that_names_their_table() -> None:
+    def note(benchmark: str, scale: str = "laptop", model: str | None = "pi0") -> str:
+        return paper_note([{"benchmark": benchmark, "paper_model": model}], scale)
 
-        return paper_note(make_params(tmp_path, edit))
-
-    assert "Table 6" in benchmark("metaworld", "reach-v3")
-    assert "Table 7" in benchmark("put_on_plate", "put_on_plate")
-    assert "Table 5" in benchmark("calvin", "D/sequence")
-    assert "Table 3" in benchmark("libero", "libero_goal_0")
-    assert "Table 8" in benchmark("simpler", "PutEggplantInBasketScene-v1")
-    assert benchmark("maniskill", "PushCube-v1") == ""
+    assert "Table 6" in note("metaworld")
+    assert "Table 7" in note("put_on_plate")
+    assert "Table 5" in note("calvin")
+    assert "Table 3" in note("libero")
+    assert "Table 8" in note("simpler")
+    assert note("maniskill") == note("metaworld", model=None) == ""
+    assert "not a target" in note("metaworld") and "not a target" not in note("metaworld", "paper")

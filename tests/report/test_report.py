@@ -32,6 +32,7 @@ from tests.report.made_up import (
     fill,
     make_params,
     text_of,
+    unchanged,
 )
 
 
@@ -103,18 +104,18 @@ def test_page_twin_and_terminal_say_the_same_numbers(tmp_path: Path, params: Par
     assert "<π0>" not in page
     assert "78.1" in seen
     assert "78.1" in twin
-    # 4 sft, 8 rl and 12 evaluate records of 10, 100 and 5 s; nobody recorded curate.
-    assert "24 stage runs took 15 min 00 s in all; the largest used 3.0 GiB" in twin
-    assert "2 left no record" in twin
+    # 2 curate, 4 sft, 8 rl and 12 evaluate records of 30, 10, 100 and 5 s.
+    assert "26 stage runs took 16 min 00 s in all; the largest used 3.0 GiB" in twin
+    assert "left no record" not in twin
     runs = json.loads((tmp_path / "results/run.json").read_text())
-    assert (runs["total_wall_seconds"], runs["peak_memory_mib"], runs["revisions"]) == (900, 3072, ["abc1234"])
+    assert (runs["total_wall_seconds"], runs["peak_memory_mib"], runs["revisions"]) == (960, 3072, ["abc1234"])
     assert "Some CPU, 2 cores, 8 GiB" in seen
     assert "image_size: 64" in seen
     assert "numpy 1.26.4" in seen
     shown = show(tmp_path / "results", tmp_path / "outputs/report/report.html")
     assert terminal in shown
     assert "report.html" in shown
-    assert "15 min 00 s" in shown
+    assert "16 min 00 s" in shown
 
 
 def test_warnings_of_training_are_told_alike_ones_together(tmp_path: Path, params: Params) -> None:
@@ -163,7 +164,11 @@ def test_same_inputs_same_bytes(tmp_path: Path, params: Params) -> None:
     for name in ("a", "b"):
         fill(tmp_path / name / "outputs", params)
         build(tmp_path / name, params)
-    for file in ("results/metrics.json", "results/report.md", "results/learning.svg", "outputs/report/report.html"):
+    written = {path.name for path in (tmp_path / "a/results").iterdir()}
+    assert written == {
+        "report.md", "metrics.json", "run.json", "learning.svg", "episodes.parquet", "success.json",
+    }  # fmt: skip
+    for file in (*(f"results/{name}" for name in written), "outputs/report/report.html"):
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes(), file
 
 
@@ -180,7 +185,8 @@ def test_removed_entries_leave_no_trace_and_move_no_other_number(tmp_path: Path,
         name: [row for row in rows if row["experiment"] == "tiny" and row["method"] != "flow_noise"]
         for name, rows in before.items()
     }
-    everything = "".join(path.read_text() for path in (tmp_path / "results").iterdir())
+    everything = "".join(path.read_text() for path in (tmp_path / "results").iterdir() if path.suffix != ".parquet")
+    everything += pd.read_parquet(tmp_path / "results/episodes.parquet").to_csv()
     everything += text_of((tmp_path / "outputs/report/report.html").read_text())
     assert not re.search(r"flow_noise|Flow-Noise|\bstate-", everything)
 
@@ -269,7 +275,7 @@ def test_broken_input_is_one_line_and_writes_nothing(tmp_path: Path, params: Par
     fill(tmp_path / "outputs", params)
     BREAKS[message](tmp_path / "outputs/evaluate/tiny-flow_sde-0/episodes.parquet")
     with pytest.raises(UserError, match=re.escape(message)) as error:
-        build_report(params, tmp_path / "outputs", tmp_path / "results")
+        build_report(params, tmp_path / "outputs", tmp_path / "results", unchanged)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "results").exists()
     assert not (tmp_path / "outputs/report").exists()
@@ -279,6 +285,7 @@ def test_stage_tells_where_the_report_is_or_one_line(
     tmp_path: Path, params: Params, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("pirl_core.report.older.present_digest", unchanged)
     assert report_main(run, []) == 2
     message = capsys.readouterr().err
     assert message.startswith("pirl: report: outputs/evaluate/tiny-sft-0/episodes.parquet does not exist")
@@ -286,7 +293,7 @@ def test_stage_tells_where_the_report_is_or_one_line(
     fill(tmp_path / "outputs", params)
     assert report_main(run, []) == 0
     # make reproduce prints the table, once, at its end.
-    assert capsys.readouterr().out.startswith("[report all] results/report.md, outputs/report/report.html")
+    assert capsys.readouterr().out.startswith("[report all] results/laptop/report.md, outputs/report/report.html")
 
 
 def test_clips_alternate_outcomes_and_spread_over_tasks() -> None:

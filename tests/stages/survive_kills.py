@@ -31,7 +31,7 @@ from tests import ROOT
 from tests.flows.workspace import words_of
 from tests.stages.test_end_to_end import workspace
 
-PATTERNS = ("results/metrics.json", "outputs/policy/*/*", "outputs/*/*/metrics.jsonl", "outputs/evaluate/*/*.parquet")
+PATTERNS = ("results/*/metrics.json", "outputs/policy/*/*", "outputs/*/*/metrics.jsonl", "outputs/evaluate/*/*.parquet")
 LONGEST_SECONDS = 25.0
 # What DVC writes in place. How often its time may change before the kill, and how long after that: a record of 100 kB
 # is written in a dozen pieces, the list of locks in one, twice a stage and more.

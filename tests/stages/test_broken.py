@@ -68,8 +68,8 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for earlier in ("evaluate/metaworld-flow_sde-0", "rl/metaworld-flow_sde-0", "sft/metaworld-0", "report"):
         (here / "outputs" / earlier).mkdir(parents=True)
         (here / "outputs" / earlier / "earlier").write_text(earlier)
-    (here / "results").mkdir()
-    (here / "results/metrics.json").write_text("{}")
+    (here / "results/smoke").mkdir(parents=True)
+    (here / "results/smoke/metrics.json").write_text("{}")
     return here
 
 
@@ -319,4 +319,4 @@ def test_as_processes(stage: str, damage: Callable[[], object], words: str, here
     assert (done.returncode, done.stdout) == (2, ""), done.stderr
     assert re.fullmatch(rf"pirl: {stage}: [^\n]*{words}[^\n]*\n", done.stderr), done.stderr
     assert tree() == before
-    assert json.loads((here / "results/metrics.json").read_text()) == {}
+    assert json.loads((here / "results/smoke/metrics.json").read_text()) == {}

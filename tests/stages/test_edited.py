@@ -32,7 +32,7 @@ def body(job):
         found = checkpoints.latest(print)
         print("resumed" if found else "begun", stage)
         checkpoints.save(1, lambda folder: (folder / "state").write_text("1"))
-    for out in OUTS(stage, *words[1::2]):
+    for out in outs_of(stage, *words[1::2]):
         path = Path(out) if stage == "report" and out.startswith("results") else Path(out, "told.json")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(told))
@@ -65,7 +65,7 @@ def workspace(root: Path, tmp_path: Path) -> Path:
     del params["methods"]["flow_noise"]
     params["policies"] = ["flow_sde"]
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
-    (tmp_path / "bin/body.py").write_text(f"OUTS = {OUTS}\n{BODY}")
+    (tmp_path / "bin/body.py").write_text(OUTS + BODY)
     python = tmp_path / "bin/python"
     python.write_text(
         f'#!/bin/sh\n[ "$2" = pirl_core.stages.sources ] && exec "{sys.executable}" "$@"\n'

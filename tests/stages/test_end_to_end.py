@@ -91,7 +91,8 @@ def test_the_same_seeds_give_the_same_bits(first: Path, tmp_path: Path) -> None:
         ("outputs/policy/*/*", 12),
         ("outputs/rl/*/last/*", 8),
         ("outputs/evaluate/*/episodes.parquet", 3),
-        ("results/metrics.json", 1),
+        ("results/smoke/metrics.json", 1),
+        ("results/smoke/episodes.parquet", 1),
     ):
         here = hashes(first, pattern)
         assert len(here) == count, here
@@ -113,8 +114,8 @@ def test_everything_is_there_and_the_page_points_nowhere(first: Path) -> None:
         *(f"rl/metaworld-{method}-0.json" for method in ("flow_sde", "flow_noise")),
         *(f"evaluate/metaworld-{policy}-0.json" for policy in ("sft", "flow_sde", "flow_noise")),
     }
-    assert {path.name for path in (first / "results").iterdir()} == {
-        "metrics.json", "report.md", "run.json", "learning.svg",
+    assert {path.name for path in (first / "results/smoke").iterdir()} == {
+        "metrics.json", "report.md", "run.json", "learning.svg", "episodes.parquet", "success.json",
     }  # fmt: skip
     assert not list(first.rglob("*.partial"))
 
@@ -131,7 +132,7 @@ def test_every_family_goes_from_demonstrations_to_an_export(family: str, target:
     methods = [["rl", "0", "flow_sde"], ["evaluate", "0", "sft"], ["evaluate", "0", "flow_sde"]]
     for stage, *names in (["curate"], ["sft", "0"], *methods, ["report"]):
         run(folder, command(stage, *names, **({} if stage == "report" else {"experiment": family})), 1)
-    (change,) = json.loads((folder / "results/metrics.json").read_text())["differences"]
+    (change,) = json.loads((folder / "results/families/metrics.json").read_text())["differences"]
     assert (change["experiment"], change["method"], change["n"]) == (family, "flow_sde", 2)
     source = folder / f"outputs/policy/{family}-flow_sde-0"
     run(folder, [sys.executable, "-m", "pirl_core", "export", str(source), str(folder / "out"), "--to", target], 1)
@@ -149,7 +150,7 @@ def test_a_stopped_training_leaves_nothing_behind(sent: signal.Signals, code: in
     params = yaml.safe_load((tmp_path / "params.yaml").read_text())
     params["rl"]["iterations"] = 10_000
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
-    before = hashes(tmp_path, "outputs/**/*") | hashes(tmp_path, "results/*")
+    before = hashes(tmp_path, "outputs/**/*") | hashes(tmp_path, "results/*/*")
     with subprocess.Popen(
         command("rl", "0", "flow_sde"), cwd=tmp_path, env=variables(2), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         text=True,
@@ -170,5 +171,5 @@ def test_a_stopped_training_leaves_nothing_behind(sent: signal.Signals, code: in
         time.sleep(0.1)
     assert process.returncode == code
     assert "Traceback" not in messages
-    assert hashes(tmp_path, "outputs/**/*") | hashes(tmp_path, "results/*") == before
+    assert hashes(tmp_path, "outputs/**/*") | hashes(tmp_path, "results/*/*") == before
     assert not list((tmp_path / "outputs").rglob("*.partial"))

@@ -108,8 +108,8 @@ def test_another_error_goes_its_way(tmp_path: Path) -> None:
 
 def test_the_report_on_a_full_disk(full: Path) -> None:
     fill(full / "outputs", make_params(full))
-    (full / "results").mkdir()
-    (full / "results/metrics.json").write_text("{}")
+    (full / "results/laptop").mkdir(parents=True)
+    (full / "results/laptop/metrics.json").write_text("{}")
     leave(full, 8_000)
     command = [sys.executable, "-m", "pirl_core.stages.report"]
     environment = {**os.environ, "MPLCONFIGDIR": str(full.parent)}

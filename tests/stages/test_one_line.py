@@ -205,7 +205,7 @@ def test_something_in_the_way_of_the_report(here: Path, capsys: pytest.CaptureFi
     from pirl_core.files import write_json
 
     (here / "results").write_text("the user's")
-    assert report_main(lambda _: write_json(Path("results/metrics.json"), {}), []) == 2
+    assert report_main(lambda _: write_json(Path("results/smoke/metrics.json"), {}), []) == 2
     assert "report: results" in capsys.readouterr().err
     assert show([]) == 2
     assert capsys.readouterr().err.count("\n") == 1

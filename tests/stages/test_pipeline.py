@@ -21,22 +21,28 @@ from pirl_core.provenance.code import PACKAGE
 from pirl_core.stages.job import NEEDS, READS
 from pirl_core.stages.sources import path_of
 
-# What each stage writes, as the stand-ins need it; a test compares it with dvc.yaml.
+# What each stage writes, as the stand-ins need it; DVC fails where that is less than dvc.yaml says.
 OUTS = """\
-lambda stage, *names: {
-    "curate": [f"outputs/curate/{'-'.join(names)}"],
-    "sft": [f"outputs/policy/{names[0]}-sft-{names[-1]}", f"outputs/sft/{'-'.join(names)}"] if names else [],
-    "rl": [f"outputs/policy/{'-'.join(names)}", f"outputs/rl/{'-'.join(names)}"],
-    "evaluate": [f"outputs/evaluate/{'-'.join(names)}"],
-    "report": [f"results/{file}" for file in ("report.md", "metrics.json", "run.json", "learning.svg")]
-    + ["outputs/report"],
-}[stage]"""
+import pathlib, re
+
+def outs_of(stage, *names):
+    scale = re.search(r"^scale: (\\w+)", pathlib.Path("params.yaml").read_text(), re.MULTILINE)[1]
+    files = ("report.md", "metrics.json", "run.json", "learning.svg", "episodes.parquet", "success.json")
+    name = "-".join(names)
+    return {
+        "curate": [f"outputs/curate/{name}"],
+        "sft": [f"outputs/policy/{'-sft-'.join(names)}", f"outputs/sft/{name}"],
+        "rl": [f"outputs/policy/{name}", f"outputs/rl/{name}"],
+        "evaluate": [f"outputs/evaluate/{name}"],
+        "report": [*(f"results/{scale}/{file}" for file in files), "outputs/report"],
+    }[stage]
+"""
 # Stands for `python` while DVC runs the stages: real commands, folders and records, but a new text instead of training.
 STAND_IN = f"""\
-import pathlib, sys, uuid
+{OUTS}
+import sys, uuid
 stage, names = sys.argv[2].rpartition(".")[2], sys.argv[4::2]
-outs = ({OUTS})(stage, *names)
-paths = [out if out.startswith("results") else f"{{out}}/x" for out in outs]
+paths = [out if out.startswith("results") else f"{{out}}/x" for out in outs_of(stage, *names)]
 for out in [*paths, *([f"outputs/run/{{stage}}/{{'-'.join(names)}}.json"] if names else [])]:
     path = pathlib.Path(out)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -283,7 +289,8 @@ def test_a_folder_of_others_is_looked_at_like_any_other(workspace: Path) -> None
 def test_results_are_kept_in_git_and_large_outputs_are_not(root: Path, pipeline: dict[str, Any]) -> None:
     outs = pipeline["report"]["outs"]
     plain = [next(iter(out)) for out in outs if isinstance(out, dict) and out[next(iter(out))] == {"cache": False}]
-    assert plain == ["results/report.md", "results/metrics.json", "results/run.json", "results/learning.svg"]
+    files = ("report.md", "metrics.json", "run.json", "learning.svg", "episodes.parquet", "success.json")
+    assert plain == [f"results/${{scale}}/{file}" for file in files]
     assert "/outputs/" in (root / ".gitignore").read_text().splitlines()
     assert (
         json.dumps([o for s in pipeline.values() for o in s["outs"] if isinstance(o, str) and o[:8] != "outputs/"])

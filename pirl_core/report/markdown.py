@@ -1,0 +1,91 @@
+"""Results as Markdown: the page's twin report.md, and the parts of it that other pages show too."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from pirl_core.params.sections import Params
+from pirl_core.report import tables
+from pirl_core.report.older import Older, older_note
+from pirl_core.report.paper import LABELS, published
+from pirl_core.report.tables import Row
+
+Table = tuple[list[str], list[list[str]]]  # header, rows of cells
+INTERVALS = (
+    "Success is the share of episodes that reach the goal within the time limit. Every training seed plays the same "
+    "initial states; the 95 % intervals are for new training seeds and new initial states (docs/statistics.md)."
+)
+CHAINS = (
+    "Len-k is the share of sequences of which at least the first k subtasks were solved, each in turn without a reset; "
+    "average is the number solved. An episode that is a sequence succeeds with its last subtask. A subtask has so many "
+    "steps; where the protocol gives more, the figures are not those of the protocol."
+)
+NO_WARNING = "No training run raised a warning."
+PAIRS = (
+    "Every policy plays the same episodes, so each RL episode is paired with the SFT episode of the same task, "
+    "initial state and training seed."
+)
+
+
+def render_markdown(
+    params: Params, metrics: dict[str, list[Row]], runs: dict[str, Any], warned: Table, older: Older
+) -> str:
+    """Tables only; learning.svg beside it is its one figure. warned: `tables.warnings_table`."""
+    groups, chains = tables.groups_table(metrics, older), tables.chains_table(metrics, older)
+    parts = [
+        f"# {params.report.title}",
+        f"Scale `{params.scale}`, training seeds {', '.join(map(str, params.seeds))}. {INTERVALS}",
+        "## Results",
+        *main_table(metrics, params.scale, older),
+    ]
+    if chains[1]:
+        parts += ["## Sequences of subtasks", CHAINS, tables.markdown(*chains)]
+    if metrics["differences"]:
+        parts += ["## RL − SFT", PAIRS, tables.markdown(*tables.differences_table(metrics, older))]
+    if groups[1]:
+        parts += ["## By group of tasks", tables.markdown(*groups)]
+    parts += ["## Learning", "![Success over RL iterations, one panel per experiment](learning.svg)"]
+    parts += ["## Per task, in distribution"]
+    for experiment in params.experiments:
+        parts += [f"### {experiment}", tables.markdown(*tables.tasks_table(metrics, experiment, "id", older))]
+    parts += ["## Warnings", tables.markdown(*warned) if warned[1] else NO_WARNING]
+    parts += ["## What ran", runs_sentence(runs), tables.markdown(*tables.runs_table(runs))]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def main_table(metrics: dict[str, list[Row]], scale: str, older: Older) -> list[str]:
+    """The table of rates and what has to be said below it, in paragraphs; '' for those with nothing to say."""
+    return [
+        tables.markdown(*tables.rates_table(metrics, older)),
+        tables.seed_note(metrics["rows"]),
+        older_note(older),
+        paper_note(metrics["rows"], scale),
+        *tables.shared_starts(metrics),
+    ]
+
+
+def paper_note(rows: Sequence[Row], scale: str) -> str:
+    """What the paper's column means, in one sentence; '' where no experiment names a paper model.
+
+    rows: of metrics.json.
+    """
+    models: dict[str, dict[str, None]] = {}
+    for row in rows:
+        if row["paper_model"]:
+            model = str(row["paper_model"])
+            models.setdefault(row["benchmark"], {})[LABELS.get(model, model)] = None
+    notes = [figures.NOTE.format(", ".join(models[name])) for name in models if (figures := published(name))]
+    if not notes:
+        return ""
+    note = " ".join(notes)
+    if scale != "paper":
+        note += " Our policy, tasks and demonstrations are far smaller at this scale: it is a reference, not a target."
+    return note
+
+
+def runs_sentence(runs: dict[str, Any]) -> str:
+    missing = runs["expected"] - runs["recorded"]
+    text = (
+        f"{runs['recorded']} stage runs took {tables.seconds(runs['total_wall_seconds'])} in all; "
+        f"the largest used {tables.memory(runs['peak_memory_mib'])} of memory."
+    )
+    return text + (f" {missing} left no record." if missing else "")
