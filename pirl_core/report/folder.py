@@ -8,5 +8,5 @@ RESULTS = Path("results")
 
 
 def results_of(scale: str | None = None, root: Path = Path()) -> Path:
-    """``results/<scale>`` below ``root``; None: the scale of its params.yaml. Raises UserError where that cannot be read."""
+    """``results/<scale>`` below ``root``; None: that of its params.yaml. Raises UserError where it cannot be read."""
     return root / RESULTS / (scale or load_params(root / "params.yaml").scale)
