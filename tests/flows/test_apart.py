@@ -15,6 +15,7 @@ from pirl_core.commands.status import RUNS
 from pirl_core.params.file import load_params
 from tests.flows.test_flows import dvc
 from tests.flows.workspace import PYTHON, environment, make_workspace
+from tests.stages.test_pipeline import begun
 from tests.test_named import PACKAGE
 
 FULL = {"size": "full", "tokenizer": "./words/of_mine", "pretrained": "weights"}
@@ -62,8 +63,8 @@ def test_folders_that_the_parameters_name_are_found(workspace: Path) -> None:
     assert (folder / "data/mine").samefile(workspace / "data/mine")
     # DVC takes it as it takes the root's, and what a link leads to stays as it is.
     ran = dvc(workspace, "repro", "sft@b-0", within=str(folder))
-    assert ran.count("Running stage") == 2
-    assert dvc(workspace, "repro", "sft@b-0", within=str(folder)).count("Running stage") == 0
+    assert len(begun(ran)) == 2
+    assert begun(dvc(workspace, "repro", "sft@b-0", within=str(folder))) == []
     # A folder that stands there is left alone, a link that leads nowhere any more is made anew.
     (folder / "weights").unlink()
     (folder / "weights").mkdir()

@@ -30,6 +30,7 @@ import yaml
 from tests import ROOT
 from tests.flows.workspace import words_of
 from tests.stages.test_end_to_end import workspace
+from tests.stages.test_pipeline import begun
 
 PATTERNS = ("results/*/metrics.json", "outputs/policy/*/*", "outputs/*/*/metrics.jsonl", "outputs/evaluate/*/*.parquet")
 LONGEST_SECONDS = 25.0
@@ -107,9 +108,9 @@ def kind(process: psutil.Process) -> str:
     return "dvc" if re.search(r"\bdvc ", f"{words} ") else "other"
 
 
-def begun(folder: Path) -> list[str]:
+def begun_in(folder: Path) -> list[str]:
     """Stages that the run has begun, in order."""
-    return re.findall(r"Running stage '([^'@]+)", (folder / "log.txt").read_text())
+    return [name.partition("@")[0] for name in begun((folder / "log.txt").read_text())]
 
 
 def kill_all(run: "subprocess.Popen[bytes]") -> None:
@@ -175,7 +176,7 @@ def disturbed(
         try:
             run.wait(None if last else draw.uniform(1.0, LONGEST_SECONDS))
         except subprocess.TimeoutExpired:
-            stages = begun(folder)
+            stages = begun_in(folder)
             try:
                 what = kill(run, draw)
             except psutil.NoSuchProcess:
@@ -186,7 +187,7 @@ def disturbed(
             try:
                 run.wait(SECONDS_TO_END)
             except subprocess.TimeoutExpired:
-                if what and (what != "worker" or begun(folder) == stages):
+                if what and (what != "worker" or begun_in(folder) == stages):
                     tree = [words_of(process) for process in present(folder)]
                     print((folder / "log.txt").read_text()[-3000:], tree)
                     raise SystemExit(f"still running {SECONDS_TO_END} s after {what} was killed") from None

@@ -22,6 +22,7 @@ from pirl_core.files import write_text
 from pirl_core.stages.lock import PIPELINE, take
 from pirl_core.stages.mend import BROKEN, COPY, RECORD, is_whole, keep_record, mend
 from tests.flows.workspace import PYTHON, environment, make_workspace
+from tests.stages.test_pipeline import begun
 
 HOLDERS = Path(".dvc/tmp/rwlock")
 IDLE = "import time; time.sleep(60)"
@@ -177,7 +178,7 @@ def test_a_rerun_after_every_kind_of_damage_runs_no_finished_stage(tmp_path: Pat
         process = repro(folder, *stages)
         printed, _ = process.communicate(timeout=120)
         assert process.returncode == 0, printed
-        return set(re.findall(r"Running stage '([^']+)'", printed)), printed
+        return set(begun(printed)), printed
 
     def outputs() -> dict[str, str]:
         return {str(path): path.read_text() for path in (folder / "outputs").rglob("*") if path.is_file()}
