@@ -94,7 +94,7 @@ def _checked(given: list[str], experiments: list[str], scale: str | None = None,
     if not alone:
         names = with_needs(params, stage_names(params) if BEYOND & set(words) else names)
     wrong = lacking(params, Path(), names)
-    if mine and (wrong or alone):
+    if mine and (wrong or alone or "--dry" in words):
         write_sources(params)  # before DVC judges stages without the one that does this
     stale = set(wrong) if FORCED & set(words) or not wrong else _stale(list(wrong), alone)
     for name, said in wrong.items():

@@ -15,7 +15,7 @@ import yaml
 pytest.importorskip("prefect")
 
 from flows.artifacts import describe, slug
-from flows.graph import Stage, beside, longest_first, read_graph, select
+from flows.graph import Stage, beside, longest_first, look_at_sources, read_graph, select
 from flows.lines import Progress, Transcript, clock, level, progress
 from flows.processes import GUARD
 from flows.resources import Machine, default_slots
@@ -158,6 +158,7 @@ def test_lines_are_understood() -> None:
 def test_the_stages_own_exit_code_is_found_in_what_dvc_prints(workspace: Path) -> None:
     """Real DVC: it exits with 255 whatever the stage's code was."""
     turn(workspace, **{"curate a": {"exit": 2}})
+    look_at_sources(workspace, environment(workspace))
     for address, code, unchanged in (("curate@a", 2, False), ("curate@b", None, False), ("curate@b", None, True)):
         command = [PYTHON, "-m", "dvc", "repro", "--single-item", address]
         done = subprocess.run(
@@ -180,7 +181,7 @@ def test_overrides_run_apart_and_leave_the_users_file_alone(workspace: Path) -> 
 
     # An edit that nobody has committed.
     source = workspace / "pirl_core" / "rl" / "losses.py"
-    source.write_text(source.read_text() + "# a comment\n")
+    source.write_text(source.read_text() + "NEW = 1\n")
     overrides = {"experiments.b.evaluate.num_envs": 3, "report.title": "Another"}
     folder = open_workspace(check(workspace, None, overrides, ["b"]))
     assert folder.parent == workspace / RUNS
@@ -195,6 +196,7 @@ def test_overrides_run_apart_and_leave_the_users_file_alone(workspace: Path) -> 
     assert open_workspace(check(workspace, "smoke", None, None)) != folder
     assert own.read_bytes() == before
     # The workspaces below do not disturb the one above.
+    look_at_sources(workspace, environment(workspace))
     stages = read_graph(workspace)
     assert len(stages) == 11
     assert {stage.address for stage in stages if not stage.stale} == {"curate@b", "sft@b-0"}
