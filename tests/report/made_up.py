@@ -13,7 +13,7 @@ from PIL import Image
 
 from pirl_core import seeds
 from pirl_core.evaluation.stats import difference_interval, grid_of, mean_interval
-from pirl_core.params.file import load_params
+from pirl_core.params.file import load_params, resolve
 from pirl_core.params.preset import preset_values
 from pirl_core.params.sections import Params
 from pirl_core.report.build import build_report
@@ -58,10 +58,10 @@ def make_params(folder: Path, edit: Edit = lambda _: None) -> Params:
 def fill(outputs: Path, params: Params, counts: dict[tuple[str, str], dict[str, int]] = COUNTS, n: int = N) -> None:
     """Evaluations, curves, run records and a video; the first episodes of every task succeed."""
     for experiment in params.experiments:
-        record(outputs, "curate", experiment, 30.0, 500)
+        record(params, outputs, "curate", experiment, 30.0, 500)
         for seed in params.seeds:
             write_curve(outputs / "sft" / f"{experiment}-{seed}", "losses/flow_matching", [1.0, 0.2, 0.1])
-            record(outputs, "sft", f"{experiment}-{seed}", 10.0, 1000)
+            record(params, outputs, "sft", f"{experiment}-{seed}", 10.0, 1000)
             for policy in params.policies:
                 name = f"{experiment}-{policy}-{seed}"
                 rows = [
@@ -77,10 +77,10 @@ def fill(outputs: Path, params: Params, counts: dict[tuple[str, str], dict[str, 
                 Image.new("RGB", (8, 8), "red").save(folder / "videos" / "a.gif")
                 clip = {"file": "a.gif", "split": "id", "task": EASY, "success": True, "episode": SEED}
                 (folder / "videos" / "videos.json").write_text(json.dumps([clip]))
-                record(outputs, "evaluate", name, 5.0, 2048)
+                record(params, outputs, "evaluate", name, 5.0, 2048)
                 if policy != "sft":
                     write_curve(outputs / "rl" / name, "validation/success", [0.25, 0.5, 0.75])
-                    record(outputs, "rl", name, 100.0, 3072)
+                    record(params, outputs, "rl", name, 100.0, 3072)
 
 
 def write_curve(folder: Path, key: str, values: list[float]) -> None:
@@ -89,14 +89,15 @@ def write_curve(folder: Path, key: str, values: list[float]) -> None:
     (folder / "metrics.jsonl").write_text("\n".join(lines) + "\n")
 
 
-def record(outputs: Path, stage: str, name: str, wall: float, peak: float) -> None:
+def record(params: Params, outputs: Path, stage: str, name: str, wall: float, peak: float) -> None:
     path = outputs / "run" / stage / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     machine = {"cpu": "Some CPU", "cores": 2, "memory_mib": 8192, "gpus": [], "system": "Linux"}
     versions = {"python": "3.11.7", "versions": {"numpy": "1.26.4"}}
     code = {"revision": "abc1234", "edits": None, "code": {"digest": DIGEST, "parts": PARTS}}
     shared = {"machine": machine, **versions, **code}
-    row = {"wall_seconds": wall, "peak_memory_mib": peak, "params": {"env": {"image_size": 64}}, **shared}
+    read = {"env": {"image_size": resolve(params, name.split("-")[0]).env.image_size}}
+    row = {"wall_seconds": wall, "peak_memory_mib": peak, "params": read, **shared}
     path.write_text(json.dumps(row))
 
 

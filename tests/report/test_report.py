@@ -17,7 +17,7 @@ from pirl_core.evaluation.stats import Grid, difference_interval, mean_interval
 from pirl_core.params.sections import Params
 from pirl_core.report.build import build_report
 from pirl_core.report.figures import learning_picture
-from pirl_core.report.inputs import Clip
+from pirl_core.report.inputs import Clip, unlike
 from pirl_core.report.show import show
 from pirl_core.report.tables import METHODS, SINGLE_SEED, percent, points, results_table, seconds
 from pirl_core.report.videos import choose
@@ -29,6 +29,7 @@ from tests.report.made_up import (
     N,
     build,
     change,
+    edit_record,
     fill,
     make_params,
     text_of,
@@ -279,6 +280,18 @@ def test_broken_input_is_one_line_and_writes_nothing(tmp_path: Path, params: Par
     assert "\n" not in str(error.value)
     assert not (tmp_path / "results").exists()
     assert not (tmp_path / "outputs/report").exists()
+
+
+def test_a_run_with_other_parameters_is_no_row(tmp_path: Path, params: Params) -> None:
+    """Though DVC may hold it for this one: it reads params.yaml some moments after the stage last did."""
+    fill(tmp_path / "outputs", params)
+    edit_record(tmp_path / "outputs", "rl", "tiny-flow_sde-0", params={"rl": {"actor_lr": 0.5}})
+    with pytest.raises(UserError, match=r"ran with rl\.actor_lr = 0\.5, params\.yaml says .*rl@tiny-flow_sde-0`$"):
+        build_report(params, tmp_path / "outputs", tmp_path / "results", unchanged)
+    assert not (tmp_path / "results").exists()
+    # The commit of a branch is no other value; another branch would be.
+    for revision, said in (("a" * 40, ""), ("other", "ran with policy.revision = other, params.yaml says None")):
+        assert unlike(params, "sft", "tiny-0", {"policy": {"revision": revision}}) == said
 
 
 def test_stage_tells_where_the_report_is_or_one_line(
