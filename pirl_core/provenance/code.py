@@ -7,7 +7,7 @@ processes (``UNCOUNTED``). Of benchmarks, model families and noise rules only th
 import ast
 import hashlib
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -90,7 +90,7 @@ def code_of(stage: str, parts: Mapping[str, Sequence[str]], root: Path) -> Code:
             for kind, last in source.parts:
                 waiting += [".".join(filter(None, (_full(kind, one), last))) for one in chosen[kind]]
             if path.parent != home / PACKAGE:
-                files |= {data.relative_to(home).as_posix(): _hash(data.read_bytes()) for data in _data(path.parent)}
+                files |= _data(path.parent, home)
     return Code(files, frozenset(packages))
 
 
@@ -111,33 +111,32 @@ def _root_of(name: str) -> Path | None:
     return Path(next(iter(folders)) if folders else str(spec.origin)).parent
 
 
-def _files(module: str, root: Path) -> Iterator[tuple[str, Path]]:
+# A process looks at each file once: there are hundreds of stages at paper scale, of much the same code.
+@cache
+def _files(module: str, root: Path) -> list[tuple[str, Path]]:
     """The module's file and the ``__init__`` of every package above it, which run first; none if it is no module."""
     parts = module.split(".")
     path = root.joinpath(*parts)
-    own = next((file for file in (path / "__init__.py", path.with_suffix(".py")) if file.is_file()), None)
-    if own is None:
-        return
-    yield module, own
-    for count in range(1, len(parts)):
-        init = root.joinpath(*parts[:count]) / "__init__.py"
-        if init.is_file():
-            yield ".".join(parts[:count]), init
+    own = [file for file in (path / "__init__.py", path.with_suffix(".py")) if file.is_file()]
+    above = [(".".join(parts[:n]), root.joinpath(*parts[:n]) / "__init__.py") for n in range(1, len(parts))]
+    return [(module, own[0]), *(pair for pair in above if pair[1].is_file())] if own else []
 
 
-def _data(folder: Path) -> Iterable[Path]:
-    return (
-        path
-        for path in sorted(folder.iterdir())
+@cache
+def _data(folder: Path, root: Path) -> dict[str, str]:
+    """Files of the folder that are not Python, with the digest of their bytes."""
+    return {
+        path.relative_to(root).as_posix(): _hash(path.read_bytes())
+        for path in folder.iterdir()
         if path.is_file() and path.suffix not in _NO_DATA and not path.name.startswith(".")
-    )
+    }
 
 
+@cache
 def _read(path: Path, module: str) -> _Source:
     return _parsed(path.read_bytes(), module, path.name == "__init__.py")
 
 
-@cache
 def _parsed(content: bytes, module: str, is_package: bool) -> _Source:
     told: list[ast.AST] = []
     form = _form(ast.parse(content), told)

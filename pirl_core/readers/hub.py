@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pirl_core.errors import NO_ROOM, UserError
 
+_ANSWER_SECONDS = 5
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 
 
@@ -38,7 +39,7 @@ def commit_of(repo: str, revision: str | None, repo_type: str = "model") -> str:
     from huggingface_hub import HfApi
 
     try:
-        return str(HfApi().repo_info(repo, revision=revision, repo_type=repo_type).sha)
+        return str(HfApi().repo_info(repo, revision=revision, repo_type=repo_type, timeout=_ANSWER_SECONDS).sha)
     except Exception as error:  # as above
         raise hub_error(error, repo, revision, "the question") from error
 

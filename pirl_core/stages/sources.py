@@ -112,10 +112,16 @@ def _input(
         return whole, revision
     if whole in before and not (ask and before[whole] == UNKNOWN):
         return whole, before[whole]
+    return whole, _commit(source, revision, kind)
+
+
+@cache
+def _commit(source: str, revision: str | None, kind: str) -> str:
+    """Many experiments share a repository, and a hub out of reach takes its time."""
     try:
-        return whole, commit_of(source, revision, kind)
+        return commit_of(source, revision, kind)
     except UserError:
-        return whole, UNKNOWN
+        return UNKNOWN
 
 
 def pinned(run: Run, source: Source) -> Run:
@@ -137,6 +143,7 @@ def read_source(path: Path) -> str:
 def write_sources(params: Params, root: Path = Path()) -> None:
     """All files below ``root``, those that are right left alone; what params.yaml no longer has goes."""
     written = set()
+    _commit.cache_clear()
     for stage, experiment, method, runs in _all(params):
         path = root / path_of(stage, experiment, method)
         before = read_source(path)
