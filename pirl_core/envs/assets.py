@@ -21,7 +21,6 @@ from typing import NamedTuple
 from pirl_core import console
 from pirl_core.envs.damage import damaged
 from pirl_core.errors import NO_ROOM, UserError, told
-from pirl_core.readers.archives import open_archive
 
 CHUNK = 2**20
 
@@ -282,6 +281,8 @@ def _other(archive: Path, url: str, what: str) -> UserError:
 
 def _unpacked(archive: Path, folder: Path) -> Path:
     """The archive's content, without the one folder in which some archives have it all."""
+    from pirl_core.readers.archives import open_archive
+
     shutil.rmtree(folder, ignore_errors=True)
     try:
         with open_archive(archive, "run the command again") as file:
