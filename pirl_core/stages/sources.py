@@ -5,6 +5,7 @@ of stage rl one a method too, ``outputs/sources/rl/metaworld-flow_sde``, with a 
 folder or hub repository that params.yaml names. A comment leaves them as they are, and so does what is added beside.
 """
 
+import argparse
 import re
 from collections.abc import Iterable, Sequence
 from functools import cache
@@ -167,10 +168,16 @@ def _all(params: Params) -> Iterable[tuple[str, str, str, list[Run]]]:
     yield "report", "", "", [resolve(params, experiment) for experiment in params.experiments]
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     console.speak()
+    about = "Stage sources of dvc.yaml: what the code of every stage does, for DVC to depend on."
+    parser = argparse.ArgumentParser(prog="python -m pirl_core.stages.sources", description=about)
+    parser.add_argument(
+        "--params", type=Path, default=Path("params.yaml"), help="parameter file (default: %(default)s)"
+    )
+    args = parser.parse_args(argv)
     try:
-        write_sources(load_params())
+        write_sources(load_params(args.params))
     except (UserError, OSError) as error:
         if (said := told(error)) is None:
             raise

@@ -60,7 +60,7 @@ def test_the_check_itself_finds_a_missing_line() -> None:
 def test_every_option_of_every_command_is_explained(root: Path) -> None:
     # DVC's own command line is DVC's to explain.
     names = [name for name in modules(root) if name != "pirl_core.commands.dvc"]
-    assert {"pirl_core", "pirl_core.commands.scale", "pirl_core.stages.rl", "pirl_core.stages.deps"} <= set(names)
+    assert {"pirl_core", "pirl_core.commands.scale", "pirl_core.stages.rl", "pirl_core.stages.sources"} <= set(names)
     calls = [*([name] for name in names), *(["pirl_core", command] for command in COMMANDS)]
     running = [
         subprocess.Popen(

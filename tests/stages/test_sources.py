@@ -44,7 +44,7 @@ def write(**curate: Any) -> None:
 
 def found(key: str) -> str:
     """What the file says after the stage ran."""
-    assert main() == 0
+    assert main([]) == 0
     return dict(line.split(" = ") for line in CURATE.read_text().splitlines() if " = " in line)[key]
 
 
@@ -79,16 +79,16 @@ def test_a_hub_that_does_not_answer_is_asked_again_at_the_next_run(here: Path, h
 
 
 def test_files_are_written_only_where_they_change(here: Path) -> None:
-    assert main() == 0
+    assert main([]) == 0
     before = {path: path.stat().st_ino for path in Path("outputs/sources").rglob("*") if path.is_file()}
     assert len(before) == 6
-    assert main() == 0
+    assert main([]) == 0
     assert before == {path: path.stat().st_ino for path in before}
     params = preset_values("smoke")
     del params["methods"]["flow_noise"]
     params["policies"] = ["flow_sde"]
     Path("params.yaml").write_text(yaml.safe_dump(params))
-    assert main() == 0
+    assert main([]) == 0
     assert {path.name for path in Path("outputs/sources/rl").iterdir()} == {"metaworld-flow_sde"}
 
 
@@ -96,7 +96,7 @@ def test_a_stage_that_dvc_runs_finds_the_code_as_dvc_did(here: Path, monkeypatch
     runs = [resolve(load_params(), "metaworld")]
     look("curate", runs, "metaworld")  # by hand there is nothing to compare with
     monkeypatch.setenv("DVC_STAGE", "curate@metaworld")
-    assert main() == 0
+    assert main([]) == 0
     assert look("curate", runs, "metaworld").text == read_source(CURATE)
     CURATE.write_text(CURATE.read_text().replace("pirl_core/data/curate.py ", "pirl_core/data/curate.py 0"))
     with pytest.raises(UserError, match=r"^pirl_core/data/curate\.py has changed since this run of the pipeline began"):
