@@ -78,8 +78,8 @@ def workspace(root: Path, tmp_path: Path) -> Path:
 def start(workspace: Path, words: Sequence[str]) -> tuple[int, str]:
     own = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "PIRL_"))}
     environment = own | {
-        "PATH": f"{workspace}/bin:{own['PATH']}", "PYTHONPATH": str(workspace), "SHELL": "/bin/sh",
-        "PREFECT_HOME": str(workspace / "prefect"),
+        "PATH": f"{workspace}/bin:{Path(sys.executable).parent}:{own['PATH']}", "PYTHONPATH": str(workspace),
+        "SHELL": "/bin/sh", "PREFECT_HOME": str(workspace / "prefect"),
     }  # fmt: skip
     done = subprocess.run([sys.executable, *words], cwd=workspace, env=environment, capture_output=True, text=True)
     return done.returncode, done.stdout + done.stderr
