@@ -185,7 +185,7 @@ def test_other_values_run_apart_and_tell_how_to_compare(world: World) -> None:
     (folder,) = (world.folder / RUNS).iterdir()
     assert f"PYTHONPATH={folder}:{world.folder}:{world.folder}" in printed
     assert "to compare with params.yaml's own run: `pirl runs`" in printed
-    assert (folder / "results/report.md").exists()
+    assert (folder / "results/smoke/report.md").exists()
 
 
 def test_a_flow_waits_for_its_turn_and_mends_what_a_kill_left(world: World) -> None:
