@@ -22,11 +22,11 @@ def part(home: str, name: str, module: str = "") -> ModuleType:
 
     Raises LookupError, in words, where there is none; what goes wrong inside it is raised as it is.
     """
-    where = _where(home, name, module)
+    place = where(home, name, module)
     try:
-        return import_module(where)
+        return import_module(place)
     except ModuleNotFoundError as error:
-        if error.name and f"{where}.".startswith(f"{error.name}."):
+        if error.name and f"{place}.".startswith(f"{error.name}."):
             raise LookupError(lacking(home, name, module)) from None
         raise
 
@@ -34,14 +34,14 @@ def part(home: str, name: str, module: str = "") -> ModuleType:
 def exists(home: str, name: str, module: str = "") -> bool:
     """Whether ``part`` would find it; loads the packages above it alone."""
     try:
-        return find_spec(_where(home, name, module)) is not None
+        return find_spec(where(home, name, module)) is not None
     except (LookupError, ModuleNotFoundError, ValueError):
         return False
 
 
 def defines(home: str, name: str, function: str) -> bool:
     """Whether the module's source has the function; reads it and runs nothing of it, but the packages above it."""
-    spec = find_spec(_where(home, name, ""))
+    spec = find_spec(where(home, name, ""))
     source = Path(str(spec.origin)).read_bytes() if spec and spec.has_location else b""
     return any(isinstance(node, ast.FunctionDef) and node.name == function for node in ast.parse(source).body)
 
@@ -57,12 +57,12 @@ def known(home: str, module: str = "") -> list[str]:
 def lacking(home: str, name: str, module: str = "") -> str:
     """What is wrong with a name that ``part`` does not find; the known ones are for whoever prints it to add."""
     if "." in name and NAME.fullmatch(name):
-        return f"no module {_where(home, name, module)} can be imported; install it, or put its folder on PYTHONPATH"
+        return f"no module {where(home, name, module)} can be imported; install it, or put its folder on PYTHONPATH"
     return f"unknown name '{name}'"
 
 
-def _where(home: str, name: str, module: str) -> str:
-    """Raises LookupError for what is no name of a module."""
+def where(home: str, name: str, module: str) -> str:
+    """The module's full name. Raises LookupError for what is no name of one."""
     if not NAME.fullmatch(name):
         raise LookupError(lacking(home, name, module))
     package = name if "." in name else f"{home}.{name}"

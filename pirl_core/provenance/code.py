@@ -88,7 +88,7 @@ def code_of(stage: str, parts: Mapping[str, Sequence[str]], root: Path) -> Code:
             files[path.relative_to(home).as_posix()] = source.digest
             waiting += source.imports
             for kind, last in source.parts:
-                waiting += [".".join(filter(None, (_full(kind, one), last))) for one in chosen[kind]]
+                waiting += [named.where(kind, one, last) for one in chosen[kind]]
             if path.parent != home / PACKAGE:
                 files |= _data(path.parent, home)
     return Code(files, frozenset(packages))
@@ -96,10 +96,6 @@ def code_of(stage: str, parts: Mapping[str, Sequence[str]], root: Path) -> Code:
 
 def _is_uncounted(module: str) -> bool:
     return any(f"{module}.".startswith(f"{PACKAGE}.{name}.") for name in UNCOUNTED)
-
-
-def _full(home: str, name: str) -> str:
-    return name if "." in name else f"{home}.{name}"
 
 
 def _root_of(name: str) -> Path | None:

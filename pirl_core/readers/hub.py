@@ -8,6 +8,7 @@ from pirl_core.errors import NO_ROOM, UserError
 
 _ANSWER_SECONDS = 5
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
+COMMIT = re.compile("[0-9a-f]{40}")
 
 
 def snapshot(

@@ -12,6 +12,7 @@ from pirl_core import named
 from pirl_core.errors import UserError
 from pirl_core.params.file import resolve
 from pirl_core.params.sections import Params, split_label
+from pirl_core.readers.hub import COMMIT
 from pirl_core.readers.paths import bare
 from pirl_core.readers.tables import NUMBER, TEXT, TRUTH, WHOLE, column_names
 from pirl_core.readers.tables import read_table as read_columns
@@ -31,7 +32,7 @@ COLUMNS = {
 }
 REMEDY = "delete its folder and run `dvc repro`"
 TRAINING = ("sft", "rl")
-PINNED, COMMIT = ("dataset_revision", "revision"), re.compile("[0-9a-f]{40}")
+PINNED = ("dataset_revision", "revision")
 NUMBERS = re.compile(r"[-+]?\d[\d.]*(e[-+]?\d+)?|\bnan\b|\binf\b")
 Curve = dict[str, list[tuple[float, float]]]  # metric name -> (step, value) points
 

@@ -6,7 +6,6 @@ folder or hub repository that params.yaml names. A comment leaves them as they a
 """
 
 import argparse
-import re
 from collections.abc import Iterable, Sequence
 from functools import cache
 from hashlib import sha256
@@ -21,13 +20,12 @@ from pirl_core.params.file import Run, load_params, resolve
 from pirl_core.params.sections import Params
 from pirl_core.provenance.code import Code, code_of
 from pirl_core.provenance.data import folder_digest
-from pirl_core.readers.hub import HUB_ID, commit_of
+from pirl_core.readers.hub import COMMIT, HUB_ID, commit_of
 from pirl_core.readers.text import read_text
 
 FOLDER = Path("outputs/sources")
 ROOT = Path(__file__).resolve().parents[2]
 UNKNOWN = "unknown"
-COMMIT = re.compile("[0-9a-f]{40}")
 
 
 class Source(NamedTuple):
@@ -141,18 +139,18 @@ def read_source(path: Path) -> str:
     return read_text(path, "delete it") if path.exists() else ""
 
 
-def write_sources(params: Params, root: Path = Path()) -> None:
-    """All files below ``root``, those that are right left alone; what params.yaml no longer has goes."""
+def write_sources(params: Params) -> None:
+    """All files, those that are right left alone; what params.yaml no longer has goes."""
     written = set()
     _commit.cache_clear()
     for stage, experiment, method, runs in _all(params):
-        path = root / path_of(stage, experiment, method)
+        path = path_of(stage, experiment, method)
         before = read_source(path)
         text = source_of(stage, runs, before, ask=True).text
         if text != before:
             write_text(path, text)
         written.add(path)
-    for path in (root / FOLDER).rglob("*"):
+    for path in FOLDER.rglob("*"):
         if path.is_file() and path not in written:
             path.unlink()
 
