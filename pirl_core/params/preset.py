@@ -3,6 +3,9 @@
 ``presets/base.yaml`` has every key with its meaning, each file beside it is a preset. A section (env, rl, ...) is
 merged key by key. Any other value (seeds, methods, experiments, evaluate.splits) is replaced whole, as by an override;
 sections that an experiment leaves out it does not override. A preset's comment follows the base's.
+
+A preset with ``extends: NAME`` changes that preset instead of the base. In it ``experiments`` may be a list of names:
+those of the other, as they are there.
 """
 
 import re
@@ -44,10 +47,17 @@ def preset_names() -> list[str]:
 
 def preset_values(name: str) -> dict[str, Any]:
     """All values of a preset. Raises UserError, in one line, for an unknown name and for what is wrong in its file."""
-    path = _path(name)
-    values, changes = read_yaml(BASE), read_yaml(path)
-    for key, value in changes.items():
-        values[key] = values[key] | value if key in SECTIONS and isinstance(value, dict) else value
+    values = read_yaml(BASE)
+    path = BASE
+    for path, changes in _line(name):
+        for key, value in changes.items():
+            match key, value:
+                case "extends", _:
+                    continue
+                case "experiments", list():
+                    values[key] = _chosen(path, values[key], value)
+                case _:
+                    values[key] = values[key] | value if key in SECTIONS and isinstance(value, dict) else value
     if isinstance(values["experiments"], dict):
         for key, entry in values["experiments"].items():
             nothing: dict[str, Any] = {section: {} for section in Run._fields}
@@ -57,6 +67,26 @@ def preset_values(name: str) -> dict[str, Any]:
     return values
 
 
+def _line(name: str) -> list[tuple[Path, dict[str, Any]]]:
+    """The presets that lead from the base to this one, which is the last. Raises UserError for a circle."""
+    line: list[tuple[Path, dict[str, Any]]] = []
+    while True:
+        path = _path(name)
+        if path in [before for before, _ in line]:
+            raise UserError(f"{path}: extends = {line[0][1]['extends']}: presets extend each other in a circle")
+        line.insert(0, (path, read_yaml(path)))
+        if "extends" not in line[0][1]:
+            return line
+        name = str(line[0][1]["extends"])
+
+
+def _chosen(path: Path, experiments: Any, names: list[Any]) -> dict[str, Any]:
+    for name in names:
+        if name not in experiments:
+            raise UserError(f"{path}: experiments: {unknown(str(name), experiments)}")
+    return {name: experiments[name] for name in names}
+
+
 def load_preset(name: str) -> Params:
     """The same, typed."""
     return check_params(preset_values(name), name)
@@ -64,15 +94,35 @@ def load_preset(name: str) -> Params:
 
 def preset_text(name: str) -> str:
     """A preset as a whole parameter file, commented. Raises UserError as ``preset_values`` does."""
-    values, path = preset_values(name), _path(name)
-    base, changes = (_blocks(read_text(file, REMEDY)) for file in (BASE, path))
-    text = "\n".join(_merged(base, changes)) + "\n"
+    values, line = preset_values(name), _line(name)
+    blocks = _blocks(read_text(BASE, REMEDY))
+    changes: dict[Place, Block] = {}
+    for path, content in line:
+        changes = _further(changes, _blocks(read_text(path, REMEDY)), content.get("experiments"))
+    text = "\n".join(_merged(blocks, changes)) + "\n"
+    path = line[-1][0]
     try:
         if parse_yaml(text, str(path)) == values:
             return text
     except UserError:
         pass
     raise UserError(f"{path}: cannot be put into base.yaml; give each key a line, behind two spaces in a section")
+
+
+def _further(before: dict[Place, Block], new: dict[Place, Block], experiments: Any) -> dict[Place, Block]:
+    """What a preset changes, and then one that extends it. experiments: what the latter gives for them, if anything."""
+    new.pop(("extends",), None)
+    if isinstance(experiments, list):
+        del new["experiments",]
+        chosen = {
+            place: before[place] for name in experiments for place in before if place[:2] == ("experiments", name)
+        }
+    elif experiments is None:
+        chosen = {place: block for place, block in before.items() if _of_experiment(place)}
+    else:
+        chosen = {}
+    rest = {place: block for place, block in before.items() if not _of_experiment(place)}
+    return rest | {place: block for place, block in new.items() if place not in chosen} | chosen
 
 
 def _path(name: str) -> Path:

@@ -44,7 +44,11 @@ def test_a_preset_is_written_whole(name: str) -> None:
     """Its values, the base's comments and its own, each once and in their order."""
     text = preset_text(name)
     assert parse_yaml(text, name) == preset_values(name)
-    own = comments((preset.PRESETS / f"{name}.yaml").read_text())
+    content = (preset.PRESETS / f"{name}.yaml").read_text()
+    own = comments(content)
+    if "\nextends: " in content:  # what it takes of the other stands elsewhere
+        assert set(own) <= set(comments(text))
+        return
     left = iter(comments(text))
     assert all(line in left for line in own)
     # The base's comments within a value go with the value that a preset replaces.
@@ -57,7 +61,7 @@ def test_a_preset_is_written_whole(name: str) -> None:
 @pytest.mark.parametrize("name", preset_names())
 def test_a_whole_parameter_file_is_a_preset_too(name: str, folder: Path) -> None:
     path = folder / f"{name}.yaml"
-    shutil.copy(Path(preset.__file__).parent / "presets" / path.name, path)
+    shutil.copytree(Path(preset.__file__).parent / "presets", folder, dirs_exist_ok=True)
     values = preset_values(name)
     path.write_text(preset_text(name))
     assert preset_values(name) == values
@@ -104,6 +108,33 @@ def test_a_preset_of_ones_own_is_found_by_its_file(folder: Path) -> None:
     assert scale.main(["own"]) == 2 and scale.main([]) == 0
 
 
+FURTHER = """\
+# What else.
+
+scale: further
+extends: own
+experiments: [second]
+seeds: [4, 5]
+
+rl:
+  # A better one.
+  actor_lr: 2e-5
+"""
+
+
+def test_a_preset_may_extend_another(folder: Path) -> None:
+    """Its changes are on top, its comments in the place of the other's, and it takes what it names of experiments."""
+    (folder / "own.yaml").write_text(OWN)
+    (folder / "further.yaml").write_text(FURTHER)
+    values = preset_values("own")
+    kept = {"second": values["experiments"]["second"]}
+    rl = values["rl"] | {"actor_lr": 2e-5}
+    assert preset_values("further") == values | {"scale": "further", "seeds": [4, 5], "experiments": kept, "rl": rl}
+    text = preset_text("further")
+    assert "# What else.\n" in text and "  # A better one.\n  actor_lr: 2e-5\n" in text
+    assert not {"# What it is for.", "  # A reason.", "    # Beside nothing."} & set(text.splitlines())
+
+
 BROKEN = {
     "unknown key": ("rl: {actor_ir: 1}\n", "own.yaml: rl.actor_ir = 1: unknown key; did you mean 'actor_lr'?"),
     "unknown key of an experiment": (
@@ -112,7 +143,10 @@ BROKEN = {
     ),
     "an experiment without a label": ("experiments:\n  e:\n    paper_model: null\n", "experiments.e.model: missing"),
     "no mapping": ("rl: 3\n", "own.yaml: rl = 3: must be a"),
-    "no experiments": ("experiments: [e]\n", "own.yaml: experiments = "),
+    "no such experiments": ("experiments: [e]\n", "own.yaml: experiments: unknown name 'e'; known: metaworld"),
+    "no experiments": ("experiments: 1\n", "own.yaml: experiments = "),
+    "extends none": ("extends: laptob\n", "scale = 'laptob': no such preset"),
+    "extends itself": ("extends: own\n", "own.yaml: extends = own: presets extend each other in a circle"),
     "no experiment": ("experiments:\n  e: 3\n", "own.yaml: experiments.e = 3"),
     "another name": ("scale: laptop\n", "own.yaml: scale = laptop: must be the file's name, own"),
     "no YAML": ("rl: [\n", "own.yaml line"),

@@ -55,6 +55,8 @@ STARTS = {
     "dvc": ["-m", "dvc", "repro"],
     "flow": ["-m", "flows.run"],
 }
+# The stage's own look at its end is the same whoever starts it; what differs is who is told, and the report's place.
+EDITED = {"make": ("sft", "report"), "dvc": tuple(KEYS), "flow": ("rl", "report")}
 
 
 @pytest.fixture
@@ -114,10 +116,11 @@ def recorded(workspace: Path, stage: str) -> Any:
 @pytest.mark.slow
 @pytest.mark.parametrize("by", STARTS)
 def test_an_edit_under_a_running_stage_poisons_nothing(by: str, workspace: Path) -> None:
-    """Each stage in turn is edited under; the old values then go on from its checkpoint, the new ones begin anew."""
+    """One stage after another; the old values then go on from its checkpoint, the new ones begin anew."""
     if by == "flow":
         pytest.importorskip("prefect")
-    for stage, (_, _, new) in KEYS.items():
+    for stage in EDITED[by]:
+        new = KEYS[stage][2]
         old_text, new_text = (workspace / "params.yaml").read_text(), changed(workspace, stage)
         edit = {"stage": stage, "path": "params.yaml", "text": new_text}
         (workspace / "edit.json").write_text(json.dumps(edit))
