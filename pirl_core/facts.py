@@ -12,7 +12,10 @@ class Task(NamedTuple):
     """sentences: every instruction that may come with it, at least one. group: what reports average over.
 
     length: subtasks of an episode, solved one after another, each for a reward of 1. steps: the most that the published
-    protocol gives to each of them; None: it says nothing of its own. recorded: what known datasets call it besides.
+    protocol gives to each of them; None: it says nothing of its own. recorded: what known datasets call it besides, and
+    SFT is told as well. aliases: what they call it in place of its sentence, which SFT is told instead. parts: of the
+    subtasks that an episode strings together, what each may be called; a demonstration shows one of them. shown_by: the
+    tasks whose demonstrations by script are its own, where no script shows it whole.
     """
 
     sentences: tuple[str, ...]
@@ -20,6 +23,9 @@ class Task(NamedTuple):
     length: int = 1
     steps: int | None = None
     recorded: tuple[str, ...] = ()
+    aliases: tuple[str, ...] = ()
+    parts: tuple[tuple[str, ...], ...] = ()
+    shown_by: tuple[str, ...] = ()
 
 
 def none_listed(task: str, shift: str) -> Sequence[Hashable]:
@@ -36,9 +42,9 @@ class Facts(NamedTuple):
     number to ± this; None: numbers have units of their own, and no such bound. on_gpu: tasks that a GPU can simulate
     many episodes of at once. listed: of a task and a shift the starts that episodes play in turn, by their numbers and
     whatever they are for; empty where each draws its own from its seed. columns: of a camera, of state and action those
-    that known datasets have in place of LeRobot's names; numbers of several follow one another. sets: tasks that go by
-    one name, in the order in which it stands for them. assets: whose it draws, by their name in ``envs/assets.py``; ""
-    for none.
+    that known datasets have in place of LeRobot's names; numbers of several follow one another; of task the one whose
+    number tells tasks of one alias apart, as ``numbered`` says. sets: tasks that go by one name, in the order in which
+    it stands for them. assets: whose it draws, by their name in ``envs/assets.py``; "" for none.
     """
 
     label: str
@@ -55,6 +61,7 @@ class Facts(NamedTuple):
     on_gpu: tuple[str, ...] = ()
     listed: Callable[[str, str], Sequence[Hashable]] = none_listed
     columns: Mapping[str, tuple[str, ...]] = {}
+    numbered: Mapping[int, str] = {}
     sets: Mapping[str, tuple[str, ...]] = {}
     assets: str = ""
 

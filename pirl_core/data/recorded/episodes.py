@@ -4,7 +4,6 @@ Axes: T frames of an episode, C cameras, H W pixels, S numbers of the simulator'
 """
 
 from collections.abc import Iterator, Sequence
-from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -12,30 +11,23 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pirl_core.data.lerobot import DemoEpisode, schema
+from pirl_core.data.lerobot import DemoEpisode
 from pirl_core.data.pictures import decode_image, decode_video, picture_of
-from pirl_core.data.recorded.index import AGAIN, EPISODES, ROWS, UNREADABLE, Listed, Recorded, damaged, lengths_of
+from pirl_core.data.recorded.files import AGAIN, Listed, Recorded, damaged, fetched
+from pirl_core.data.recorded.index import EPISODES, ROWS, lengths_of
 from pirl_core.data.recorded.tasks import plain
 from pirl_core.errors import first_line
 from pirl_core.facts import Facts, facts_of
 from pirl_core.params.sections import Env
-from pirl_core.readers.hub import snapshot
-from pirl_core.readers.paths import fill, inside
+from pirl_core.readers.paths import inside
 from pirl_core.readers.tables import VECTOR, Kind, read_table
 from pirl_core.readers.text import read_bytes
 
 UNKNOWN_SEED = -1
 """Of the simulator in an episode that others recorded."""
-PATHS = {
-    "data_path": "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet",
-    "video_path": "videos/chunk-{episode_chunk:03d}/{video_key}/episode_{episode_index:06d}.mp4",
-}
-"""Where LeRobot v2 keeps files, unless info.json says otherwise."""
 PIXELS = Kind("pictures", lambda kind: True)
 """In any of the forms that ``_picture`` reads."""
-EPISODES_AT_ONCE = 64
-"""Downloaded in one go: the hub's client compares every file of a dataset with every wanted one, and beyond 32,768 of
-these it compiles each anew every time."""
+UNREADABLE = (OSError, ValueError, TypeError, KeyError, SyntaxError, pa.ArrowException)
 
 
 def read_episodes(data: Recorded, env: Env, chosen: Sequence[Listed]) -> Iterator[DemoEpisode]:
@@ -45,14 +37,8 @@ def read_episodes(data: Recorded, env: Env, chosen: Sequence[Listed]) -> Iterato
     ``state``. The last action is taken to have succeeded. Raises UserError for a file that is missing, damaged or
     outside the dataset, and where frames, their times or their number are not as the dataset says.
     """
-    files = [_files(data, episode.number) for episode in chosen]
-    for start in range(0, len(chosen), EPISODES_AT_ONCE):
-        some, folder = slice(start, start + EPISODES_AT_ONCE), data.folder
-        if data.repo is not None:
-            wanted = [escape(name) for names in files[some] for name in names.values()]
-            folder = snapshot(data.repo, data.commit, wanted, repo_type="dataset")
-        for episode, names in zip(chosen[some], files[some], strict=True):
-            yield _episode({what: _inside(folder, name) for what, name in names.items()}, folder, data, env, episode)
+    for episode, (folder, files) in zip(chosen, fetched(data, [episode.number for episode in chosen]), strict=True):
+        yield _episode(files, folder, data, env, episode)
 
 
 def clipped(episode: DemoEpisode, facts: Facts) -> tuple[DemoEpisode, int]:
@@ -61,29 +47,6 @@ def clipped(episode: DemoEpisode, facts: Facts) -> tuple[DemoEpisode, int]:
         return episode, 0
     within = np.clip(episode.actions, -facts.action_range, facts.action_range)
     return episode._replace(actions=within), int((within != episode.actions).any(1).sum())
-
-
-def _files(data: Recorded, number: int) -> dict[str, str]:
-    """Files of an episode within the dataset: of its data, and of each camera that has a video."""
-    kinds = {"data": ("data_path", "")}
-    kinds |= {camera: ("video_path", data.columns[camera][0]) for camera in data.videos}
-    files = {}
-    for what, (key, video) in kinds.items():
-        pattern = str(data.info.get(key) or PATHS[key])
-        known = {"episode_chunk": number // data.info["chunks_size"], "episode_index": number, "video_key": video}
-        try:
-            files[what] = fill(pattern, known)
-        except ValueError as error:
-            reason = f"{key} '{pattern[:60]}': {error}"
-            raise damaged(data.folder / schema.INFO, reason, "it must be as LeRobot v2 writes it") from None
-    return files
-
-
-def _inside(folder: Path, name: str) -> Path:
-    try:
-        return inside(folder, name)
-    except ValueError as error:
-        raise damaged(folder / schema.INFO, error, "all files of a dataset must lie in its folder") from None
 
 
 def _episode(files: dict[str, Path], folder: Path, data: Recorded, env: Env, episode: Listed) -> DemoEpisode:

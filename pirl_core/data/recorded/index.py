@@ -2,12 +2,11 @@
 
 import math
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import pyarrow as pa
+from typing import Any
 
 from pirl_core.data.lerobot import schema
-from pirl_core.data.recorded.tasks import tasks_of
+from pirl_core.data.recorded.files import AGAIN, Listed, Recorded, damaged
+from pirl_core.data.recorded.tasks import in_own_words, tasks_of
 from pirl_core.errors import UserError
 from pirl_core.facts import Facts, facts_of
 from pirl_core.params.sections import Env
@@ -16,37 +15,7 @@ from pirl_core.readers.text import read_json, read_json_lines
 
 ROWS = ("frame_index", "episode_index", "timestamp")
 """Columns of every LeRobot dataset that say which frame a row is."""
-AGAIN = "fetch it again"
 EPISODES = "meta/episodes.jsonl"
-UNREADABLE = (OSError, ValueError, TypeError, KeyError, SyntaxError, pa.ArrowException)
-
-
-class Listed(NamedTuple):
-    """An episode as the dataset lists it. number: its ``episode_index``. length: frames. sentence: as recorded.
-
-    task: the benchmark's that it shows, None for a sentence that is of none of ``env.tasks``.
-    """
-
-    number: int
-    length: int
-    sentence: str
-    task: str | None
-
-
-class Recorded(NamedTuple):
-    """A dataset's description. folder: where it lies; repo, commit: of one from the hub.
-
-    columns: of each camera, of state and action, and with ``env.object_state`` of environment. videos: the cameras
-    whose frames lie in mp4 files. episodes: by rising number; some may be missing.
-    """
-
-    folder: Path
-    repo: str | None
-    commit: str | None
-    info: dict[str, Any]
-    columns: dict[str, tuple[str, ...]]
-    videos: frozenset[str]
-    episodes: list[Listed]
 
 
 def open_recorded(source: str, revision: str | None, env: Env) -> Recorded:
@@ -72,20 +41,14 @@ def open_recorded(source: str, revision: str | None, env: Env) -> Recorded:
         _check_decoder(source)
     rows = _rows(folder / EPISODES)
     _check_counts(folder / schema.INFO, info, rows)
-    tasks = tasks_of(source, [sentence for _, _, sentence in rows], env)
-    episodes = [Listed(*row, task) for row, task in zip(rows, tasks, strict=True)]
-    return Recorded(folder, repo, commit, info, columns, videos, episodes)
+    listed = [Listed(*row, None, 0) for row in rows]
+    data = in_own_words(Recorded(folder, repo, commit, info, columns, videos, listed), env)
+    return data._replace(episodes=tasks_of(source, data.episodes, env))
 
 
 def lengths_of(facts: Facts) -> dict[str, int]:
     """How many numbers a frame has of each kind."""
     return {"state": len(facts.state), "action": len(facts.action), "environment": facts.object_state}
-
-
-def damaged(path: Path, reason: object, remedy: str = AGAIN) -> UserError:
-    """The line for a file of the dataset that cannot be used."""
-    said = (str(reason).strip().splitlines() or ["no details"])[0][:160]
-    return UserError(f"curate.dataset: {path} cannot be used ({said}); {remedy}")
 
 
 def _columns(source: str, features: dict[str, dict[str, Any]], env: Env) -> dict[str, tuple[str, ...]]:

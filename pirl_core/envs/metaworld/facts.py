@@ -4,6 +4,7 @@ Difficulty groups follow SmolVLA (arXiv 2506.01844), which took them from Masked
 appendix F).
 """
 
+from pirl_core.envs.metaworld.published import ALIASES
 from pirl_core.facts import Facts, Task
 
 _TABLE = {
@@ -63,7 +64,10 @@ ML45_TEST = ("bin-picking-v3", "box-close-v3", "hand-insert-v3", "door-lock-v3",
 """Held out by ML45 (Meta-World, arXiv 1910.10897); the other 45 are its training tasks."""
 
 
-TASKS = {name: Task((instruction,), difficulty) for name, (instruction, difficulty) in _TABLE.items()}
+TASKS = {
+    name: Task((instruction,), difficulty, aliases=(ALIASES[name],))
+    for name, (instruction, difficulty) in _TABLE.items()
+}
 FACTS = Facts(
     label="MetaWorld",
     tasks=TASKS,
@@ -78,6 +82,9 @@ FACTS = Facts(
     rate=80,
     robot="sawyer",
     action_range=1.0,
+    # lerobot/metaworld_mt50: its picture is corner2 in our pose, both axes turned, as ``simulator.py`` draws it.
+    columns={"corner2": ("observation.image",), "task": ("task_id",)},
+    numbered={37: "push-back-v3", 38: "push-v3"},
     sets={
         "mt50": tuple(TASKS),
         "ml45": tuple(name for name in TASKS if name not in ML45_TEST),
