@@ -56,7 +56,8 @@ def make_dataset(
     with replace_folder(folder) as temporary:
         if recorded is None:
             shared: list[Shared] = []
-            wishes = [Wish(env.tasks[task_index[e]], int(e) % curate.episodes_per_task) for e in kept]
+            shown = shown_tasks(env)
+            wishes = [Wish(shown[task_index[e]], int(e) % curate.episodes_per_task) for e in kept]
             episodes = _made(env, curate, wishes, checkpoints, tracker, workers)
         else:
             chosen = [recorded.episodes[position] for position in kept]
@@ -113,7 +114,10 @@ def peculiarities(env: Env, curate: Curate, chosen: Sequence[Listed], shared: Se
         key = "episodes_per_task" if curate.keep_per_task is None else "keep_per_task"
         wanted = curate.keep_per_task or curate.episodes_per_task
         count = Counter(episode.task for episode in chosen)
-        few = [f"{count[task]} of {task}" for task in env.tasks if count[task] < wanted]
+        tasks = facts_of(env.benchmark).tasks
+        few = [
+            f"{count[task]} of {task}" for task in env.tasks if count[task] < wanted * max(1, len(tasks[task].parts))
+        ]
         if few:
             texts.append(f"fewer demonstrations than curate.{key} = {wanted}: {_some(few)}")
     single = [str(episode.number) for episode in chosen if episode.length == 1]
@@ -131,17 +135,29 @@ def _recorded(env: Env, curate: Curate) -> Recorded | None:
     return None if curate.dataset is None else open_recorded(curate.dataset, curate.dataset_revision, env)
 
 
+def shown_tasks(env: Env) -> list[str]:
+    """The tasks that a script shows: those of ``env.tasks``, or what shows them in parts."""
+    facts = facts_of(env.benchmark)
+    return list(dict.fromkeys(shown for task in env.tasks for shown in facts.task(task).shown_by or (task,)))
+
+
+def _parts(env: Env, task: str) -> int:
+    """Of which each has as many demonstrations as others' tasks."""
+    return max(1, len(facts_of(env.benchmark).task(task).parts))
+
+
 def _kept(env: Env, curate: Curate, recorded: Recorded | None) -> tuple[Sequence[int], np.ndarray, np.ndarray]:
     """Number and task of each available demonstration (-1: none of ``env.tasks``), and the positions of those kept.
 
-    Of a dataset of others, at most ``episodes_per_task`` of each task, unless they are listed.
+    Of a dataset of others, at most ``episodes_per_task`` of each task, or of each part of one, unless they are listed.
     """
     if recorded is None:
-        task_index = np.repeat(np.arange(len(env.tasks)), curate.episodes_per_task)
+        task_index = np.repeat(np.arange(len(shown_tasks(env))), curate.episodes_per_task)
         numbers: Sequence[int] = range(len(task_index))
         return numbers, task_index, select_episodes(numbers, task_index, curate.keep_per_task, curate.keep_episodes)
-    known = {task: number for number, task in enumerate(env.tasks)}
-    task_index = np.array([-1 if episode.task is None else known[episode.task] for episode in recorded.episodes])
+    parts: list[tuple[str | None, int]] = [(task, part) for task in env.tasks for part in range(_parts(env, task))]
+    known = {part: number for number, part in enumerate(parts)}
+    task_index = np.array([known.get((episode.task, episode.part), -1) for episode in recorded.episodes])
     numbers = [episode.number for episode in recorded.episodes]
     wanted = curate.keep_per_task or curate.episodes_per_task
     kept = select_episodes(numbers, task_index, wanted, curate.keep_episodes)

@@ -15,7 +15,7 @@ from PIL import Image
 
 from pirl_core.data.curate import dataset_size
 from pirl_core.data.lerobot import read_dataset
-from pirl_core.data.recorded import episodes as recorded_episodes
+from pirl_core.data.recorded import files as recorded_files
 from pirl_core.data.recorded.index import ROWS
 from pirl_core.errors import UserError
 from pirl_core.params.sections import Env
@@ -129,17 +129,20 @@ def test_frames_are_as_recorded(codec: str, bare: bool, tmp_path: Path, monkeypa
 
 
 def test_a_sequence_has_the_episodes_of_every_subtask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many of each as of a task."""
     monkeypatch.chdir(tmp_path)
     write_calvin(Path("recorded"))
     assert dataset_size(CALVIN.model_copy(update={"tasks": ["D/sequence"]}), CURATE) == 5
     both = CALVIN.model_copy(update={"tasks": ["A/open_drawer", "D/sequence"]})
     assert dataset_size(both, CURATE.model_copy(update={"keep_per_task": 2})) == 4
+    one_each = CURATE.model_copy(update={"keep_per_task": 1})
+    assert dataset_size(CALVIN.model_copy(update={"tasks": ["D/sequence"]}), one_each) == 3
 
 
 def test_of_the_hub_only_what_is_kept_is_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The data and the videos of the cameras in use, in two goes."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(recorded_episodes, "EPISODES_AT_ONCE", 1)
+    monkeypatch.setattr(recorded_files, "EPISODES_AT_ONCE", 1)
     episodes, env = write_calvin(Path("recorded")), CALVIN.model_copy(update={"cameras": ["gripper"]})
     with published(tmp_path / "cache", monkeypatch):
         folder = make(CURATE.model_copy(update={"dataset": REPO, "keep_episodes": [0, 4]}), env)

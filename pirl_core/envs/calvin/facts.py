@@ -55,8 +55,20 @@ def _tasks() -> dict[str, Task]:
             own = (SUBTASKS[name].sentence,)
             tasks[f"{scene}/{name}"] = Task(own, _group(name), 1, SUBTASK_STEPS, _trained(own))
         sentences = tuple(subtask.sentence for subtask in SUBTASKS.values())
-        tasks[f"{scene}/{SEQUENCE}"] = Task(sentences, SEQUENCE, LENGTH, SUBTASK_STEPS, _trained(sentences))
+        tasks[f"{scene}/{SEQUENCE}"] = Task(
+            sentences,
+            SEQUENCE,
+            LENGTH,
+            SUBTASK_STEPS,
+            _trained(sentences),
+            parts=tuple((subtask.sentence, *TRAINING[name]) for name, subtask in SUBTASKS.items()),
+            shown_by=_scripted(scene),
+        )
     return tasks
+
+
+def _scripted(scene: str) -> tuple[str, ...]:
+    return tuple(f"{scene}/{name}" for name in SCRIPTED)
 
 
 def _listed(task: str, shift: str) -> Sequence[Hashable]:
@@ -72,9 +84,10 @@ FACTS = Facts(
     label="CALVIN",
     tasks=_tasks(),
     groups=("articulated", "lift", "push", "rotate", SEQUENCE),
-    sets={f"{scene}/scripted": tuple(f"{scene}/{name}" for name in SCRIPTED) for scene in SCENES},
+    sets={f"{scene}/scripted": _scripted(scene) for scene in SCENES},
     cameras=("static", "gripper"),
-    # none: as the published evaluation starts. random: blocks and arm displaced, the condition (or the sequence) drawn.
+    # none: as the published evaluation starts. random: blocks and arm displaced, the condition drawn, and a sequence
+    # that is none of the published.
     shifts=("random",),
     # The hand's position in m, its Euler angles in rad, the gripper's opening in m: the official code's choice.
     state=("x", "y", "z", "roll", "pitch", "yaw", "gripper"),

@@ -1,7 +1,7 @@
 """CALVIN's long-horizon protocol: 1,000 sequences of five subtasks, and the scene that each begins in.
 
 CALVIN draws the sequences anew in each evaluation, in minutes; they are the same each time, so the list is kept in
-``sequences.txt``; a test draws it again.
+``sequences.txt``; a test draws it again. Training draws others, by the same rules (π_RL, App. C.3).
 """
 
 import functools
@@ -72,7 +72,17 @@ def draw(count: int) -> list[tuple[int, tuple[int, ...]]]:
     return [drawn[row] for row in order]
 
 
-def _possible(start: Condition, names: list[str], rng: np.random.RandomState) -> tuple[int, ...]:
+def draw_other(rng: np.random.Generator) -> Sequence:
+    """A sequence by the published rules that is none of the 1,000: any of the starts, then five subtasks."""
+    names, starts = list(SUBTASKS), conditions()
+    while True:
+        start = starts[rng.integers(len(starts))]
+        drawn = Sequence(start, tuple(names[index] for index in _possible(start, names, rng)))
+        if drawn not in sequences():
+            return drawn
+
+
+def _possible(start: Condition, names: list[str], rng: np.random.RandomState | np.random.Generator) -> tuple[int, ...]:
     """The next drawn sequence that can be done, with no two subtasks of one category."""
     categories = [subtask.category for subtask in SUBTASKS.values()]
     while True:

@@ -21,7 +21,7 @@ from pirl_core import seeds
 from pirl_core.envs import assets
 from pirl_core.envs.calvin.facts import FACTS, SEQUENCE, STARTS
 from pirl_core.envs.calvin.oracle import solved
-from pirl_core.envs.calvin.sequences import ROBOT, SUBTASK_STEPS, Sequence, scene_of, sequences
+from pirl_core.envs.calvin.sequences import ROBOT, SUBTASK_STEPS, Sequence, draw_other, scene_of, sequences
 from pirl_core.envs.calvin.subtasks import COLOURS, SUBTASKS
 from pirl_core.envs.contract import Settings, stack_frames
 from pirl_core.errors import UserError
@@ -291,9 +291,11 @@ class CalvinEnv:
         return scene
 
 
-def _beginning(episode: Episode, rng: np.random.Generator) -> tuple[dict[str, int | str], tuple[str, ...]]:
-    """Condition and subtasks: the one of that number, or a drawn one."""
+def _beginning(episode: Episode, rng: np.random.Generator) -> Sequence:
+    """The one of that number; under shift random a drawn condition, and a sequence that evaluation does not play."""
     name = episode.task.split("/")[1]
+    if name == SEQUENCE and episode.shift == "random":
+        return draw_other(rng)
     listed = sequences() if name == SEQUENCE else [Sequence(condition, (name,)) for condition in STARTS[name]]
     index = int(rng.integers(len(listed))) if episode.shift == "random" else episode.number % len(listed)
     return listed[index]
