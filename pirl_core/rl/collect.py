@@ -161,13 +161,14 @@ def advantages(
 
 
 def statistics(steps: list[Step], episodes: list[Episode]) -> dict[str, float]:
-    """Success of the stochastic policy, episode length in simulator steps, and their counts."""
+    """Success and return of the stochastic policy, episode length in simulator steps, and their counts."""
     success = np.zeros(len(episodes))
     for step in steps:
         success[step.episode] = max(success[step.episode], float(step.terminated))
     simulated = sum(step.steps for step in steps)
     return {
         "charts/success": float(success.mean()),
+        "charts/episodic_return": sum(step.reward for step in steps) / len(episodes),
         "charts/episodic_length": simulated / len(episodes),
         "charts/simulator_steps": float(simulated),
         "charts/decisions": float(len(steps)),
