@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from pirl_core import console
-from pirl_core.commands import compare, plan, runs, scale, status
+from pirl_core.commands import claims, compare, plan, runs, scale, status
 from pirl_core.commands import publish as checkpoints
 from pirl_core.errors import UserError, told
 
@@ -30,6 +30,7 @@ RUN = {
     "status": status.run,
     "runs": runs.run,
     "compare": compare.run,
+    "claims": claims.run,
     "scale": scale.run,
     "plan": plan.run,
     "export": checkpoints.run_export,
@@ -50,6 +51,7 @@ def build_parser() -> argparse.ArgumentParser:
     names = compare.add_arguments(add("compare", help=about, description=f"Prints {about}."))
     for action in names:
         action.complete = EVALUATION  # type: ignore[attr-defined]
+    claims.add_arguments(add("claims", help=claims.SUMMARY, description=f"Prints {claims.SUMMARY}."))
     scale.add_arguments(add("scale", help=scale.SUMMARY, description=f"Does one thing: {scale.SUMMARY}."))
     plan.add_arguments(add("plan", help=plan.SUMMARY, description=f"Prints {plan.SUMMARY}."))
     about = checkpoints.EXPORT_SUMMARY

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from pirl_core.errors import UserError
-from pirl_core.evaluation.stats import Estimate, Grid, difference_interval, grid_of, mean_interval
+from pirl_core.evaluation.stats import Estimate, difference_interval, grid_of, mean_interval
 from pirl_core.facts import Task, facts_of
 from pirl_core.params.preset import load_preset, preset_names
 from pirl_core.readers.tables import NUMBER, TEXT, WHOLE
@@ -124,12 +124,14 @@ def ask(evidence: Evidence, query: Query) -> Answer | str:
     side. Raises UserError for a task that the benchmark does not know, and where no record names the benchmark.
     """
     rows = rows_of(evidence, query)
-    if isinstance(rows, str):
-        return rows
-    units = ["experiment", "split", *(["group"] if query.group == EACH else [])]
-    parts = [part for _, part in rows.groupby(units)]
+    return rows if isinstance(rows, str) else answer(rows, query.of == "gain", query.group == EACH)
+
+
+def answer(rows: pd.DataFrame, differences: bool, each_group: bool = False) -> Answer:
+    """Of rows of `rows_of` as `ask` pools them. differences: values are -1, 0 or 1, of pairs."""
+    parts = [part for _, part in rows.groupby(["experiment", "split", *(["group"] if each_group else [])])]
     alike = len({len(part) for part in parts}) == len({frozenset(part["seed"]) for part in parts}) == 1
-    estimates = [estimate(frame, query.of) for frame in ([rows] if alike else parts)]
+    estimates = [_estimate(frame, differences) for frame in ([rows] if alike else parts)]
     mean, low, high = (float(np.mean([getattr(e, name) for e in estimates])) for name in Estimate._fields)
     return Answer(mean, low, high, len(rows), min(part["seed"].nunique() for part in parts))
 
@@ -137,9 +139,7 @@ def ask(evidence: Evidence, query: Query) -> Answer | str:
 def rows_of(evidence: Evidence, query: Query) -> pd.DataFrame | str:
     """An episode, or pair, a row: PAIR, group, value, longest (the largest that value can be). Or why there is none."""
     mine = _episodes(evidence, query)
-    if isinstance(mine, str):
-        return mine
-    if query.of != "gain":
+    if isinstance(mine, str) or query.of != "gain":
         return mine
     sft = _episodes(evidence, query._replace(method="sft", of="success"))
     if isinstance(sft, str):
@@ -157,19 +157,6 @@ def paired(before: pd.DataFrame, after: pd.DataFrame, names: str) -> pd.DataFram
         where = " ".join(min(missing, default=()))
         return f"{names} have no episode of the same training seed in common{f' in {where}' if where else ''}"
     return pairs.assign(value=pairs["value"] - pairs["value_before"]).drop(columns=["value_before", "longest_before"])
-
-
-def estimate(rows: pd.DataFrame, of: str) -> Estimate:
-    """Of rows of `rows_of`, as one grid."""
-    if of == "gain":
-        return difference_interval(grid(rows))
-    return mean_interval(grid(rows), int(rows["longest"].max()))
-
-
-def grid(rows: pd.DataFrame) -> Grid:
-    """Strata (experiment, split, task)."""
-    strata = rows.groupby(["experiment", "split", "task"]).ngroup()
-    return grid_of(rows["seed"].to_numpy(), strata.to_numpy(), rows["env_seed"].to_numpy(), rows["value"].to_numpy())
 
 
 def curve(
@@ -194,6 +181,13 @@ def absent(evidence: Evidence, experiment: str, method: str) -> str:
     parts = listed_in(evidence.twin, experiment, method)
     remedy = f"make reproduce SCALE={parts[0]}" if parts else f"no preset of {evidence.twin} has it"
     return f"no run of {experiment} {method}: {remedy}"
+
+
+def _estimate(rows: pd.DataFrame, differences: bool) -> Estimate:
+    """As one grid of the strata (experiment, split, task)."""
+    strata = rows.groupby(["experiment", "split", "task"]).ngroup().to_numpy()
+    grid = grid_of(rows["seed"].to_numpy(), strata, rows["env_seed"].to_numpy(), rows["value"].to_numpy())
+    return difference_interval(grid) if differences else mean_interval(grid, int(rows["longest"].max()))
 
 
 def _episodes(evidence: Evidence, query: Query) -> pd.DataFrame | str:

@@ -1,0 +1,39 @@
+"""``pirl claims``: what results/ says of the paper's claims."""
+
+import argparse
+import textwrap
+from pathlib import Path
+
+from pirl_core.errors import UserError
+
+SUMMARY = "the paper's claims with the verdicts of the runs in results/"
+WIDTH = 60
+"""Of a claim's text in the table."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--twin",
+        choices=("paper", "paper_small"),
+        default="paper_small",
+        help="whose runs: those of the paper's models, or of the tiny ones (default: paper_small)",
+    )
+    parser.add_argument(
+        "--results", type=Path, default=Path("results"), help="the folder with those of the parts (default: results)"
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    from pirl_core.report.claim_file import read_claims
+    from pirl_core.report.claims import claims_table, judge, summary
+    from pirl_core.report.evidence import read_evidence
+    from pirl_core.report.tables import aligned
+
+    if not args.results.is_dir():
+        raise UserError(f"--results {args.results}: no such folder; give one whose folders are parts, such as results")
+    verdicts = judge(read_evidence(args.results, args.twin), read_claims())
+    header, cells = claims_table(verdicts)
+    # Without the source, for which a terminal has no room.
+    lines = [[textwrap.shorten(text, WIDTH, placeholder=" …"), *rest] for text, _, *rest in cells]
+    print(aligned([header[0], *header[2:]], lines))
+    print(f"\n{summary(verdicts)}. Differences of shares are in points; docs/claims.md says what a verdict means.")
