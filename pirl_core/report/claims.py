@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pirl_core.evaluation.stats import Estimate
+from pirl_core.evaluation.stats import CONFIDENCE, Estimate
 from pirl_core.report.claim_file import Claim, Figure, Metric, Pair, of_twin
 from pirl_core.report.contrasts import (
     CONFIRMED,
@@ -199,9 +199,13 @@ def claims_table(verdicts: Sequence[Verdict]) -> tuple[list[str], list[list[str]
 
 
 def summary(verdicts: Sequence[Verdict]) -> str:
-    """How many there are of each verdict."""
+    """How many there are of each verdict, and how many comparisons to expect decided wrongly, at most: 5 %, were all
+    differences just at their border."""
     counts = Counter(verdict.verdict for verdict in verdicts)
-    return ", ".join(f"{counts[word]} {word}" for word in VERDICTS)
+    judged = sum(not isinstance(one.found, str) for verdict in verdicts for one in verdict.comparisons)
+    said = ", ".join(f"{counts[word]} {word}" for word in VERDICTS)
+    wrong = (1 - CONFIDENCE) * judged
+    return f"{said}; {judged} comparisons have an interval, of which at most {wrong:.1f} are expected wrong"
 
 
 def _numbers(one: Comparison) -> list[str]:

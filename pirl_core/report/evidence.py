@@ -17,9 +17,11 @@ from pirl_core.errors import UserError
 from pirl_core.evaluation.stats import Estimate, difference_interval, grid_of, mean_interval
 from pirl_core.facts import Task, facts_of
 from pirl_core.params.preset import load_preset, preset_names
+from pirl_core.params.sections import Params
 from pirl_core.readers.tables import NUMBER, TEXT, WHOLE
 from pirl_core.readers.tables import read_table as read_columns
 from pirl_core.readers.text import read_json
+from pirl_core.readers.typed import Open, check
 from pirl_core.report.inputs import read_table
 
 TWINS = ("paper", "paper_small")
@@ -29,7 +31,27 @@ CURVES = {
     "stage": TEXT, "experiment": TEXT, "method": TEXT, "seed": WHOLE, "metric": TEXT, "step": WHOLE, "value": NUMBER,
 }  # fmt: skip
 EACH = "each"
-REMEDY = "delete that folder and run `make reproduce SCALE=` and its name"
+REMEDY = "delete that folder and reproduce its scale"
+
+
+class _Environment(Open):
+    benchmark: str | None = None
+
+
+class _Sections(Open):
+    env: _Environment = _Environment()
+
+
+class _Record(Open):
+    stage: str
+    name: str
+    params: _Sections | None = None
+
+
+class _Runs(Open):
+    """Of run.json what is read here."""
+
+    records: list[_Record]
 
 
 class Query(NamedTuple):
@@ -81,10 +103,13 @@ def parts_of(twin: str) -> list[str]:
 
 
 @cache
-def listed_in(twin: str, experiment: str, method: str) -> tuple[str, ...]:
+def _presets(twin: str) -> list[Params]:
+    return [load_preset(name) for name in parts_of(twin)]
+
+
+def listed_in(twin: str, experiment: str, method: str) -> list[str]:
     """The parts that run the experiment with the method."""
-    presets = [load_preset(name) for name in parts_of(twin)]
-    return tuple(p.scale for p in presets if experiment in p.experiments and method in p.policies)
+    return [p.scale for p in _presets(twin) if experiment in p.experiments and method in p.policies]
 
 
 def read_evidence(results: Path, twin: str) -> Evidence:
@@ -93,7 +118,7 @@ def read_evidence(results: Path, twin: str) -> Evidence:
     Raises UserError for files that cannot be read, and for a run that two parts made with different parameters.
     """
     folders = sorted(path.parent for path in results.glob("*/episodes.parquet") if is_part(path.parent.name, twin))
-    episodes = [read_table(folder / "episodes.parquet").assign(scale=folder.name) for folder in folders]
+    episodes = [_read_episodes(folder) for folder in folders]
     curves = [
         read_columns(path, REMEDY, CURVES).to_pandas().assign(scale=folder.name)
         for folder in folders
@@ -103,7 +128,7 @@ def read_evidence(results: Path, twin: str) -> Evidence:
         {**record, "scale": folder.name}
         for folder in folders
         if (path := folder / "run.json").exists()
-        for record in read_json(path, REMEDY).get("records", [])
+        for record in _read_records(path)
     ]
     _check_alike(results, records)
     return Evidence(
@@ -183,6 +208,21 @@ def absent(evidence: Evidence, experiment: str, method: str) -> str:
     return f"no run of {experiment} {method}: {remedy}"
 
 
+def _read_episodes(folder: Path) -> pd.DataFrame:
+    path = folder / "episodes.parquet"
+    frame = read_table(path).assign(scale=folder.name)
+    if frame.duplicated([*PAIR, "method"]).any():
+        raise UserError(f"{path} holds an episode twice; {REMEDY}")
+    return frame
+
+
+def _read_records(path: Path) -> list[dict[str, Any]]:
+    content = read_json(path, REMEDY)
+    check(_Runs, content, str(path), REMEDY)
+    records: list[dict[str, Any]] = content["records"]
+    return records
+
+
 def _estimate(rows: pd.DataFrame, differences: bool) -> Estimate:
     """As one grid of the strata (experiment, split, task)."""
     strata = rows.groupby(["experiment", "split", "task"]).ngroup().to_numpy()
@@ -231,7 +271,12 @@ def _valued(here: pd.DataFrame, query: Query) -> pd.DataFrame | str:
 def _task(benchmarks: dict[str, str], experiment: str, task: str) -> Task:
     if experiment not in benchmarks:
         raise UserError(f"run.json has no record of {experiment} that names its benchmark; {REMEDY}")
-    return facts_of(benchmarks[experiment]).task(task)
+    try:
+        return facts_of(benchmarks[experiment]).task(task)
+    except LookupError as error:
+        raise UserError(
+            f"{experiment}: its benchmark {benchmarks[experiment]} is none that can be found: {error}"
+        ) from None
 
 
 def _benchmarks(evidence: Evidence) -> dict[str, str]:
