@@ -4,7 +4,8 @@ from pathlib import Path
 
 from pirl_core.files import write_text
 from pirl_core.params.sections import Params
-from pirl_core.report.episodes import episodes_table, write_episodes
+from pirl_core.report.curves import curves_table
+from pirl_core.report.episodes import episodes_table, write_table
 from pirl_core.report.figures import Curves, learning_panels, learning_picture, split_panel
 from pirl_core.report.inputs import (
     Curve,
@@ -66,10 +67,12 @@ def build_report(params: Params, outputs: Path, results: Path, present: Present)
         results / "learning.svg": learning_picture(params.policies, curves),
         outputs / "report" / "report.html": render_html(params, metrics, runs, warned, older, sections, dropped),
     }
-    table = episodes_table(episodes)
+    played = episodes_table(episodes)
+    drawn = curves_table(outputs, params)
     for path, text in files.items():
         write_text(path, text)
-    write_episodes(results / "episodes.parquet", table)
+    write_table(results / "episodes.parquet", played)
+    write_table(results / "curves.parquet", drawn)
     return metrics
 
 

@@ -1,4 +1,7 @@
-"""results/<scale>/episodes.parquet: one row an episode, from which anybody can compute the intervals, or their own."""
+"""results/<scale>/episodes.parquet: one row an episode, from which anybody can compute the intervals, or their own.
+
+And how a table of results is written, so that of equal rows come equal bytes.
+"""
 
 import os
 from pathlib import Path
@@ -26,13 +29,18 @@ KEYS = ["experiment", "method", "seed", "split", "task", "env_seed"]
 
 
 def episodes_table(episodes: pd.DataFrame) -> pa.Table:
-    """Of the frame of `inputs.read_episodes`, rows sorted by KEYS; neither pandas' nor Arrow's own notes go along."""
-    rows = episodes.rename(columns={"reward": "return"}).sort_values(KEYS, ignore_index=True)
-    return pa.Table.from_pandas(rows[SCHEMA.names], SCHEMA, preserve_index=False).replace_schema_metadata()
+    """Of the frame of `inputs.read_episodes`."""
+    return table_of(episodes.rename(columns={"reward": "return"}), SCHEMA, KEYS)
 
 
-def write_episodes(path: Path, table: pa.Table) -> None:
-    """Written beside and renamed; of equal episodes equal bytes, in whatever order they came."""
+def table_of(frame: pd.DataFrame, schema: pa.Schema, keys: list[str]) -> pa.Table:
+    """The columns of ``schema``, rows sorted by ``keys``; neither pandas' nor Arrow's own notes go along."""
+    rows = frame.sort_values(keys, ignore_index=True, kind="stable")
+    return pa.Table.from_pandas(rows[schema.names], schema, preserve_index=False).replace_schema_metadata()
+
+
+def write_table(path: Path, table: pa.Table) -> None:
+    """Written beside and renamed; of equal rows equal bytes, in whatever order they came."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.partial")
     try:

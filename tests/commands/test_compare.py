@@ -12,7 +12,7 @@ from scipy.stats import binomtest
 
 from pirl_core.commands.cli import main
 from pirl_core.evaluation.stats import Grid, difference_interval, grid_of
-from pirl_core.report.episodes import episodes_table, write_episodes
+from pirl_core.report.episodes import episodes_table, write_table
 
 TASKS = ("reach-v3", "hammer-v3")
 N = 25
@@ -128,7 +128,7 @@ def results(folder: str, evaluations: tuple[str, ...] = ("sft-0", "sft-1", "flow
     frames = [read(f"metaworld-{name}") for name in evaluations]
     path = Path(folder) / "episodes.parquet"
     path.parent.mkdir(parents=True)
-    write_episodes(path, episodes_table(pd.concat(frames)))
+    write_table(path, episodes_table(pd.concat(frames)))
     return path
 
 

@@ -167,7 +167,7 @@ def test_same_inputs_same_bytes(tmp_path: Path, params: Params) -> None:
         build(tmp_path / name, params)
     written = {path.name for path in (tmp_path / "a/results").iterdir()}
     assert written == {
-        "report.md", "metrics.json", "run.json", "learning.svg", "episodes.parquet", "success.json",
+        "report.md", "metrics.json", "run.json", "learning.svg", "episodes.parquet", "curves.parquet", "success.json",
     }  # fmt: skip
     for file in (*(f"results/{name}" for name in written), "outputs/report/report.html"):
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes(), file

@@ -64,7 +64,7 @@ def test_a_scale_writes_its_own_results_only(
     before = tree("libero")
     make_params(tmp_path, lambda data: data.update(scale="own", seeds=[0]))
     assert report_main(run, []) == 0
-    assert tree("libero") == before and tree("own").keys() == before.keys() and len(before) == 6
+    assert tree("libero") == before and tree("own").keys() == before.keys() and len(before) == 7
     capsys.readouterr()
     # What is printed is the scale of params.yaml, or the one that is asked for.
     shown = []

@@ -115,7 +115,7 @@ def test_everything_is_there_and_the_page_points_nowhere(first: Path) -> None:
         *(f"evaluate/metaworld-{policy}-0.json" for policy in ("sft", "flow_sde", "flow_noise")),
     }
     assert {path.name for path in (first / "results/smoke").iterdir()} == {
-        "metrics.json", "report.md", "run.json", "learning.svg", "episodes.parquet", "success.json",
+        "metrics.json", "report.md", "run.json", "learning.svg", "episodes.parquet", "curves.parquet", "success.json",
     }  # fmt: skip
     assert not list(first.rglob("*.partial"))
 

@@ -27,7 +27,8 @@ import pathlib, re
 
 def outs_of(stage, *names):
     scale = re.search(r"^scale: (\\w+)", pathlib.Path("params.yaml").read_text(), re.MULTILINE)[1]
-    files = ("report.md", "metrics.json", "run.json", "learning.svg", "episodes.parquet", "success.json")
+    tables = ("episodes.parquet", "curves.parquet")
+    files = ("report.md", "metrics.json", "run.json", "learning.svg", *tables, "success.json")
     name = "-".join(names)
     return {
         "curate": [f"outputs/curate/{name}"],
@@ -293,7 +294,15 @@ def test_a_folder_of_others_is_looked_at_like_any_other(workspace: Path) -> None
 def test_results_are_kept_in_git_and_large_outputs_are_not(root: Path, pipeline: dict[str, Any]) -> None:
     outs = pipeline["report"]["outs"]
     plain = [next(iter(out)) for out in outs if isinstance(out, dict) and out[next(iter(out))] == {"cache": False}]
-    files = ("report.md", "metrics.json", "run.json", "learning.svg", "episodes.parquet", "success.json")
+    files = (
+        "report.md",
+        "metrics.json",
+        "run.json",
+        "learning.svg",
+        "episodes.parquet",
+        "curves.parquet",
+        "success.json",
+    )
     assert plain == [f"results/${{scale}}/{file}" for file in files]
     assert "/outputs/" in (root / ".gitignore").read_text().splitlines()
     assert (
