@@ -47,7 +47,10 @@ def train_sft(
         ema_decay=sft.ema_decay,
     )
     policy.to(learner.device)
-    numbers = session.restore(learner) or {"step": 0}
+    numbers = session.restore(learner)
+    if numbers is None:
+        numbers = {"step": 0}
+        session.tracker.log(0, demonstrated(frames), ())
     learner.release()
     chunk_index, chunk_real = action_chunks(frames, policy.backbone.shape.horizon)
     losses: list[float] = []
@@ -107,6 +110,16 @@ def train_sft(
     learner.use_average()
     learner.gather()
     policy.eval()
+
+
+def demonstrated(frames: Frames) -> dict[str, float]:
+    """How many demonstrations there are, and how many steps one takes: the expert's range (π_RL Fig. 16)."""
+    lengths = np.unique(frames.episode, return_counts=True)[1]
+    return {
+        "data/episodes": float(len(lengths)),
+        "data/episodic_length": float(lengths.mean()),
+        "data/episodic_length_std": float(lengths.std()),
+    }
 
 
 class Batch(NamedTuple):

@@ -13,7 +13,7 @@ def run(job: Job) -> None:
     from pirl_core.files import write_json
     from pirl_core.policy.folder import save_policy
     from pirl_core.sft.build import build_policy
-    from pirl_core.sft.train import train_sft
+    from pirl_core.sft.train import demonstrated, train_sft
     from pirl_core.training.session import open_session
 
     env, sft = job.run.env, job.run.sft
@@ -48,6 +48,7 @@ def run(job: Job) -> None:
         if sft.steps:
             train_sft(policy, frames, env.cameras, sft, job.seed, session)
         else:
+            session.tracker.log(0, demonstrated(frames), ())
             policy.precision = sft.precision
         if session.ranks.main:
             save_policy(policy, session.policy)

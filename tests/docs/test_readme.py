@@ -21,7 +21,7 @@ from tests.docs import parameters as docs_parameters
 README_LINES = 200
 ENVIRONMENT_LINES = 40
 
-METRIC = re.compile(r'["`]((?:losses|charts|validation|time)/\w+)["`]')
+METRIC = re.compile(r'["`]((?:losses|charts|validation|time)/\w+|data/episod\w+)["`]')
 
 
 def pages(root: Path) -> dict[Path, str]:

@@ -14,7 +14,7 @@ from pirl_core.flow import path
 from pirl_core.params.sections import Env, Policy, Sft
 from pirl_core.policy.flow_policy import FlowMatching, FlowPolicy, keyed_normals
 from pirl_core.sft.build import build_policy
-from pirl_core.sft.train import Batch, batch_loss, train_sft
+from pirl_core.sft.train import Batch, batch_loss, demonstrated, train_sft
 from pirl_core.training.learner import Learner
 from pirl_core.types import Observation
 from tests.worlds import INSTRUCTIONS, session
@@ -66,7 +66,8 @@ def train(folder: Path, frames: Frames, seed: int = 0, **changes: Any) -> tuple[
         train_sft(policy, frames, env.cameras, sft, seed, opened)
     AcceleratorState._reset_state(reset_partial_state=True)
     rows = [json.loads(line) for line in (folder / "log/metrics.jsonl").read_text().splitlines()]
-    return policy, [row["losses/flow_matching"] for row in rows]
+    assert rows[0].keys() == {"step", *demonstrated(frames)} and rows[0]["step"] == 0
+    return policy, [row["losses/flow_matching"] for row in rows[1:]]
 
 
 def same(one: FlowPolicy, other: FlowPolicy) -> bool:
@@ -163,3 +164,11 @@ def test_bf16_runs_over_fp32_weights(tmp_path: Path) -> None:
     assert {parameter.dtype for parameter in half.parameters()} == {torch.float32}
     assert not same(half, full)
     assert low == pytest.approx(high, rel=0.05)
+
+
+def test_the_range_of_the_demonstrations_is_told() -> None:
+    """Three of 2, 3 and 7 steps, whatever their numbers are."""
+    frames = learnable(episodes=3, length=4)._replace(episode=np.repeat([5, 0, 9], [2, 3, 7]))
+    told = demonstrated(frames)
+    assert told["data/episodes"] == 3 and told["data/episodic_length"] == 4
+    assert told["data/episodic_length_std"] == pytest.approx((14 / 3) ** 0.5)
