@@ -14,7 +14,7 @@ from benchmarks.measure import Row, part_parser, run_part
 from benchmarks.setting import laptop, random_policy, supervision
 from pirl_core.envs.metaworld.facts import TASKS
 from pirl_core.envs.vector.slots import VectorEnv
-from pirl_core.rl.train import train_rl
+from pirl_core.rl.train import CHOOSES, train_rl
 from pirl_core.training.session import open_session
 
 FLAT = 10.0
@@ -45,10 +45,10 @@ def rows(options: argparse.Namespace) -> list[Row]:
     policy = random_policy(run, run.policy)
     samples: list[float] = []
 
-    def sample(iteration: int) -> float:
+    def sample(iteration: int) -> dict[str, float]:
         """Stands where the loop validates."""
         samples.append(tree_mib())
-        return 0.0
+        return {CHOOSES: 0.0}
 
     with tempfile.TemporaryDirectory() as folder, chdir(folder), VectorEnv(run.env, options.slots) as envs:
         session = open_session("rl", "memory", "", {}, supervision(), options.iterations, Path("policy"), Path("log"))

@@ -28,6 +28,8 @@ Purpose = Literal[
     "step",  # which denoising step of a decision is stochastic (as chain)
     "minibatch",  # order of an iteration's decisions in the update (training seed, iteration)
     "chunk",  # start noise of a deterministic chunk (episode seed, decision)
+    "exploring_chain",  # noise of a chain in an evaluation that explores, start first (episode seed, decision)
+    "exploring_step",  # which of its denoising steps is stochastic (episode seed, decision)
 ]
 PURPOSES: tuple[Purpose, ...] = get_args(Purpose)
 

@@ -17,6 +17,7 @@ from pirl_core.policy.flow_policy import keyed_normals
 
 MAKERS = {"default_rng", "Generator", "SeedSequence", "PCG64", "Philox", "MT19937", "SFC64", "RandomState"}
 SEEDED = {"manual_seed", "manual_seed_all", "seed", "set_seed", "RandomState"}
+MAKE_KEYED = {"generator", "integer", "keyed_normals", "keyed_uniforms", "_digest"}
 PUBLISHED = Path("pirl_core/envs/calvin/sequences.py")
 """Draws CALVIN's evaluation sequences and scenes again, as published, from the numbers that were published for it."""
 
@@ -85,7 +86,7 @@ def test_each_purpose_has_its_use_and_no_other_word_is_used(root: Path) -> None:
     used: dict[str, set[str]] = {}
     for path, tree in modules(root):
         for node in ast.walk(tree):
-            if isinstance(node, ast.Call) and called(node) in ("generator", "integer", "keyed_normals", "_digest"):
+            if isinstance(node, ast.Call) and called(node) in MAKE_KEYED:
                 first = node.args[0] if node.args else None
                 if isinstance(first, ast.Constant):
                     used.setdefault(str(first.value), set()).add(str(path))

@@ -44,7 +44,7 @@ def needs(params: Params, name: str) -> list[str]:
         case "report":
             return [each for each in stage_names(params) if each.startswith("evaluate@")]
         case "evaluate" if middle != ["sft"]:
-            return [f"rl@{rest}"]
+            return [f"rl@{rest}", f"sft@{experiment}-{seed}"]
         case "evaluate" | "rl":
             return [f"sft@{experiment}-{seed}"]
         case "sft":

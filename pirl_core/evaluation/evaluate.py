@@ -1,19 +1,19 @@
-"""The frozen protocol: fixed episodes, deterministic chunks, one row an episode.
+"""The frozen protocol: fixed episodes, chunks without a draw of their own (``players``), one row an episode.
 
-Start noise of a chunk is keyed by (episode seed, decision) alone, in a stream of its own, so a policy's outcome on an
-episode does not depend on what else is evaluated, in which order, or on how many workers.
+Noise is keyed by (episode seed, decision) alone, in streams of its own, so a policy's outcome on an episode does not
+depend on what else is evaluated, in which order, or on how many workers.
 """
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch
 
 from pirl_core import seeds
-from pirl_core.params.sections import Env, Evaluate
-from pirl_core.policy.flow_policy import FlowPolicy, keyed_normals
+from pirl_core.evaluation.players import Player
+from pirl_core.params.sections import Env, Evaluate, Split
 from pirl_core.readers.archives import read_arrays
 from pirl_core.rl.rollout import ChunkEnv, play
 from pirl_core.training.ranks import agreed, gathered, join
@@ -34,6 +34,15 @@ class Outcome(NamedTuple):
     actions: np.ndarray
 
 
+class Turn(NamedTuple):
+    """One set of episodes and who plays it. player: called where some are left to play, so that of two policies only
+    the one whose turn it is takes memory."""
+
+    label: str
+    episodes: list[Episode]
+    player: Callable[[], Player]
+
+
 def split_episodes(env: Env, evaluate: Evaluate, name: str) -> list[Episode]:
     """The episodes of one split, task by task."""
     split = evaluate.splits[name]
@@ -47,31 +56,35 @@ def split_episodes(env: Env, evaluate: Evaluate, name: str) -> list[Episode]:
 
 def validation_episodes(env: Env, seed: int, per_task: int) -> list[Episode]:
     """Episodes for choosing a checkpoint; evaluation never sees their seeds (and their starts: ``starts.py``)."""
+    return watched_episodes(env, seed, Split(tasks=None, shift=env.shift, episodes_per_task=per_task))
+
+
+def watched_episodes(env: Env, seed: int, split: Split) -> list[Episode]:
+    """The same for a set of tasks under a shift of its own, to be looked at only."""
+    tasks = env.tasks if split.tasks is None else split.tasks
     return [
-        Episode(task, seeds.validation_seed(seed, task, index), env.shift, index)
-        for task in env.tasks
-        for index in range(per_task)
+        Episode(task, seeds.validation_seed(seed, task, index), split.shift, index)
+        for task in tasks
+        for index in range(split.episodes_per_task)
     ]
 
 
-def run_episodes(policy: FlowPolicy, envs: ChunkEnv, episodes: list[Episode]) -> list[Outcome]:
-    """Play each episode with the deterministic (ODE) policy. Ranks share the work; every one gets all outcomes."""
+def run_episodes(player: Player, envs: ChunkEnv, episodes: list[Episode]) -> list[Outcome]:
+    """Ranks share the episodes; every one gets all outcomes."""
     here = join()
     mine = list(range(here.rank, len(episodes), here.size))
-    outcomes = gathered(list(zip(mine, _play_share(policy, envs, [episodes[index] for index in mine]), strict=True)))
+    outcomes = gathered(list(zip(mine, _play_share(player, envs, [episodes[index] for index in mine]), strict=True)))
     return [outcome for _, outcome in sorted(outcomes, key=lambda pair: pair[0])]
 
 
-def _play_share(policy: FlowPolicy, envs: ChunkEnv, episodes: list[Episode]) -> list[Outcome]:
+def _play_share(player: Player, envs: ChunkEnv, episodes: list[Episode]) -> list[Outcome]:
     if not episodes:
         return []
     chunks: list[list[np.ndarray]] = [[] for _ in episodes]
 
     def decide(observation: Observation, episode: np.ndarray, decision: np.ndarray) -> np.ndarray:
         keys = [(episodes[e].seed, int(d)) for e, d in zip(episode, decision, strict=True)]
-        normals = keyed_normals("chunk", keys, policy.chunk_shape).to(policy.device)
-        with torch.no_grad():
-            actions = policy.act(policy.encode(observation), normals).cpu().numpy()
+        actions = player(observation, keys)
         for row, index in enumerate(episode):
             chunks[index].append(actions[row])
         return actions
@@ -95,27 +108,27 @@ BLOCK = 4
 """Episodes of an evaluation are played in blocks of so many times ``num_envs``; checkpoints fall between blocks."""
 
 
-def play_splits(
-    policy: FlowPolicy,
+def play_turns(
+    turns: list[Turn],
     envs: ChunkEnv,
-    splits: dict[str, list[Episode]],
     done: list[Outcome],
     num_envs: int,
     checkpoints: Checkpoints,
     tracker: Tracker,
 ) -> dict[str, list[Outcome]]:
-    """Outcomes of every split. done: of the first episodes, from an interrupted run; whole blocks.
+    """Outcomes by label. done: of the first episodes, from an interrupted run; whole blocks.
 
-    Blocks do not mix splits, and are the same whether a run was interrupted or not: an outcome depends on what else is
+    Blocks do not mix sets, and are the same whether a run was interrupted or not: an outcome depends on what else is
     in the batch by rounding.
     """
     outcomes = {}
     played = 0
-    for name, episodes in splits.items():
-        outcomes[name] = done[played : played + len(episodes)]
-        while len(outcomes[name]) < len(episodes):
-            first = len(outcomes[name])
-            outcomes[name] += run_episodes(policy, envs, episodes[first : first + BLOCK * num_envs])
+    for label, episodes, player in turns:
+        outcomes[label] = done[played : played + len(episodes)]
+        playing = player() if len(outcomes[label]) < len(episodes) else None
+        while playing and len(outcomes[label]) < len(episodes):
+            first = len(outcomes[label])
+            outcomes[label] += run_episodes(playing, envs, episodes[first : first + BLOCK * num_envs])
             everything = [outcome for part in outcomes.values() for outcome in part]
             tracker.progress(len(everything), metrics={"charts/success": success_rate(everything)})
             if join().main and checkpoints.due():
@@ -125,10 +138,10 @@ def play_splits(
     return outcomes
 
 
-def resumed(checkpoints: Checkpoints, splits: dict[str, list[Episode]], label: str) -> list[Outcome]:
+def resumed(checkpoints: Checkpoints, turns: list[Turn], label: str) -> list[Outcome]:
     """Outcomes that an interrupted run of the same evaluation left; [] when there are none. Equal on all ranks."""
     found = agreed(checkpoints.latest(lambda text: print(label, text, flush=True)) if join().main else None)
-    episodes = [episode for part in splits.values() for episode in part]
+    episodes = [episode for turn in turns for episode in turn.episodes]
     return load_outcomes(found[1], episodes[: found[0]]) if found else []
 
 

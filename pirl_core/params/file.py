@@ -4,7 +4,7 @@ An experiment (one benchmark, one model) is an entry of ``experiments`` that ove
 entry of ``methods`` that overrides ``rl``. For RL the order is ``rl`` < ``methods.M`` < ``experiments.E.rl``.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from pirl_core.errors import UserError
 from pirl_core.facts import Facts, facts_of
 from pirl_core.params.errors import Layer, describe, unknown, unknown_keys_first
-from pirl_core.params.sections import Curate, Env, Evaluate, Params, Policy, Rl, Section, Sft, split_label
+from pirl_core.params.sections import Curate, Env, Evaluate, Params, Policy, Rl, Section, Sft, Split, split_label
 from pirl_core.params.sections.env import check_backend, check_names, tasks_of
 from pirl_core.readers.strict_yaml import read_yaml
 
@@ -65,7 +65,11 @@ def resolve(params: Params, experiment: str, method: str | None = None) -> Run:
         raise UserError(f"--method: {unknown(method, params.methods)}")
     merged: Any = [_merge(model, layers) for model, layers in _layers(params, experiment, method)]
     run = Run(*merged)
-    return run._replace(evaluate=_without_sets(run.evaluate, facts_of(run.env.benchmark)))
+    facts = facts_of(run.env.benchmark)
+    splits, watch = _without_sets(run.evaluate.splits, facts), _without_sets(run.rl.watch, facts)
+    return run._replace(
+        evaluate=run.evaluate.model_copy(update={"splits": splits}), rl=run.rl.model_copy(update={"watch": watch})
+    )
 
 
 S = TypeVar("S", bound=Section)
@@ -86,13 +90,12 @@ def _merge(model: type[S], layers: Sequence[Layer]) -> S:
     return model.model_validate({key: value for _, values in layers for key, value in (values or {}).items()})
 
 
-def _without_sets(evaluate: Evaluate, facts: Facts) -> Evaluate:
+def _without_sets(splits: Mapping[str, Split], facts: Facts) -> dict[str, Split]:
     """A split does not tell its benchmark, so its sets of tasks are looked up here."""
-    splits = {
+    return {
         name: split if split.tasks is None else split.model_copy(update={"tasks": facts.expanded(split.tasks)})
-        for name, split in evaluate.splits.items()
+        for name, split in splits.items()
     }
-    return evaluate.model_copy(update={"splits": splits})
 
 
 def _override_problems(params: Params) -> Iterator[str]:
@@ -105,7 +108,7 @@ def _override_problems(params: Params) -> Iterator[str]:
                     for e in unknown_keys_first(error):
                         yield describe(e, layers, model)
         with suppress(ValidationError):
-            yield from _split_problems(params, experiment)
+            yield from _all_split_problems(params, experiment)
             for method in params.methods:
                 yield from _untrained_tasks(params, experiment, method)
 
@@ -123,25 +126,34 @@ def _untrained_tasks(params: Params, experiment: str, method: str) -> Iterator[s
         )
 
 
-def _split_problems(params: Params, experiment: str) -> Iterator[str]:
-    """Splits name tasks and shifts of the experiment's own benchmark."""
+def _all_split_problems(params: Params, experiment: str) -> Iterator[str]:
+    """Of the sets that evaluation plays, and of those that each method watches."""
+    entry = params.experiments[experiment]
     run = resolve(params, experiment)
-    own = "splits" in params.experiments[experiment].evaluate
-    place = f"experiments.{experiment}.evaluate" if own else "evaluate"
-    for name, split in run.evaluate.splits.items():
+    place = f"experiments.{experiment}.evaluate" if "splits" in entry.evaluate else "evaluate"
+    yield from _split_problems(run.env, run.evaluate.splits, f"{place}.splits")
+    for method in (None, *params.methods):
+        place = f"methods.{method}" if method and "watch" in params.methods[method] else "rl"
+        place = f"experiments.{experiment}.rl" if "watch" in entry.rl else place
+        yield from _split_problems(run.env, resolve(params, experiment, method).rl.watch, f"{place}.watch")
+
+
+def _split_problems(env: Env, splits: Mapping[str, Split], place: str) -> Iterator[str]:
+    """Splits name tasks and shifts of the experiment's own benchmark."""
+    for name, split in splits.items():
         try:
-            tasks = tasks_of(run.env.benchmark, split.tasks or [])
-            check_backend(run.env.benchmark, run.env.sim_backend, tasks)
+            tasks = tasks_of(env.benchmark, split.tasks or [])
+            check_backend(env.benchmark, env.sim_backend, tasks)
         except ValueError as error:
-            yield f"{place}.splits.{name}.tasks: {error}"
+            yield f"{place}.{name}.tasks: {error}"
         else:
-            trained = sorted({*tasks} & {*run.env.tasks})
-            if trained and split_label(name).startswith("ood") and split.shift == run.env.shift:
+            trained = sorted({*tasks} & {*env.tasks})
+            if trained and split_label(name).startswith("ood") and split.shift == env.shift:
                 yield (
-                    f"{place}.splits.{name}.tasks: {', '.join(trained[:3])} would be trained too, so nothing is out of "
+                    f"{place}.{name}.tasks: {', '.join(trained[:3])} would be trained too, so nothing is out of "
                     "distribution; take them out here or in env.tasks, or give a shift"
                 )
         try:
-            check_names(run.env.benchmark, "shift", split.shift)
+            check_names(env.benchmark, "shift", split.shift)
         except ValueError as error:
-            yield f"{place}.splits.{name}.shift: {error}"
+            yield f"{place}.{name}.shift: {error}"

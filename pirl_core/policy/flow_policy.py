@@ -86,6 +86,8 @@ class FlowPolicy(nn.Module):
         # Weights before they were rounded to be frozen, by their names in the backbone: see ``precision``.
         self.originals: dict[str, Tensor] = {}
         self.noise_net: NoiseNet | None = None
+        # What the noise net was before its training.
+        self.noise_net_before: dict[str, Tensor] = {}
         self.critic: nn.Sequential | None = None
         for name in ("state", "action"):
             for part, numbers in getattr(normalization, name)._asdict().items():
@@ -110,6 +112,7 @@ class FlowPolicy(nn.Module):
             self.critic = critic_head(width, critic_layers)
         if learned_noise:
             self.noise_net = NoiseNet(shape.expert_width, shape.action_dim)
+            self.noise_net_before = {name: value.clone() for name, value in self.noise_net.state_dict().items()}
 
     @property
     def device(self) -> torch.device:
@@ -249,3 +252,8 @@ def keyed_normals(purpose: seeds.Purpose, keys: Sequence[tuple[int, ...]], shape
     """
     rows = [seeds.generator(purpose, *key).standard_normal(shape, np.float32) for key in keys]
     return torch.from_numpy(np.stack(rows))
+
+
+def keyed_uniforms(purpose: seeds.Purpose, keys: Sequence[tuple[int, ...]]) -> Tensor:
+    """Numbers in [0, 1), (B,), each a function of purpose and key alone, as ``keyed_normals``."""
+    return torch.tensor([seeds.generator(purpose, *key).random() for key in keys])

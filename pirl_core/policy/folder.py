@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, get_type_hints
 import torch
 from accelerate import init_empty_weights
 from pydantic import Field, create_model
+from torch import Tensor, nn
 
 from pirl_core.errors import UserError, first_line
 from pirl_core.facts import facts_of
@@ -95,7 +96,8 @@ def load_policy(folder: Path) -> FlowPolicy:
     tokenizer = load_tokenizer(folder / "tokenizer.json")
     check_words(tokenizer, config.prompt, shape, folder / "tokenizer.json")
     policy = FlowPolicy(backbone, tokenizer, config.prompt, normalization, config.replan, config.denoise_steps)
-    _load_weights(policy, folder / "model.safetensors")
+    # The file's own memory becomes the network's: nothing is allocated twice.
+    policy.backbone.load_state_dict(read_weights(policy.backbone, folder / "model.safetensors"), assign=True)
     policy.precision = config.precision
     if config.frozen_vlm:
         policy.backbone.freeze_vlm()
@@ -154,9 +156,10 @@ def require_fit(policy: FlowPolicy, env: Env, folder: Path) -> None:
             raise UserError(f"{folder}: made for {made_for} as {name}, but it is {given} now; rerun stage sft")
 
 
-def _load_weights(policy: FlowPolicy, path: Path) -> None:
+def read_weights(module: nn.Module, path: Path) -> dict[str, Tensor]:
+    """The state of ``module``, which lies at ``path``. Raises UserError where it is not all of it, finite and fp32."""
     weights = read_tensors(path, RERUN)
-    expected = policy.backbone.state_dict()
+    expected = module.state_dict()
     missing, unexpected = sorted(set(expected) - set(weights)), sorted(set(weights) - set(expected))
     if missing or unexpected:
         first = f"misses {missing[0]}" if missing else f"has the unknown {unexpected[0]}"
@@ -172,5 +175,4 @@ def _load_weights(policy: FlowPolicy, path: Path) -> None:
             raise UserError(f"{path}: {name} is {weights[name].dtype}, not torch.float32; {RERUN}")
         if not torch.isfinite(weights[name]).all():
             raise UserError(f"{path}: {name} holds numbers that are not finite; {RERUN}")
-    # The file's own memory becomes the network's: nothing is allocated twice.
-    policy.backbone.load_state_dict(weights, assign=True)
+    return weights

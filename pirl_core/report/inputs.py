@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field
 from pirl_core import named
 from pirl_core.errors import UserError
 from pirl_core.params.file import resolve
-from pirl_core.params.sections import Params, split_label
+from pirl_core.params.sections import Params, exploring_labels, split_label
 from pirl_core.readers.hub import COMMIT
 from pirl_core.readers.paths import bare
 from pirl_core.readers.tables import NUMBER, TEXT, TRUTH, WHOLE, column_names
@@ -124,6 +124,11 @@ def listed_splits(params: Params, experiment: str) -> list[str]:
     return [split_label(name) for name in sorted(names, key=lambda name: name != "id")]
 
 
+def listed_exploring(params: Params, experiment: str, policy: str) -> list[str]:
+    """Labels of what a policy of the experiment also played with exploration noise."""
+    return exploring_labels(resolve(params, experiment).evaluate, policy)
+
+
 def stage_names(params: Params) -> list[tuple[str, str]]:
     """(stage, name) of everything that the parameters ask for, in the order of the pipeline."""
     experiments, seeds = list(params.experiments), params.seeds
@@ -145,7 +150,8 @@ def read_episodes(outputs: Path, params: Params) -> pd.DataFrame:
             for seed in params.seeds:
                 path = outputs / "evaluate" / f"{experiment}-{policy}-{seed}" / "episodes.parquet"
                 frame = read_table(path)
-                _check(frame, path, {"experiment": experiment, "method": policy, "seed": seed}, splits)
+                played = [*splits, *listed_exploring(params, experiment, policy)]
+                _check(frame, path, {"experiment": experiment, "method": policy, "seed": seed}, played)
                 frames.append(frame)
     return pd.concat(frames, ignore_index=True)
 

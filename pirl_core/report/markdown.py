@@ -20,6 +20,10 @@ CHAINS = (
     "steps; where the protocol gives more, the figures are not those of the protocol."
 )
 NO_WARNING = "No training run raised a warning."
+EXPLORING = (
+    "The first episodes of ID once more, with the noise with which RL explored: success of the policy after RL, and of "
+    "the SFT policy that it began from, under the same noise."
+)
 PAIRS = (
     "Every policy plays the same episodes, so each RL episode is paired with the SFT episode of the same task, "
     "initial state and training seed."
@@ -41,6 +45,8 @@ def render_markdown(
         parts += ["## Sequences of subtasks", CHAINS, tables.markdown(*chains)]
     if metrics["differences"]:
         parts += ["## RL − SFT", PAIRS, tables.markdown(*tables.differences_table(metrics, older))]
+    if metrics.get("exploring"):
+        parts += ["## While exploring", EXPLORING, tables.markdown(*tables.exploring_table(metrics, older))]
     if groups[1]:
         parts += ["## By group of tasks", tables.markdown(*groups)]
     parts += ["## Learning", "![Success over RL iterations, one panel per experiment](learning.svg)"]

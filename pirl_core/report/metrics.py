@@ -16,7 +16,7 @@ from pirl_core.evaluation.stats import Estimate, Grid, difference_interval, grid
 from pirl_core.facts import facts_of
 from pirl_core.params.file import resolve
 from pirl_core.params.sections import Params
-from pirl_core.report.inputs import listed_splits
+from pirl_core.report.inputs import listed_exploring, listed_splits
 from pirl_core.report.paper import paper_chain, paper_rate
 
 Row = dict[str, Any]
@@ -25,13 +25,14 @@ PAIR = ["seed", "task", "env_seed"]
 
 def build_metrics(params: Params, episodes: pd.DataFrame) -> dict[str, list[Row]]:
     """rows: one per experiment, split and policy; differences: policy - sft; groups: of tasks; tasks: by task; chains:
-    of episodes that are sequences of subtasks; shared_starts: what evaluation plays that training may have, in words.
-    The last two are there where there are such.
+    of episodes that are sequences of subtasks; exploring: with RL's noise, after RL and before; shared_starts: what
+    evaluation plays that training may have, in words. The last three are there where there are such.
 
     episodes: the frame of `inputs.read_episodes`. Rates and the paper's figures are fractions in [0, 1].
     """
     metrics: dict[str, list[Row]] = {"rows": [], "differences": [], "groups": [], "tasks": []}
     chains: list[Row] = []
+    explored: list[Row] = []
     shared: list[Row] = []
     for experiment in params.experiments:
         run = resolve(params, experiment)
@@ -52,8 +53,11 @@ def build_metrics(params: Params, episodes: pd.DataFrame) -> dict[str, list[Row]
                 chains += _chain_rows(row, part, run.env.episode_steps)
                 if method != "sft" and "sft" in params.policies:
                     metrics["differences"].append(_difference_row(params, experiment, method, split, here))
+        explored += _exploring_rows(params, experiment, episodes)
     if chains:
         metrics["chains"] = chains
+    if explored:
+        metrics["exploring"] = explored
     if shared:
         metrics["shared_starts"] = shared
     rounded: dict[str, list[Row]] = _rounded(metrics)
@@ -174,6 +178,21 @@ def _chain_rows(row: Row, part: pd.DataFrame, limit: int) -> list[Row]:
             "protocol_steps": max(published, default=limit),
             "paper": None if figures is None else figures.average,
         }
+    ]
+
+
+def _exploring_rows(params: Params, experiment: str, episodes: pd.DataFrame) -> list[Row]:
+    """Rates under the exploration noise of each method (π_RL Table 2, Train)."""
+    here = episodes[episodes["experiment"] == experiment]
+    return [
+        {
+            "experiment": experiment,
+            "method": method,
+            "split": split,
+            **_rate(here[(here["method"] == method) & (here["split"] == split)]),
+        }
+        for method in params.policies
+        for split in listed_exploring(params, experiment, method)
     ]
 
 

@@ -32,7 +32,8 @@ def marked_method(experiment: str, method: str, older: Keys = (), *beside: str) 
 
 
 def split_title(split: str) -> str:
-    return "ID" if split == "id" else split.replace("ood:", "OOD ").replace("_", " ")
+    known = {"id": "ID", "id:exploring": "ID, exploring", "id:exploring_before": "ID, SFT exploring"}
+    return known.get(split) or split.replace("ood:", "OOD ").replace("_", " ")
 
 
 def percent(rate: float | None, digits: int = 1) -> str:
@@ -155,6 +156,23 @@ def chains_table(metrics: dict[str, list[Row]], older: Keys = ()) -> tuple[list[
             _limit(row["subtask_steps"], row["protocol_steps"]),
         ]
         for row in rows
+    ]
+    return header, cells
+
+
+def exploring_table(metrics: dict[str, list[Row]], older: Keys = ()) -> tuple[list[str], list[list[str]]]:
+    """Policies that explored, under the noise of a method; no rows where none did."""
+    header = ["experiment", "noise of", "policy", "n", "success %", "95 % interval"]
+    cells = [
+        [
+            row["experiment"],
+            marked_method(row["experiment"], row["method"], older),
+            method_label("sft" if row["split"] == "id:exploring_before" else row["method"]),
+            str(row["n"]),
+            percent(row["rate"]),
+            interval(row["ci_low"], row["ci_high"], row["single_seed"]),
+        ]
+        for row in metrics.get("exploring", [])
     ]
     return header, cells
 

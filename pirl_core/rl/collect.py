@@ -10,11 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pirl_core import seeds
 from pirl_core.flow.chain import Noise
 from pirl_core.params.sections import Rl
 from pirl_core.policy.context import Context
-from pirl_core.policy.flow_policy import Decision, FlowPolicy, Process, keyed_normals
+from pirl_core.policy.flow_policy import Decision, FlowPolicy, Process, keyed_normals, keyed_uniforms
 from pirl_core.rl.advantages import gae, group_advantage
 from pirl_core.rl.losses import explained_variance
 from pirl_core.rl.rollout import ChunkEnv, Step, play
@@ -75,7 +74,7 @@ def collect(
 
     def choose(observation: Observation, episode: np.ndarray, decision: np.ndarray) -> tuple[Context, Decision]:
         keys = [(*key, int(e), int(d)) for e, d in zip(episode, decision, strict=True)]
-        uniforms = torch.tensor([seeds.generator("step", *key).random() for key in keys])
+        uniforms = keyed_uniforms("step", keys)
         context = policy.encode(observation)
         normals = keyed_normals("chain", keys, chain_shape).to(device)
         return context, policy.decide(context, normals, uniforms.to(device), noise, process)

@@ -28,8 +28,9 @@ from pirl_core.training.ranks import require_share
 from pirl_core.training.session import Session
 from pirl_core.types import Episode
 
-Validate = Callable[[int], float]
-"""Iterations done → deterministic success rate on the validation seeds."""
+CHOOSES = "validation/success"
+Validate = Callable[[int], dict[str, float]]
+"""Iterations done → success rates of the deterministic policy on validation seeds: CHOOSES, and others to look at."""
 OnImproved = Callable[[], None]
 """Called when the validation success is the best so far."""
 
@@ -107,7 +108,7 @@ def train_rl(
         unused=rl.lora_rank > 0,  # what follows the VLM's last keys and values may be read by nothing
     )
 
-    def validated(iteration: int) -> float:
+    def validated(iteration: int) -> dict[str, float]:
         """Of what evaluation will read: with the adapters merged."""
         with merged(policy):
             return validate(iteration)
@@ -121,8 +122,9 @@ def train_rl(
 
     numbers = session.restore(learner)
     if numbers is None:
-        numbers = {"iteration": 0, "best": validated(0)}
-        tracker.log(0, {"validation/success": numbers["best"]}, ("validation/success",))
+        first = validated(0)
+        numbers = {"iteration": 0, "best": first[CHOOSES]}
+        tracker.log(0, first, (CHOOSES,))
         improved()
         session.save_if_due(0, learner, numbers)
     best = numbers["best"]
@@ -144,9 +146,9 @@ def train_rl(
             "time/update_seconds": updated - collected,
         }
         if (iteration + 1) % rl.validate_every == 0 or iteration + 1 == rl.iterations:
-            metrics["validation/success"] = validated(iteration + 1)
+            metrics |= validated(iteration + 1)
             timing["time/validation_seconds"] = time.monotonic() - updated
-        shown = ("charts/success", "validation/success", "losses/approx_kl", "losses/clipfrac")
+        shown = ("charts/success", CHOOSES, "losses/approx_kl", "losses/clipfrac")
         tracker.log(iteration + 1, metrics, shown, timing)
         for text in guards.warnings(metrics, best, limits):
             tracker.warn(iteration + 1, text)
@@ -156,8 +158,8 @@ def train_rl(
                 f"stopped at iteration {iteration + 1}: {trouble}; the last checkpoint before it is kept. Lower "
                 "rl.actor_lr or rl.noise_level, or raise the limit to go on"
             )
-        if metrics.get("validation/success", -1.0) >= best:
-            best = metrics["validation/success"]
+        if metrics.get(CHOOSES, -1.0) >= best:
+            best = metrics[CHOOSES]
             improved()
         session.save_if_due(iteration + 1, learner, {"iteration": iteration + 1, "best": best})
     if rl.lora_rank and rl.keep == "last" and session.ranks.main:

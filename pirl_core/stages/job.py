@@ -104,7 +104,7 @@ def look(stage: str, runs: Sequence[Run], experiment: str = "", method: str = ""
     """What the stage is made of now. Raises UserError where DVC would record something else."""
     path = path_of(stage, experiment, method)
     before = read_source(path)
-    source = source_of(stage, runs, before)
+    source = source_of(stage, runs, before, method=method)
     if "DVC_STAGE" in os.environ and source.text != before:
         raise UserError(f"{_edited(before, source.text)} since this run of the pipeline began; {AGAIN}")
     return source

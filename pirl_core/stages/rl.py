@@ -10,10 +10,13 @@ def run(job: Job) -> None:
     from pirl_core.envs.opening import settings_of
     from pirl_core.envs.vector.replay import Take, render_episode
     from pirl_core.envs.vector.slots import VectorEnv
-    from pirl_core.evaluation.evaluate import run_episodes, success_rate, validation_episodes
+    from pirl_core.evaluation.evaluate import run_episodes, success_rate, validation_episodes, watched_episodes
+    from pirl_core.evaluation.players import deterministic
     from pirl_core.evaluation.videos import EVERY, FPS, SIZE
+    from pirl_core.params.sections import split_label
+    from pirl_core.policy.exploration import save_exploration
     from pirl_core.policy.folder import load_policy, require_fit, save_policy
-    from pirl_core.rl.train import train_rl
+    from pirl_core.rl.train import CHOOSES, noise_at, train_rl
     from pirl_core.training import ranks
     from pirl_core.training.session import open_session
 
@@ -23,6 +26,7 @@ def run(job: Job) -> None:
     policy = load_policy(source)
     require_fit(policy, env, source)
     held_out = validation_episodes(env, job.seed, rl.validation_episodes_per_task)
+    watched = {split_label(name): watched_episodes(env, job.seed, split) for name, split in rl.watch.items()}
     here = ranks.join()
     with (
         open_session(
@@ -38,24 +42,30 @@ def run(job: Job) -> None:
         VectorEnv(env, -(-rl.num_envs // here.size)) as envs,
     ):
 
-        def validate(iteration: int) -> float:
-            outcomes = run_episodes(policy, envs, held_out)
+        def validate(iteration: int) -> dict[str, float]:
+            player = deterministic(policy)
+            outcomes = run_episodes(player, envs, held_out)
             if here.main:
                 for number, outcome in enumerate(outcomes[: job.supervision.validation_videos]):
                     take = Take(outcome.episode, outcome.actions)
                     film = render_episode(settings_of(env), take, SIZE, EVERY, fast=True)
                     session.tracker.video(iteration, f"validation/{number}", film.frames, FPS)
-            return success_rate(outcomes)
+            rates = {label: success_rate(run_episodes(player, envs, those)) for label, those in watched.items()}
+            return {CHOOSES: success_rate(outcomes), **{f"validation/{label}": rates[label] for label in watched}}
+
+        def write(folder: Path) -> None:
+            save_policy(policy, folder)
+            save_exploration(policy, noise_at(rl, rl.iterations - 1), rl.mdp, folder)
 
         def keep() -> None:
             if here.main:
-                save_policy(policy, session.policy)
+                write(session.policy)
 
         train_rl(policy, envs, env.tasks, env.shift, rl, job.seed, session, validate, on_improved=keep)
         if here.main:
             last = session.log / "last"
             last.mkdir()
-            save_policy(policy, last)
+            write(last)
         if rl.keep == "last":
             keep()
 

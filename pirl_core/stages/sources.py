@@ -1,8 +1,9 @@
 """Stage sources: what every stage is made of besides parameters and outputs of others, as small files of digests.
 
 DVC runs it each time, first, and the others depend on its files in place of source files: one a stage and experiment,
-of stage rl one a method too, ``outputs/sources/rl/metaworld-flow_sde``, with a line for each source file and each
-folder or hub repository that params.yaml names. A comment leaves them as they are, and so does what is added beside.
+of stages rl and evaluate one a method too, ``outputs/sources/rl/metaworld-flow_sde``, with a line for each source file
+and each folder or hub repository that params.yaml names. A comment leaves them as they are, and so does what is added
+beside.
 """
 
 import argparse
@@ -17,7 +18,7 @@ from pirl_core.errors import UserError, told
 from pirl_core.facts import facts_of
 from pirl_core.files import write_text
 from pirl_core.params.file import Run, load_params, resolve
-from pirl_core.params.sections import Params
+from pirl_core.params.sections import Params, exploring_labels
 from pirl_core.provenance.code import Code, code_of
 from pirl_core.provenance.data import folder_digest
 from pirl_core.readers.hub import COMMIT, HUB_ID, commit_of
@@ -45,19 +46,20 @@ class Source(NamedTuple):
 
 def path_of(stage: str, experiment: str, method: str = "") -> Path:
     """Its file; that of the report looks at all experiments."""
-    return FOLDER / stage / (f"{experiment}-{method}" if stage == "rl" else experiment)
+    return FOLDER / stage / (f"{experiment}-{method}" if stage in ("rl", "evaluate") else experiment)
 
 
-def source_of(stage: str, runs: Sequence[Run], before: str, ask: bool = False) -> Source:
+def source_of(stage: str, runs: Sequence[Run], before: str, ask: bool = False, method: str = "") -> Source:
     """runs: of the experiment, for the report of all. before: the file as it is, which pins what was found on the hub.
-    ask: the hub once more, where it did not answer then.
+    ask: the hub once more, where it did not answer then. method: whose policy an evaluation is of.
 
     Raises UserError for a folder that cannot be read.
     """
+    explores = stage == "rl" or (stage == "evaluate" and bool(exploring_labels(runs[0].evaluate, method)))
     parts = {
         "benchmarks": tuple(sorted({run.env.benchmark for run in runs})),
         "backbones": tuple(sorted({run.policy.backbone for run in runs})) if stage in ("sft", "rl", "evaluate") else (),
-        "noise_rules": tuple(sorted({run.rl.noise_rule for run in runs})) if stage == "rl" else (),
+        "noise_rules": tuple(sorted({run.rl.noise_rule for run in runs})) if explores else (),
     }
     inputs = {} if stage == "report" else _inputs(stage, runs[0], dict(_pairs(before)), ask)
     return Source(parts, _code_of(stage, tuple(parts.items())), inputs)
@@ -146,7 +148,7 @@ def write_sources(params: Params) -> None:
     for stage, experiment, method, runs in _all(params):
         path = path_of(stage, experiment, method)
         before = read_source(path)
-        text = source_of(stage, runs, before, ask=True).text
+        text = source_of(stage, runs, before, True, method).text
         if text != before:
             write_text(path, text)
         written.add(path)
@@ -159,10 +161,13 @@ def _all(params: Params) -> Iterable[tuple[str, str, str, list[Run]]]:
     """(stage, experiment, method, runs) of every file."""
     for experiment in params.experiments:
         run = resolve(params, experiment)
-        for stage in ("curate", "sft", "evaluate"):
+        for stage in ("curate", "sft"):
             yield stage, experiment, "", [run]
         for method in params.methods:
             yield "rl", experiment, method, [resolve(params, experiment, method)]
+        for policy in params.policies:
+            before_rl = policy == "sft"
+            yield "evaluate", experiment, policy, [run if before_rl else resolve(params, experiment, policy)]
     yield "report", "", "", [resolve(params, experiment) for experiment in params.experiments]
 
 

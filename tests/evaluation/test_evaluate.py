@@ -18,6 +18,7 @@ from pirl_core.envs.opening import settings_of
 from pirl_core.envs.vector.replay import replay
 from pirl_core.envs.vector.slots import VectorEnv
 from pirl_core.evaluation.evaluate import Outcome, run_episodes, split_episodes, success_rate, validation_episodes
+from pirl_core.evaluation.players import deterministic
 from pirl_core.evaluation.videos import EVERY, SIZE, Filmed, write_videos
 from pirl_core.params.file import resolve
 from pirl_core.params.preset import load_preset
@@ -60,14 +61,14 @@ def random_policy() -> FlowPolicy:
 def outcomes() -> list[Outcome]:
     torch.set_num_threads(1)
     with VectorEnv(ENV, 3, 1) as envs:
-        return run_episodes(random_policy(), envs, EPISODES)
+        return run_episodes(deterministic(random_policy()), envs, EPISODES)
 
 
 @pytest.mark.parametrize(("num_envs", "workers", "order"), [(8, 2, 1), (2, 1, -1)])
 def test_outcomes_depend_on_nothing_else(num_envs: int, workers: int, order: int, outcomes: list[Outcome]) -> None:
     """Not on how many run side by side, in which process, or in which order."""
     with VectorEnv(ENV, num_envs, workers) as envs:
-        others = run_episodes(random_policy(), envs, EPISODES[::order])[::order]
+        others = run_episodes(deterministic(random_policy()), envs, EPISODES[::order])[::order]
     for one, other in zip(outcomes, others, strict=True):
         assert (one.episode, one.success, one.steps, one.reward) == other[:4]
         # A batch of another size adds in another order; the simulator hardly enlarges that in so few steps.

@@ -22,10 +22,12 @@ from pirl_core.envs.vector.replay import Film, Take
 from pirl_core.envs.vector.worker import Slots
 from pirl_core.errors import UserError
 from pirl_core.evaluation.evaluate import validation_episodes
+from pirl_core.flow.chain import Noise
 from pirl_core.params import sections as params
 from pirl_core.params.file import Run, resolve
 from pirl_core.params.preset import preset_values
 from pirl_core.policy import layers
+from pirl_core.policy.exploration import save_exploration
 from pirl_core.policy.flow_policy import keyed_normals
 from pirl_core.policy.folder import load_policy, save_policy
 from pirl_core.provenance.code import Code
@@ -84,9 +86,10 @@ BASE: dict[str, dict[str, Any]] = {
         "critic_layers": 4, "critic_warmup_iterations": 0, "precision": "fp32",
         "activation_checkpointing": False, "compile": False, "lora_rank": 0, "lora_alpha": 4,
         "lora_targets": ["q_proj", "v_proj"], "validate_every": 1, "validation_episodes_per_task": 1, "keep": "best",
+        "watch": {},
     },
     "Evaluate": {
-        "seed": 0, "num_envs": 4, "videos_per_outcome": 1,
+        "seed": 0, "num_envs": 4, "exploring_episodes_per_task": 0, "videos_per_outcome": 1,
         "splits": {"id": {"tasks": None, "shift": "none", "episodes_per_task": 4}},
     },
     "Split": {"tasks": None, "shift": "none", "episodes_per_task": 4},
@@ -309,7 +312,9 @@ def small_start(name: str) -> None:
     sizes: dict[str, Any] = {"vlm_width": 16, "vlm_layers": 1, "expert_width": 16, "state_dim": 39, "action_dim": 4}
     folder = Path("outputs/policy") / name
     folder.mkdir(parents=True)
-    save_policy(small_policy(cameras=0, horizon=2, replan=2, **sizes), folder)
+    policy = small_policy(cameras=0, horizon=2, replan=2, **sizes)
+    save_policy(policy, folder)
+    save_exploration(policy, Noise("flow_sde", 0.5, 0.0, 0.0), "hybrid", folder)
 
 
 def see_rl(values: dict[str, Any]) -> Any:
@@ -326,6 +331,7 @@ def film(_: object, take: Take, *__: Any, **___: Any) -> Film:
 
 
 def see_evaluate(values: dict[str, Any], entry: params.Experiment = ENTRY) -> Any:
+    small_start("e-sft-0")
     small_start("e-m-0")
     evaluate.run(job("evaluate", entry, env=BLIND, evaluate=params.Evaluate.model_validate(values)))
     return everything(Path("outputs")), Walk.made[-1].widest

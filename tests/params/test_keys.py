@@ -141,11 +141,13 @@ CHANGES: dict[str, dict[str, Change]] = {
         "validate_every": Change([2]),
         "validation_episodes_per_task": Change([2]),
         "keep": Change(),
+        "watch": Change([{"ood_x": BASE["Split"] | {"shift": "visual"}}]),
     },
     "Evaluate": {
         "seed": Change([1]),
         "num_envs": Change([3]),
         "splits": Change([{**BASE["Evaluate"]["splits"], "ood_x": BASE["Split"]}]),
+        "exploring_episodes_per_task": Change([1, 2]),
         "videos_per_outcome": Change([0, 2]),
     },
     "Split": {

@@ -11,12 +11,13 @@ from accelerate.state import AcceleratorState
 
 from pirl_core.envs.vector import slots as vector
 from pirl_core.evaluation.evaluate import run_episodes, split_episodes
+from pirl_core.evaluation.players import deterministic
 from pirl_core.params import sections as params
 from pirl_core.params.sections import Precision, Sft
 from pirl_core.policy.flow_policy import FlowPolicy, keyed_normals
 from pirl_core.policy.folder import load_policy, save_policy
 from pirl_core.policy.precision import round_weights
-from pirl_core.rl.train import train_rl
+from pirl_core.rl.train import CHOOSES, train_rl
 from pirl_core.sft.build import build_policy
 from pirl_core.sft.train import train_sft
 from pirl_core.stages import evaluate
@@ -87,15 +88,16 @@ def test_validation_in_rl_is_evaluation_of_what_is_saved(precision: Precision, r
     rl = rl_params(iterations=2, episodes_per_iteration=32, precision=precision, lora_rank=rank, validate_every=1)
     seen: list[np.ndarray] = []
 
-    def validate(iteration: int) -> float:
-        seen.append(np.stack([outcome.actions for outcome in run_episodes(policy, bandit, EPISODES)]))
-        return iteration / 2
+    def validate(iteration: int) -> dict[str, float]:
+        seen.append(np.stack([outcome.actions for outcome in run_episodes(deterministic(policy), bandit, EPISODES)]))
+        return {CHOOSES: iteration / 2}
 
     with session(tmp_path, rl.iterations) as opened:
         train_rl(
             policy, bandit, ["b"], "none", rl, 0, opened, validate, lambda: save_policy(policy, opened.policy)
         )  # fmt: skip
-    evaluated = np.stack([outcome.actions for outcome in run_episodes(read(tmp_path / "policy"), bandit, EPISODES)])
+    player = deterministic(read(tmp_path / "policy"))
+    evaluated = np.stack([outcome.actions for outcome in run_episodes(player, bandit, EPISODES)])
     assert len(seen) == 3 and not np.array_equal(seen[0], seen[-1])
     assert np.array_equal(evaluated, seen[-1])
 
@@ -120,10 +122,11 @@ def test_the_stage_evaluates_in_it(precision: Precision, tmp_path: Path, monkeyp
     policy = load_policy(Path("outputs/policy/e-m-0"))
     section = params.Evaluate.model_validate(probes.BASE["Evaluate"])
     world = probes.Walk(probes.BLIND, section.num_envs)
-    exact = [outcome.reward for outcome in run_episodes(policy, world, split_episodes(probes.BLIND, section, "id"))]
+    player, episodes = deterministic(policy), split_episodes(probes.BLIND, section, "id")
+    exact = [outcome.reward for outcome in run_episodes(player, world, episodes)]
     policy.backbone.freeze_vlm()
     round_weights(policy, precision)
-    wanted = [outcome.reward for outcome in run_episodes(policy, world, split_episodes(probes.BLIND, section, "id"))]
+    wanted = [outcome.reward for outcome in run_episodes(player, world, episodes)]
     save_policy(policy, Path("outputs/policy/e-m-0"))
     evaluate.run(probes.job("evaluate", env=probes.BLIND, evaluate=section))
     assert pd.read_parquet("outputs/evaluate/e-m-0/episodes.parquet")["reward"].tolist() == wanted

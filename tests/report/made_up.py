@@ -15,7 +15,7 @@ from pirl_core import seeds
 from pirl_core.evaluation.stats import difference_interval, grid_of, mean_interval
 from pirl_core.params.file import load_params, resolve
 from pirl_core.params.preset import preset_values
-from pirl_core.params.sections import Params
+from pirl_core.params.sections import EXPLORING, EXPLORING_BEFORE, Params
 from pirl_core.report.build import build_report
 from pirl_core.report.older import Present
 
@@ -136,6 +136,7 @@ def recompute(results: Path) -> tuple[dict[Any, Any], dict[Any, Any]]:
     """From episodes.parquet alone, by (experiment, split, method): (n, successes, rate, low, high), and of RL − SFT
     (pairs, difference, low, high)."""
     episodes = pd.read_parquet(results / "episodes.parquet")
+    episodes = episodes[~episodes["split"].isin([EXPLORING, EXPLORING_BEFORE])]
     rates, differences = {}, {}
     for (experiment, split), here in episodes.groupby(["experiment", "split"]):
         for method, part in here.groupby("method"):

@@ -1,6 +1,7 @@
 """What the first stage finds of params.yaml's folders and hub repositories, and that it is held to."""
 
 import argparse
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -81,7 +82,7 @@ def test_a_hub_that_does_not_answer_is_asked_again_at_the_next_run(here: Path, h
 def test_files_are_written_only_where_they_change(here: Path) -> None:
     assert main([]) == 0
     before = {path: path.stat().st_ino for path in Path("outputs/sources").rglob("*") if path.is_file()}
-    assert len(before) == 6
+    assert len(before) == 8
     assert main([]) == 0
     assert before == {path: path.stat().st_ino for path in before}
     params = preset_values("smoke")
@@ -89,7 +90,21 @@ def test_files_are_written_only_where_they_change(here: Path) -> None:
     params["policies"] = ["flow_sde"]
     Path("params.yaml").write_text(yaml.safe_dump(params))
     assert main([]) == 0
-    assert {path.name for path in Path("outputs/sources/rl").iterdir()} == {"metaworld-flow_sde"}
+    for stage in ("rl", "evaluate"):
+        assert {path.name for path in (Path("outputs/sources") / stage).iterdir()} == {"metaworld-flow_sde"}
+
+
+def test_a_noise_rule_counts_for_whom_explores_with_it(here: Path) -> None:
+    """In an evaluation, of its own method alone."""
+    params = preset_values("smoke")
+    for exploring in (0, 1):
+        params["evaluate"]["exploring_episodes_per_task"] = exploring
+        Path("params.yaml").write_text(yaml.safe_dump(params))
+        assert main([]) == 0
+        for policy, rule in (("sft", ""), ("flow_sde", "flow_sde"), ("flow_noise", "learned")):
+            text = read_source(path_of("evaluate", "metaworld", policy))
+            counted = set(re.findall(r"flow/rules/(?!__)(\w+)\.py", text))
+            assert counted == ({rule} if exploring and rule else set())
 
 
 def test_a_stage_that_dvc_runs_finds_the_code_as_dvc_did(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,14 @@ from pydantic import AfterValidator, Field, model_validator
 from pirl_core.params.errors import unknown
 from pirl_core.params.sections.curate import Curate
 from pirl_core.params.sections.env import Env
-from pirl_core.params.sections.evaluate import Evaluate, Split, split_label
+from pirl_core.params.sections.evaluate import (
+    EXPLORING,
+    EXPLORING_BEFORE,
+    Evaluate,
+    Split,
+    exploring_labels,
+    split_label,
+)
 from pirl_core.params.sections.fields import (
     Fraction,
     Name,
@@ -28,6 +35,8 @@ from pirl_core.params.sections.rl import Rl
 from pirl_core.params.sections.sft import Sft
 
 __all__ = [
+    "EXPLORING",
+    "EXPLORING_BEFORE",
     "Curate",
     "Env",
     "Evaluate",
@@ -41,6 +50,7 @@ __all__ = [
     "Sft",
     "Split",
     "Supervision",
+    "exploring_labels",
     "split_label",
 ]
 

@@ -5,9 +5,11 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from pirl_core import named
+from pirl_core.params.sections.evaluate import Split
 from pirl_core.params.sections.fields import (
     Count,
     Fraction,
+    Name,
     NonNegative,
     Positive,
     Precision,
@@ -86,6 +88,7 @@ class Rl(Section):
     validate_every: Steps
     validation_episodes_per_task: Count
     keep: Literal["best", "last"]
+    watch: dict[Name, Split]
 
     @model_validator(mode="after")
     def _consistent(self) -> "Rl":
@@ -102,6 +105,13 @@ class Rl(Section):
             raise ValueError(
                 f"episodes_per_iteration {self.episodes_per_iteration} is no multiple of group_size {self.group_size}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _watches_what_is_not_trained(self) -> "Rl":
+        wrong = [name for name in self.watch if not name.startswith("ood_")]
+        if wrong:
+            raise ValueError(f"watch '{wrong[0]}' must be called 'ood_<name>'; validation plays the training tasks")
         return self
 
     @model_validator(mode="after")
