@@ -161,6 +161,7 @@ serve: setup ## Prefect server with its UI, and the pipeline's deployment with a
 
 results: setup ## write the tables of README, docs and results/README.md from results/
 	@python -m pirl_core.report.pages
+	@python -m pirl_core.report.papers
 
 # Two files of tests at a time: a file's tests share what it has set up.
 PYTEST = python -m pytest -n 2 --dist loadfile --durations 12

@@ -25,7 +25,7 @@ from pirl_core.params.file import check_params, load_params, resolve
 from pirl_core.params.preset import preset_values
 from pirl_core.params.sections import Params
 from pirl_core.readers.strict_yaml import read_yaml
-from pirl_core.report.paper import check_models
+from pirl_core.report.papers.beside import check_models
 from pirl_core.stages.mend import RECORD, is_whole, read_record
 
 SOURCES = ("dvc.yaml", ".dvcignore", "pyproject.toml")

@@ -18,7 +18,7 @@ from pirl_core.commands.targets import evaluations, find_stages, stage_names
 from pirl_core.errors import UserError, told
 from pirl_core.params.file import load_params
 from pirl_core.params.preset import load_preset, preset_names
-from pirl_core.report.paper import check_models
+from pirl_core.report.papers.beside import check_models
 from pirl_core.stages.lock import PIPELINE, take, waiting_for
 from pirl_core.stages.mend import mend
 from pirl_core.stages.sources import write_sources

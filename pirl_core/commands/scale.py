@@ -14,7 +14,7 @@ from pirl_core.files import write_text
 from pirl_core.params.file import load_params
 from pirl_core.params.preset import preset_names, preset_text
 from pirl_core.readers.text import read_bytes
-from pirl_core.report.paper import check_models
+from pirl_core.report.papers.beside import check_models
 from pirl_core.stages.lock import PIPELINE, take, waiting_for
 
 SUMMARY = "write params.yaml from a preset, or tell which scale it holds and check it"

@@ -2,8 +2,7 @@
 
 ``facts`` has ``FACTS``, and ``open`` three functions: ``simulator(settings, episode)`` gives a ``Simulator`` that
 fits the episode and still has to be reset; ``expert()`` gives the one who shows its tasks, an ``Expert``; and
-``batch(settings, episode, num_envs)``, for a benchmark with tasks ``on_gpu`` alone, a ``Batch``. A module
-``paper`` may hold published figures: see ``envs.figures``.
+``batch(settings, episode, num_envs)``, for a benchmark with tasks ``on_gpu`` alone, a ``Batch``.
 """
 
 from collections.abc import Callable, Sequence

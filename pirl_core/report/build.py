@@ -21,7 +21,7 @@ from pirl_core.report.markdown import render_markdown
 from pirl_core.report.metrics import Row, build_metrics, build_success, to_json
 from pirl_core.report.older import Present, older_rows
 from pirl_core.report.page import Section, render_html
-from pirl_core.report.paper import check_models
+from pirl_core.report.papers.beside import check_models
 from pirl_core.report.runs import build_runs
 from pirl_core.report.tables import warnings_table
 from pirl_core.report.videos import MAX_BYTES, Embedded, choose, embed

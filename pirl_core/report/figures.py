@@ -79,9 +79,9 @@ def learning_panels(methods: Sequence[str], sft: list[Curve], rl: Curves) -> lis
     panels = []
     if any("charts/success" in curve or "validation/success" in curve for curves in rl.values() for curve in curves):
         with mpl.rc_context(STYLE):
-            figure, axes = _canvas()
+            figure, axes = canvas()
             _success(axes, methods, rl)
-            panels.append(Panel("Success over RL iterations (%)", _svg(figure, PAGE), _success_alt(rl)))
+            panels.append(Panel("Success over RL iterations (%)", to_svg(figure, PAGE), _success_alt(rl)))
     if points := [curve["losses/flow_matching"] for curve in sft if "losses/flow_matching" in curve]:
         panels.append(_line_panel("SFT: flow-matching loss", {"sft": points}, methods, "step", log=True))
     for key, title in DIAGNOSTICS.items():
@@ -95,7 +95,7 @@ def split_panel(title: str, methods: Sequence[str], rows: list[Row]) -> Panel:
     """Bars with the intervals as whiskers, one group per split, one bar per method."""
     splits = list(dict.fromkeys(row["split"] for row in rows))
     with mpl.rc_context(STYLE):
-        figure, axes = _canvas(width=max(3.6, 1.1 * len(splits) + 1.2), height=2.5)
+        figure, axes = canvas(width=max(3.6, 1.1 * len(splits) + 1.2), height=2.5)
         width = 0.8 / len(methods)
         for row in rows:
             x = splits.index(row["split"]) + (methods.index(row["method"]) - (len(methods) - 1) / 2) * width
@@ -106,7 +106,7 @@ def split_panel(title: str, methods: Sequence[str], rows: list[Row]) -> Panel:
             axes.hlines([low, high], x - width * 0.14, x + width * 0.14, color=INK, linewidth=1.3)
         axes.set_xticks(range(len(splits)), [split_title(split) for split in splits])
         axes.set_ylim(0, 100)
-        figure_svg = _svg(figure, PAGE)
+        figure_svg = to_svg(figure, PAGE)
     said = "; ".join(
         f"{split_title(row['split'])} {method_label(row['method'])} {percent(row['rate'])} % "
         f"({percent(row['ci_low'])} to {percent(row['ci_high'])})"
@@ -125,10 +125,11 @@ def learning_picture(methods: Sequence[str], curves: dict[str, Curves]) -> str:
             _success(axes, methods, rl)
             if axes.get_legend_handles_labels()[0]:
                 axes.legend(fontsize=8, loc="upper left", ncols=len(rl))
-        return _svg(figure, PRINT, scalable=False)
+        return to_svg(figure, PRINT, scalable=False)
 
 
-def _canvas(width: float = 3.6, height: float = 2.3) -> tuple[Figure, Axes]:
+def canvas(width: float = 3.6, height: float = 2.3) -> tuple[Figure, Axes]:
+    """An empty figure of one panel, in inches, without a ground of its own."""
     figure = Figure(figsize=(width, height))
     figure.patch.set_alpha(0)
     axes = figure.add_subplot()
@@ -144,7 +145,7 @@ def _success(axes: Axes, methods: Sequence[str], rl: Curves) -> None:
             ("charts/success", {"linewidth": 1.0, "alpha": 0.45}),
             ("validation/success", {"linewidth": 2.0, "marker": "o", "markersize": 3.5, "label": method_label(method)}),
         ):
-            x, y = _mean([curve[key] for curve in curves if key in curve])
+            x, y = mean_curve([curve[key] for curve in curves if key in curve])
             if len(x):
                 axes.plot(x, 100 * y, color=color, **style)
     axes.set_ylim(0, 100)
@@ -155,7 +156,7 @@ def _success(axes: Axes, methods: Sequence[str], rl: Curves) -> None:
 def _success_alt(rl: Curves) -> str:
     parts = []
     for method, curves in rl.items():
-        x, y = _mean([curve["validation/success"] for curve in curves if "validation/success" in curve])
+        x, y = mean_curve([curve["validation/success"] for curve in curves if "validation/success" in curve])
         if len(x):
             parts.append(f"{method_label(method)} from {percent(y[0])} % to {percent(y[-1])} % at iteration {x[-1]:g}")
     return "Line chart of success over RL iterations. Validation: " + ("; ".join(parts) or "not recorded") + "."
@@ -166,9 +167,9 @@ def _line_panel(
 ) -> Panel:
     parts = []
     with mpl.rc_context(STYLE):
-        figure, axes = _canvas()
+        figure, axes = canvas()
         for method, curves in series.items():
-            x, y = _mean(curves)
+            x, y = mean_curve(curves)
             if len(x):
                 axes.plot(x, y, color=SERIES[color_index(methods, method)], linewidth=1.5)
                 parts.append(f"{method_label(method)} from {y[0]:.3g} to {y[-1]:.3g}")
@@ -183,10 +184,10 @@ def _line_panel(
             axes.yaxis.set_major_locator(MaxNLocator(5))
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         axes.set_xlabel(xlabel)
-        return Panel(title, _svg(figure, PAGE), f"Line chart of {title}: {'; '.join(parts)}.")
+        return Panel(title, to_svg(figure, PAGE), f"Line chart of {title}: {'; '.join(parts)}.")
 
 
-def _mean(curves: list[list[tuple[float, float]]], most: int = 200) -> tuple[np.ndarray, np.ndarray]:
+def mean_curve(curves: list[list[tuple[float, float]]], most: int = 200) -> tuple[np.ndarray, np.ndarray]:
     """Mean over training seeds at each step, in blocks of steps so that no line has more than `most` points."""
     if not curves:
         return np.empty(0), np.empty(0)
@@ -199,7 +200,7 @@ def _mean(curves: list[list[tuple[float, float]]], most: int = 200) -> tuple[np.
     return np.array([x[b].mean() for b in blocks]), np.array([y[b].mean() for b in blocks])
 
 
-def _svg(figure: Figure, colors: dict[str, str], scalable: bool = True) -> str:
+def to_svg(figure: Figure, colors: dict[str, str], scalable: bool = True) -> str:
     """The figure without dates and metadata. scalable: for inlining in HTML (no namespaces, width by CSS)."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})

@@ -6,7 +6,7 @@ from typing import Any
 from pirl_core.params.sections import Params
 from pirl_core.report import tables
 from pirl_core.report.older import Older, older_note
-from pirl_core.report.paper import LABELS, published
+from pirl_core.report.papers.beside import LABELS, published
 from pirl_core.report.tables import Row
 
 Table = tuple[list[str], list[list[str]]]  # header, rows of cells
@@ -79,7 +79,7 @@ def paper_note(rows: Sequence[Row], scale: str) -> str:
         if row["paper_model"]:
             model = str(row["paper_model"])
             models.setdefault(row["benchmark"], {})[LABELS.get(model, model)] = None
-    notes = [figures.NOTE.format(", ".join(models[name])) for name in models if (figures := published(name))]
+    notes = [figures.note.format(", ".join(models[name])) for name in models if (figures := published(name))]
     if not notes:
         return ""
     note = " ".join(notes)

@@ -17,7 +17,7 @@ from pirl_core.facts import facts_of
 from pirl_core.params.file import resolve
 from pirl_core.params.sections import Params
 from pirl_core.report.inputs import listed_exploring, listed_splits
-from pirl_core.report.paper import paper_chain, paper_rate
+from pirl_core.report.papers.beside import paper_chain, paper_rate
 
 Row = dict[str, Any]
 PAIR = ["seed", "task", "env_seed"]

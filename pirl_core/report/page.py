@@ -42,14 +42,51 @@ def render_html(
     dropped_clips: int,
 ) -> str:
     """The page as one string: inline CSS, inline SVG, videos as data URIs. warned: `tables.warnings_table`."""
-    environment = jinja2.Environment(
+    return (
+        environment()
+        .get_template("page.html.j2")
+        .render(
+            params=params,
+            metrics=metrics,
+            runs=runs,
+            sections=sections,
+            methods=params.policies,
+            color={method: color_index(params.policies, method) for method in params.policies},
+            older=older,
+            older_note=older_note(older),
+            marked=tables.marked_method,
+            groups=tables.groups_table(metrics, older),
+            chains=tables.chains_table(metrics, older),
+            chains_note=CHAINS,
+            exploring=tables.exploring_table(metrics, older),
+            exploring_note=EXPLORING,
+            warned=warned,
+            run_table=tables.runs_table(runs),
+            parameters=parameters(runs["records"]),
+            means=any(row["group_mean"] not in (None, row["rate"]) for row in metrics["rows"]),
+            versions=versions(runs["environments"]),
+            paper_note=paper_note(metrics["rows"], params.scale),
+            shared_starts=tables.shared_starts(metrics),
+            no_warning=NO_WARNING,
+            intervals=INTERVALS,
+            pairs=PAIRS,
+            point_format=tables.points,
+            seed_note=tables.seed_note(metrics["rows"]),
+            dropped_clips=dropped_clips,
+        )
+    )
+
+
+def environment() -> jinja2.Environment:
+    """Of the templates in this folder, for one page."""
+    made = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(
+    made.filters.update(
         percent=percent,
         method=method_label,
         revision=revision_label,
@@ -62,35 +99,7 @@ def render_html(
         numeric=tables.numeric,
         yaml=lambda data: yaml.safe_dump(data, sort_keys=False, allow_unicode=True, default_flow_style=None, width=100),
     )
-    return environment.get_template("page.html.j2").render(
-        params=params,
-        metrics=metrics,
-        runs=runs,
-        sections=sections,
-        methods=params.policies,
-        color={method: color_index(params.policies, method) for method in params.policies},
-        older=older,
-        older_note=older_note(older),
-        marked=tables.marked_method,
-        groups=tables.groups_table(metrics, older),
-        chains=tables.chains_table(metrics, older),
-        chains_note=CHAINS,
-        exploring=tables.exploring_table(metrics, older),
-        exploring_note=EXPLORING,
-        warned=warned,
-        run_table=tables.runs_table(runs),
-        parameters=parameters(runs["records"]),
-        means=any(row["group_mean"] not in (None, row["rate"]) for row in metrics["rows"]),
-        versions=versions(runs["environments"]),
-        paper_note=paper_note(metrics["rows"], params.scale),
-        shared_starts=tables.shared_starts(metrics),
-        no_warning=NO_WARNING,
-        intervals=INTERVALS,
-        pairs=PAIRS,
-        point_format=tables.points,
-        seed_note=tables.seed_note(metrics["rows"]),
-        dropped_clips=dropped_clips,
-    )
+    return made
 
 
 def _inliner() -> Callable[[str], Markup]:

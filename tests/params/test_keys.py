@@ -19,7 +19,7 @@ from pirl_core.data import curate
 from pirl_core.envs.vector import slots as vector
 from pirl_core.named import FAMILIES, RULES, known
 from pirl_core.params import sections as params
-from pirl_core.report.paper import LABELS
+from pirl_core.report.papers.beside import LABELS
 from tests.params.probes import BASE, SEE, Walk, demonstrate_here
 
 pytestmark = pytest.mark.filterwarnings("ignore:Constant")

@@ -6,13 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pirl_core.envs.calvin import paper as calvin
-from pirl_core.envs.figures import AVERAGE
-from pirl_core.envs.put_on_plate import paper as put_on_plate
 from pirl_core.evaluation.stats import Grid, mean_interval
 from pirl_core.facts import facts_of
 from pirl_core.report.markdown import paper_note
-from pirl_core.report.paper import paper_rate, published
+from pirl_core.report.papers.beside import AVERAGE, paper_rate, published
 from pirl_core.report.tables import results_table
 from tests.report.made_up import build, change, fill, make_params, text_of
 
@@ -22,11 +19,11 @@ def test_paper_figures_average_the_groups_of_the_benchmark(benchmark: str) -> No
     figures = published(benchmark)
     assert figures is not None
     rounding = 0.08 if benchmark == "libero" else 0.051  # Table 3 has 57.6 where its suites give 57.675
-    averages = {row: rate for row, rate in figures.RATES.items() if row.group == AVERAGE}
+    averages = {row: rate for row, rate in figures.rates.items() if row.group == AVERAGE}
     for row, average in averages.items():
-        groups = [rate for other, rate in figures.RATES.items() if other[:3] == row[:3] and other != row]
+        groups = [rate for other, rate in figures.rates.items() if other[:3] == row[:3] and other != row]
         assert len(groups) == 4 and average == pytest.approx(sum(groups) / 4, abs=rounding)
-    assert {row.group for row in figures.RATES} - {AVERAGE} <= set(facts_of(benchmark).groups)
+    assert {row.group for row in figures.rates} - {AVERAGE} <= set(facts_of(benchmark).groups)
 
 
 def test_paper_figures_stand_beside_their_row_alone() -> None:
@@ -40,8 +37,9 @@ def test_paper_figures_stand_beside_their_row_alone() -> None:
 
 
 def test_paper_figures_of_put_on_plate_name_shifts() -> None:
-    assert len(put_on_plate.RATES) == 13 * 6 * 2
-    shifts = {row.split.removeprefix("ood:") for row in put_on_plate.RATES}
+    figures = published("put_on_plate")
+    assert figures is not None and len(figures.rates) == 13 * 6 * 2
+    shifts = {row.split.removeprefix("ood:") for row in figures.rates}
     assert shifts - {"id"} <= set(facts_of("put_on_plate").shifts)
     assert paper_rate("put_on_plate", "pi05", "flow_noise", "ood:position_change_to") == 0.547
     assert paper_rate("put_on_plate", "pi0", "sft", "id", "all") == 0.384
@@ -50,7 +48,9 @@ def test_paper_figures_of_put_on_plate_name_shifts() -> None:
 
 
 def test_paper_averages_of_sequences_are_the_sums_of_their_rates() -> None:
-    for chain in calvin.CHAINS.values():
+    figures = published("calvin")
+    assert figures is not None and len(figures.chains) == 6
+    for chain in figures.chains.values():
         assert chain.average == pytest.approx(sum(chain.reached) / 100, abs=1e-9)
     assert paper_rate("calvin", "pi05", "flow_sde", "id") == paper_rate("calvin", "pi05", "flow_sde", "id", "sequence")
     assert paper_rate("calvin", "pi05", "flow_sde", "id", "lift") is None

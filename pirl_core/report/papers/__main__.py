@@ -1,0 +1,52 @@
+"""``python -m pirl_core.report.papers``: writes the page of each twin that has results.
+
+results/<twin>/paper.md and the pictures it shows, results/<twin>/figures/*.svg; and the same as one file that opens
+offline, outputs/paper/<twin>.html.
+"""
+
+import argparse
+from pathlib import Path
+
+from pirl_core import console
+from pirl_core.errors import UserError, told
+from pirl_core.files import write_text
+from pirl_core.report.evidence import TWINS, read_evidence
+from pirl_core.report.folder import RESULTS
+from pirl_core.report.papers.page import pictures, read_contents, render_html, render_markdown
+from pirl_core.report.papers.schema import read_papers
+
+
+def written(results: Path, outputs: Path, twin: str) -> dict[Path, str]:
+    """{path: text} of a twin's page; {} where none of its parts has results.
+
+    Raises UserError for a file of a paper, or of results, that cannot be read.
+    """
+    papers, evidence = read_papers(), read_evidence(results, twin)
+    if not evidence.scales:
+        return {}
+    contents = read_contents(papers, evidence, ([], []))
+    return {
+        results / twin / "paper.md": render_markdown(contents),
+        outputs / "paper" / f"{twin}.html": render_html(contents),
+        **{results / twin / "figures" / name: svg for name, svg in pictures(contents).items()},
+    }
+
+
+def main(argv: list[str] | None = None) -> int:
+    console.speak()
+    about = "Write the page with the paper's tables and figures of each twin that has results."
+    argparse.ArgumentParser(prog="python -m pirl_core.report.papers", description=about).parse_args(argv)
+    try:
+        for twin in TWINS:
+            for path, text in written(RESULTS, Path("outputs"), twin).items():
+                write_text(path, text)
+                print(path)
+    except (UserError, OSError) as error:
+        if (said := told(error)) is None:
+            raise
+        return console.refuse("papers", said)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
