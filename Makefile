@@ -5,8 +5,8 @@ STAMP := .venv/installed
 OPENGL := libegl1 libgl1-mesa-dri libosmesa6
 VULKAN := libvulkan1 mesa-vulkan-drivers libgl1 libglib2.0-0
 # Simulators to install beside MetaWorld: make setup EXTRAS=libero,maniskill. A scale named after one brings it,
-# put_on_plate and simpler bring maniskill, paper brings all.
-EXTRAS ?= $(SCALE)
+# put_on_plate and simpler bring maniskill, a part of paper_small its own, paper and its parts all.
+EXTRAS ?= $(if $(filter paper,$(MAKECMDGOALS)),all,$(SCALE))
 comma := ,
 SCALES := $(filter-out base,$(sort $(basename $(notdir $(wildcard pirl_core/params/presets/*.yaml)))))
 # Told here, before anything is installed: names that stand for nothing, what a target cannot do without, and variables
@@ -17,7 +17,7 @@ $(if $(word 2,$(SCALE)),$(error SCALE=$(SCALE): give one scale))
 $(foreach name,$(filter-out $(SCALES) metaworld all,$(subst $(comma), ,$(EXTRAS))),\
   $(error EXTRAS=$(name) is no simulator; give some of maniskill$(comma)libero$(comma)calvin, or all))
 endif
-HEARD := PYTHON EXTRAS SCALE STAGE EXPERIMENT SET FORCE ARGS ALONE
+HEARD := PYTHON EXTRAS SCALE STAGE EXPERIMENT SET FORCE ARGS TABLE FIGURE ALONE
 $(foreach name,$(filter-out $(HEARD) MAKE% -%,$(.VARIABLES)),$(if $(filter 0command,$(MAKELEVEL)$(firstword $(origin $(name)))),\
   $(error $(name)= is no variable of this Makefile; it heeds $(filter-out ALONE,$(HEARD)))))
 needs = $(if $(filter $1,$(MAKECMDGOALS)),$(if $($2),,$(error say which: make $1 $2=$3)))
@@ -29,13 +29,17 @@ $(call heeded,STAGE,stage)
 $(call heeded,EXPERIMENT,experiment flow)
 $(call heeded,SET,flow)
 $(call heeded,ARGS,flow serve)
+$(call heeded,TABLE,paper)
+$(call heeded,FIGURE,paper)
 $(call heeded,SCALE,reproduce stage experiment flow setup)
-$(call heeded,FORCE,reproduce stage experiment flow)
+$(call heeded,FORCE,reproduce stage experiment flow paper)
 $(if $(filter-out 1,$(FORCE)),$(error FORCE=$(FORCE): give 1, or leave it out))
-$(if $(FORCE),$(if $(SCALE)$(filter flow,$(MAKECMDGOALS)),,$(error FORCE=1 overwrites an edited params.yaml by that of a \
+$(if $(FORCE),$(if $(SCALE)$(filter flow paper,$(MAKECMDGOALS)),,$(error FORCE=1 overwrites an edited params.yaml by that of a \
   SCALE, which is not given)))
-WANTED := $(sort $(filter maniskill libero calvin all,$(patsubst paper,all,$(patsubst put_on_plate,maniskill,\
-  $(patsubst simpler,maniskill,$(subst $(comma), ,$(EXTRAS)))))))
+PART = $(patsubst paper_small_%,%,$1)
+WANTED := $(sort $(filter maniskill libero calvin all,$(foreach name,$(subst $(comma), ,$(EXTRAS)),$(patsubst paper%,all,\
+  $(patsubst calvin%,calvin,$(patsubst libero%,libero,$(patsubst put_on_plate%,maniskill,$(patsubst simpler%,maniskill,\
+  $(call PART,$(name))))))))))
 SIMULATORS := $(if $(filter all,$(WANTED)),maniskill libero calvin,$(WANTED))
 
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
@@ -44,7 +48,7 @@ export PYTHONUNBUFFERED := 1
 REPRO := python -m pirl_core.commands.repro
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce stage experiment flow serve results test test-slow test-all lint format docs bench clean dist-clean
+.PHONY: help setup reproduce stage experiment paper flow serve results test test-slow test-all lint format docs bench clean dist-clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -151,6 +155,10 @@ stage: setup ## one stage and what it needs: STAGE=rl@metaworld-flow_sde-0
 
 experiment: setup ## one experiment up to its evaluation: EXPERIMENT=metaworld
 	@$(REPRO) $(SWITCH) $(foreach name,$(EXPERIMENT),--experiment '$(name)')
+
+paper: setup ## all tables, figures and claims of the paper at a small scale, part by part; TABLE=9 or FIGURE=7: what that needs
+	@python -m pirl_core.commands.paper $(foreach name,$(TABLE),--table '$(name)') \
+	  $(foreach name,$(FIGURE),--figure '$(name)') $(if $(FORCE),--overwrite)
 
 flow: setup ## the pipeline as a Prefect flow, stages side by side: EXPERIMENT=, SCALE=, SET=rl.actor_lr=1e-5, FORCE=1
 	@python -m flows.run $(foreach name,$(EXPERIMENT),--experiment '$(name)') $(if $(SCALE),--scale $(SCALE)) \

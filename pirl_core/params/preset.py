@@ -5,13 +5,16 @@ merged key by key. Any other value (seeds, methods, experiments, evaluate.splits
 sections that an experiment leaves out it does not override. A preset's comment follows the base's.
 
 A preset with ``extends: NAME`` changes that preset instead of the base. In it ``experiments`` may be a list of names:
-those of the other, as they are there.
+those of the other, as they are there. An experiment with ``like: NAME`` is that experiment, of the file or of the other
+preset, with its sections changed key by key.
 """
 
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import yaml
 
 from pirl_core.errors import UserError
 from pirl_core.params.errors import unknown
@@ -56,6 +59,8 @@ def preset_values(name: str) -> dict[str, Any]:
                     continue
                 case "experiments", list():
                     values[key] = _chosen(path, values[key], value)
+                case "experiments", dict():
+                    values[key] = _liked(path, values[key], value)
                 case _:
                     values[key] = values[key] | value if key in SECTIONS and isinstance(value, dict) else value
     if isinstance(values["experiments"], dict):
@@ -80,6 +85,22 @@ def _line(name: str) -> list[tuple[Path, dict[str, Any]]]:
         name = str(line[0][1]["extends"])
 
 
+def _liked(path: Path, before: dict[str, Any], experiments: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, entry in experiments.items():
+        found[name] = entry
+        if isinstance(entry, dict) and "like" in entry:
+            other, known = entry["like"], before | found
+            if other not in known or other == name or not isinstance(known[other], dict):
+                raise UserError(f"{path}: experiments.{name}.like: {unknown(str(other), [*before, *found])}")
+            merged = dict(known[other])
+            for key, value in entry.items():
+                both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+                merged[key] = merged[key] | value if both else value
+            found[name] = {key: value for key, value in merged.items() if key != "like"}
+    return found
+
+
 def _chosen(path: Path, experiments: Any, names: list[Any]) -> dict[str, Any]:
     for name in names:
         if name not in experiments:
@@ -99,7 +120,7 @@ def preset_text(name: str) -> str:
     changes: dict[Place, Block] = {}
     for path, content in line:
         changes = _further(changes, _blocks(read_text(path, REMEDY)), content.get("experiments"))
-    text = "\n".join(_merged(blocks, changes)) + "\n"
+    text = "\n".join(_merged(blocks, changes, values["experiments"])) + "\n"
     path = line[-1][0]
     try:
         if parse_yaml(text, str(path)) == values:
@@ -131,7 +152,7 @@ def _path(name: str) -> Path:
     return PRESETS / f"{name}.yaml"
 
 
-def _merged(base: dict[Place, Block], changes: dict[Place, Block]) -> Iterator[str]:
+def _merged(base: dict[Place, Block], changes: dict[Place, Block], experiments: dict[str, Any]) -> Iterator[str]:
     own = ("experiments",) in changes
     for place, block in base.items():
         if own and _of_experiment(place):
@@ -142,17 +163,23 @@ def _merged(base: dict[Place, Block], changes: dict[Place, Block]) -> Iterator[s
         yield from [*block.comment, *new.comment]
         yield from new.lines or block.lines
         if own and place == ("experiments",):
-            yield from _experiments(changes)
+            yield from _experiments(changes, experiments)
 
 
-def _experiments(changes: dict[Place, Block]) -> Iterator[str]:
+def _experiments(changes: dict[Place, Block], values: dict[str, Any]) -> Iterator[str]:
     """Those of a preset, each with all its keys."""
     for place, block in changes.items():
         if _of_experiment(place) and len(place) == 2:
             yield from [*block.comment, *block.lines]
             for key in Experiment.model_fields:
-                comment, lines = changes.get((*place, key), Block([], [f"    {key}: {{}}"]))
-                yield from [*comment, *lines]
+                own = changes.get((*place, key), Block([], [f"    {key}: {{}}"]))
+                line = f"    {key}: {_in_one_line(values[place[1]][key])}"
+                yield from [*own.comment, *([line] if (*place, "like") in changes else own.lines)]
+
+
+def _in_one_line(value: Any) -> str:
+    text: str = yaml.safe_dump([value], default_flow_style=True, allow_unicode=True, sort_keys=False, width=10**6)
+    return text.strip()[1:-1]
 
 
 def _of_experiment(place: Place) -> bool:

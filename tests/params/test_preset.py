@@ -15,7 +15,7 @@ from pirl_core.params.file import load_params, resolve
 from pirl_core.params.preset import load_preset, preset_names, preset_text, preset_values
 from pirl_core.readers.strict_yaml import parse_yaml
 
-MOST_LINES = 1000
+MOST_LINES = 1600  # of which the paper's parts are a third
 
 
 def comments(text: str) -> list[str]:

@@ -1,0 +1,204 @@
+"""``python -m pirl_core.commands.paper``: runs the parts of a twin one after the other, then writes its page.
+
+A part is a preset, with results of its own (``report.evidence.parts_of``). DVC skips what is up to date, so a run that
+was stopped goes on where it was. Each finished stage is told, with the time that is left.
+"""
+
+import argparse
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import FrameType
+from typing import Any, NamedTuple
+
+from pirl_core import console
+from pirl_core.errors import UserError, told
+from pirl_core.files import write_text
+from pirl_core.params.preset import load_preset, preset_text
+from pirl_core.readers.text import read_json, read_text
+from pirl_core.report.evidence import TWINS, listed_in, parts_of
+from pirl_core.report.folder import RESULTS
+from pirl_core.report.inputs import stage_names, unlike
+from pirl_core.report.papers.__main__ import written
+from pirl_core.report.papers.schema import Papers, read_papers, runs_of
+from pirl_core.report.tables import seconds
+
+PARAMS = Path("params.yaml")
+RECORDS = Path("outputs/run")
+SECONDS_BETWEEN_LOOKS = 2.0
+REMEDY = "delete it, or run `make reproduce`"
+
+
+class Run(NamedTuple):
+    """One run of a stage in a part."""
+
+    part: str
+    stage: str
+    name: str
+
+
+Took = dict[Run, float]
+"""Wall seconds of runs."""
+
+
+def chosen_parts(papers: Papers, twin: str, tables: Iterable[str], figures: Iterable[str]) -> list[str]:
+    """The parts that these need, as few as will do; all where none is named.
+
+    Raises UserError for a table or figure that no file has.
+    """
+    items = [_find(papers.tables, "table", "Table", name) for name in tables]
+    items += [_find(papers.figures, "figure", "Fig.", name) for name in figures]
+    parts = parts_of(twin)
+    if not items:
+        return parts
+    having = {run: listed_in(twin, *run) for item in items for run in runs_of(item, twin)}
+    needed = {run for run, listed in having.items() if listed}
+    found: list[str] = []
+    while needed:
+        # The one that brings most; of equals the first.
+        best = max(parts, key=lambda part: sum(part in having[run] for run in needed))
+        found.append(best)
+        needed -= {run for run in needed if best in having[run]}
+    return sorted(found, key=parts.index)
+
+
+def _find(items: Mapping[str, Any], key: str, word: str, name: str) -> Any:
+    """By its file's name, or by its number in π_RL."""
+    for stem, item in items.items():
+        if name == stem or (item.paper == "π_RL" and item.name == f"{word} {name}"):
+            return item
+    raise UserError(f"{key} = {name!r}: no such file; give a number of π_RL, or one of {', '.join(items)}")
+
+
+def remaining(pending: Iterable[Run], took: Took) -> float | None:
+    """Seconds that ``pending`` will take: as runs of the same part, stage and method took with other seeds, else of the
+    same part and stage, else of the same stage; None where one has no like."""
+    likes = (
+        lambda run: (run.part, run.stage, run.name.rpartition("-")[0]),
+        lambda run: (run.part, run.stage),
+        lambda run: run.stage,
+    )
+    total = 0.0
+    for run in pending:
+        near = ([spent for other, spent in took.items() if like(other) == like(run)] for like in likes)
+        spent = next((known for known in near if known), None)
+        if spent is None:
+            return None
+        total += sum(spent) / len(spent)
+    return total
+
+
+def finished(part: str) -> Took:
+    """What of the part ran with its present parameters and is still there."""
+    params, took = load_preset(part), {}
+    for stage, name in stage_names(params):
+        path = RECORDS / stage / f"{name}.json"
+        if path.exists():
+            record = read_json(path, REMEDY)
+            if not unlike(params, stage, name, record.get("params") or {}):
+                took[Run(part, stage, name)] = float(record.get("wall_seconds") or 0.0)
+    return took
+
+
+def runs_of_part(part: str) -> list[Run]:
+    return [Run(part, stage, name) for stage, name in stage_names(load_preset(part))]
+
+
+def recorded(parts: Iterable[str], results: Path) -> Took:
+    """Of earlier runs, from the parts' run.json."""
+    took: Took = {}
+    for part in parts:
+        path = results / part / "run.json"
+        for record in read_json(path, REMEDY).get("records", []) if path.exists() else []:
+            took[Run(part, record["stage"], record["name"])] = float(record.get("wall_seconds") or 0.0)
+    return took
+
+
+def run_parts(parts: list[str], overwrite: bool) -> tuple[int, list[str]]:
+    """Runs them; returns an exit code and those that failed. Bad input, or a signal, ends all; a failed stage its part.
+
+    params.yaml is then as it was.
+    """
+    before = read_text(PARAMS, REMEDY) if PARAMS.exists() else None
+    took: Took = recorded(parts, RESULTS)
+    failed: list[str] = []
+    todo = {part: runs_of_part(part) for part in parts}
+    code = 0
+    for number, part in enumerate(parts, 1):
+        one = _run_part(part, f"part {number} of {len(parts)}, {part}", todo, took, overwrite)
+        del todo[part]
+        if one:
+            code = code or one
+            failed.append(part)
+        if one == 2 or one < 0 or one >= 128:
+            break
+    if before is not None and PARAMS.read_text(encoding="utf-8") in map(preset_text, parts):
+        write_text(PARAMS, before)
+    return code, failed
+
+
+def _run_part(part: str, label: str, todo: dict[str, list[Run]], took: Took, overwrite: bool) -> int:
+    """Its exit code."""
+    words = ["-m", "pirl_core.commands.repro", "--scale", part, *(["--overwrite"] if overwrite else [])]
+    done = finished(part)
+    took |= done
+    began = time.monotonic()
+    process = subprocess.Popen([sys.executable, *words])
+    try:
+        while process.poll() is None:
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+            now = finished(part)
+            if now.keys() != done.keys():
+                took |= now
+                done = now
+                here = [run for run in todo[part] if run not in done]
+                later = [run for name, runs in todo.items() if name != part for run in runs]
+                spent = seconds(time.monotonic() - began)
+                left, whole = seconds(remaining(here, took)), seconds(remaining(here + later, took))
+                counts = f"{len(done)} of {len(todo[part])} runs in {spent}"
+                print(f"paper: {label}: {counts}; about {left} left here, {whole} in all", flush=True)
+    finally:
+        process.terminate()
+        process.wait()
+    return process.returncode
+
+
+def _stop(number: int, _frame: FrameType | None) -> None:
+    raise SystemExit(128 + number)
+
+
+def main(argv: list[str] | None = None) -> int:
+    console.speak()
+    parser = argparse.ArgumentParser(
+        prog="python -m pirl_core.commands.paper",
+        description="Run the parts of a twin one after the other, and write its page of tables, figures and claims.",
+    )
+    parser.add_argument("--twin", choices=TWINS, default="paper_small", help="which size (default: %(default)s)")
+    parser.add_argument("--table", action="append", default=[], metavar="NUMBER", help="only what this table needs")
+    parser.add_argument("--figure", action="append", default=[], metavar="NUMBER", help="only what this figure needs")
+    parser.add_argument("--overwrite", action="store_true", help="a params.yaml with edits of your own too")
+    args = parser.parse_args(argv)
+    signal.signal(signal.SIGTERM, _stop)
+    try:
+        parts = chosen_parts(read_papers(), args.twin, args.table, args.figure)
+        print(f"paper: {', '.join(parts)}", flush=True)
+        code, failed = run_parts(parts, args.overwrite)
+        for path, text in written(RESULTS, Path("outputs"), args.twin).items():
+            write_text(path, text)
+            print(path)
+    except (UserError, OSError) as error:
+        if (said := told(error)) is None:
+            raise
+        return console.refuse("paper", said)
+    except KeyboardInterrupt:
+        return 130
+    if failed:
+        print(f"pirl: paper: {', '.join(failed)} did not end; the same command goes on there", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
