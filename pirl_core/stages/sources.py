@@ -155,6 +155,8 @@ def write_sources(params: Params) -> None:
     for path in FOLDER.rglob("*"):
         if path.is_file() and path not in written:
             path.unlink()
+    # Without a method no stage makes it, and the report depends on it.
+    Path("outputs/rl").mkdir(parents=True, exist_ok=True)
 
 
 def _all(params: Params) -> Iterable[tuple[str, str, str, list[Run]]]:

@@ -239,6 +239,14 @@ def test_without_sft_curves_records_and_videos(tmp_path: Path) -> None:
     assert "RL − SFT" not in seen
 
 
+def test_sft_alone_has_a_report(tmp_path: Path) -> None:
+    params = make_params(tmp_path, lambda data: data.update(policies=["sft"], methods={}))
+    fill(tmp_path / "outputs", params)
+    metrics = build(tmp_path, params)
+    assert {row["method"] for row in metrics["rows"]} == {"sft"} and metrics["differences"] == []
+    assert "SFT: flow-matching loss" in text_of((tmp_path / "outputs/report/report.html").read_text())
+
+
 def listed_as(path: Path, file: str) -> None:
     listing = path.parent / "videos/videos.json"
     listing.write_text(listing.read_text().replace("a.gif", file))

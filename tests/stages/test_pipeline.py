@@ -276,6 +276,20 @@ def test_a_change_of_code_reruns_what_does_something_else(workspace: Path) -> No
 
 
 @pytest.mark.slow
+def test_without_a_method_there_is_sft_and_its_evaluation(workspace: Path) -> None:
+    params = workspace / "params.yaml"
+    _set(params, ("methods", {}), ("policies", ["sft"]), ("experiments.b", None))
+    load_params(params)
+    first = {"curate@a", "sft@a-0", "evaluate@a-sft-0", "report"}
+    assert _repro(workspace) == first
+    assert _repro(workspace) == set()
+    # A first method runs by itself.
+    _set(params, ("methods", {"flow_sde": {}}), ("policies", ["sft", "flow_sde"]))
+    assert _repro(workspace) == {"rl@a-flow_sde-0", "evaluate@a-flow_sde-0", "report"}
+    assert _repro(workspace) == set()
+
+
+@pytest.mark.slow
 def test_a_folder_of_others_is_looked_at_like_any_other(workspace: Path) -> None:
     data = workspace / "theirs"
     (data / "meta").mkdir(parents=True)
