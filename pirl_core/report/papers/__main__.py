@@ -10,21 +10,23 @@ from pathlib import Path
 from pirl_core import console
 from pirl_core.errors import UserError, told
 from pirl_core.files import write_text
+from pirl_core.report.claim_file import read_claims
+from pirl_core.report.claims import claims_table, judge
 from pirl_core.report.evidence import TWINS, read_evidence
 from pirl_core.report.folder import RESULTS
 from pirl_core.report.papers.page import pictures, read_contents, render_html, render_markdown
-from pirl_core.report.papers.schema import read_papers
+from pirl_core.report.papers.schema import Papers, read_papers
 
 
-def written(results: Path, outputs: Path, twin: str) -> dict[Path, str]:
+def written(papers: Papers, results: Path, outputs: Path, twin: str) -> dict[Path, str]:
     """{path: text} of a twin's page; {} where none of its parts has results.
 
-    Raises UserError for a file of a paper, or of results, that cannot be read.
+    Raises UserError for results that cannot be read.
     """
-    papers, evidence = read_papers(), read_evidence(results, twin)
+    evidence = read_evidence(results, twin)
     if not evidence.scales:
         return {}
-    contents = read_contents(papers, evidence, ([], []))
+    contents = read_contents(papers, evidence, claims_table(judge(evidence, read_claims())))
     return {
         results / twin / "paper.md": render_markdown(contents),
         outputs / "paper" / f"{twin}.html": render_html(contents),
@@ -37,8 +39,9 @@ def main(argv: list[str] | None = None) -> int:
     about = "Write the page with the paper's tables and figures of each twin that has results."
     argparse.ArgumentParser(prog="python -m pirl_core.report.papers", description=about).parse_args(argv)
     try:
+        papers = read_papers()
         for twin in TWINS:
-            for path, text in written(RESULTS, Path("outputs"), twin).items():
+            for path, text in written(papers, RESULTS, Path("outputs"), twin).items():
                 write_text(path, text)
                 print(path)
     except (UserError, OSError) as error:

@@ -15,6 +15,9 @@ from pirl_core.report.papers.schema import Draw, Figure, draw_of, for_twin
 Points = list[tuple[float, float]]
 IN_PER_CENT = ("validation/", "charts/success")
 
+THIN = 60
+"""Points of one seed's line at most: a page has hundreds of them."""
+
 
 class Line(NamedTuple):
     """One series in one panel. seeds: curve of each training seed; spread: half-width of a band around their mean."""
@@ -106,13 +109,15 @@ def _draw(axes: Axes, panel: Lines) -> None:
         axes.plot(x, scale * y, color=line.color, linewidth=1.8, label=line.label)
     if panel.percent:
         axes.set_ylim(0, 100)
+    elif axes.dataLim.ymin >= 0:
+        axes.set_ylim(bottom=0)
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.yaxis.set_major_locator(MaxNLocator(5))
     axes.set_xlabel("iteration")
 
 
 def _scaled(points: Points, scale: float) -> tuple[np.ndarray, np.ndarray]:
-    x, y = mean_curve([points])
+    x, y = mean_curve([points], THIN)
     return x, scale * y
 
 

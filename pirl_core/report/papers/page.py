@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from pirl_core.report import tables
-from pirl_core.report.evidence import Evidence, parts_of
+from pirl_core.report.evidence import Evidence
 from pirl_core.report.figures import SERIES, Panel
 from pirl_core.report.page import environment
 from pirl_core.report.papers import cells as cell
@@ -142,8 +142,8 @@ def _summary(evidence: Evidence, filled: list[Filled], drawn: list[Drawn]) -> st
     seeds = sorted(set(evidence.episodes["seed"].tolist()))
     wall = tables.seconds(sum(record.get("wall_seconds") or 0.0 for record in evidence.records))
     return (
-        f"{SCALES[evidence.twin]} {len(evidence.scales)} of {len(parts_of(evidence.twin))} parts have results, of "
-        f"training seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}, {wall} of runs in all: "
+        f"{SCALES[evidence.twin]} Results of {', '.join(evidence.scales)}, of training seed"
+        f"{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}, {wall} of runs in all: "
         f"{cells[0]} of {cells[1]} figures of the tables and {lines[0]} of {lines[1]} curves are there."
     )
 
@@ -155,7 +155,7 @@ def _main(filled: list[Filled]) -> Rendered:
     first = filled[0]
     pairs = zip(first.table.rows, first.cells, strict=True)
     rows = [[f"{row.block} {row.label}".strip(), *map(cell.own, line)] for row, line in pairs]
-    return [first.table.title, *(column.label for column in first.table.columns)], rows
+    return ["policy", *(column.label for column in first.table.columns)], rows
 
 
 def _walls(evidence: Evidence) -> Rendered:
