@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import FrameType
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeVar
 
 from pirl_core import console
 from pirl_core.errors import UserError, told
@@ -22,8 +22,9 @@ from pirl_core.readers.text import read_json, read_text
 from pirl_core.report.evidence import TWINS, listed_in, parts_of
 from pirl_core.report.folder import RESULTS
 from pirl_core.report.inputs import stage_names, unlike
+from pirl_core.report.papers import cells, curves
 from pirl_core.report.papers.__main__ import written
-from pirl_core.report.papers.schema import Papers, read_papers, runs_of
+from pirl_core.report.papers.schema import Figure, Papers, Table, read_papers
 from pirl_core.report.tables import seconds
 
 PARAMS = Path("params.yaml")
@@ -40,6 +41,7 @@ class Run(NamedTuple):
     name: str
 
 
+Item = TypeVar("Item", Table, Figure)
 Took = dict[Run, float]
 """Wall seconds of runs."""
 
@@ -49,12 +51,12 @@ def chosen_parts(papers: Papers, twin: str, tables: Iterable[str], figures: Iter
 
     Raises UserError for a table or figure that no file has.
     """
-    items = [_find(papers.tables, "table", "Table", name) for name in tables]
-    items += [_find(papers.figures, "figure", "Fig.", name) for name in figures]
+    runs = [cells.runs_of(_find(papers.tables, "table", "Table", name), twin) for name in tables]
+    runs += [curves.runs_of(_find(papers.figures, "figure", "Fig.", name), twin) for name in figures]
     parts = parts_of(twin)
-    if not items:
+    if not runs:
         return parts
-    having = {run: listed_in(twin, *run) for item in items for run in runs_of(item, twin)}
+    having = {run: listed_in(twin, *run) for some in runs for run in some}
     needed = {run for run, listed in having.items() if listed}
     found: list[str] = []
     while needed:
@@ -65,7 +67,7 @@ def chosen_parts(papers: Papers, twin: str, tables: Iterable[str], figures: Iter
     return sorted(found, key=parts.index)
 
 
-def _find(items: Mapping[str, Any], key: str, word: str, name: str) -> Any:
+def _find(items: Mapping[str, Item], key: str, word: str, name: str) -> Item:
     """By its file's name, or by its number in π_RL."""
     for stem, item in items.items():
         if name == stem or (item.paper == "π_RL" and item.name == f"{word} {name}"):
@@ -183,10 +185,11 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     signal.signal(signal.SIGTERM, _stop)
     try:
-        parts = chosen_parts(read_papers(), args.twin, args.table, args.figure)
+        papers = read_papers()
+        parts = chosen_parts(papers, args.twin, args.table, args.figure)
         print(f"paper: {', '.join(parts)}", flush=True)
         code, failed = run_parts(parts, args.overwrite)
-        for path, text in written(RESULTS, Path("outputs"), args.twin).items():
+        for path, text in written(papers, RESULTS, Path("outputs"), args.twin).items():
             write_text(path, text)
             print(path)
     except (UserError, OSError) as error:

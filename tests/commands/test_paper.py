@@ -9,7 +9,8 @@ from pirl_core.commands.paper import Run, chosen_parts, remaining, run_parts
 from pirl_core.errors import UserError
 from pirl_core.params.preset import preset_text
 from pirl_core.report.evidence import TWINS, listed_in, parts_of
-from pirl_core.report.papers.schema import read_papers, runs_of
+from pirl_core.report.papers.cells import runs_of
+from pirl_core.report.papers.schema import read_papers
 
 PAPERS = read_papers()
 
@@ -30,9 +31,7 @@ def test_a_table_is_asked_for_by_its_number_or_its_file() -> None:
     assert chosen_parts(PAPERS, "paper", ["2"], ["7"]) == ["paper_goal", "paper_noise", "paper_steps"]
     assert chosen_parts(PAPERS, "paper", ["pi_rl_table_09"], []) == ["paper", "paper_grpo"]
     assert chosen_parts(PAPERS, "paper_small", [], []) == parts_of("paper_small")
-    with pytest.raises(
-        UserError, match=r"^table = '99': no such file; give a number of π_RL, or one of pi_rl_"
-    ):
+    with pytest.raises(UserError, match=r"^table = '99': no such file; give a number of π_RL, or one of pi_rl_"):
         chosen_parts(PAPERS, "paper", ["99"], [])
 
 

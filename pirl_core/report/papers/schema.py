@@ -234,17 +234,3 @@ def _check_given(path: Path, place: str, part: Ask | Draw, *keys: str) -> None:
 def _check_twins(path: Path, value: object) -> None:
     if isinstance(value, dict) and value.keys() != set(TWINS):
         raise UserError(f"{path}: experiments: of {sorted(value)} alone; name those of {' and '.join(TWINS)}")
-
-
-def runs_of(item: Table | Figure, twin: str) -> list[tuple[str, str]]:
-    """(experiment, method) of all that a table or figure asks for, each once."""
-    if isinstance(item, Figure):
-        draws = [draw_of(item, panel, series) for panel in item.panels for series in item.series]
-        found = [(f"{for_twin(draw.experiment or '', twin)}{draw.suffix or ''}", draw.method) for draw in draws]
-    else:
-        cells = [(row, column) for row in item.rows if not row.not_run for column in item.columns]
-        asks = [ask for row, column in cells for ask in asks_of(item, row, column) if not is_blank(ask)]
-        found = [
-            (f"{name}{ask.suffix or ''}", ask.method) for ask in asks for name in for_twin(ask.experiments or [], twin)
-        ]
-    return list(dict.fromkeys((experiment, method or "sft") for experiment, method in found))
