@@ -15,6 +15,7 @@ from pirl_core.errors import UserError
 from pirl_core.flow.chain import Noise
 from pirl_core.flow.noise import learns_std, scheduled
 from pirl_core.params.sections import Rl
+from pirl_core.policy.dropout import drop, expert_dropout, still
 from pirl_core.policy.flow_policy import FlowPolicy, Process
 from pirl_core.policy.layers import way_to_run
 from pirl_core.policy.lora import EncodingPolicy, add_adapters, merge, merged, save_adapters
@@ -94,8 +95,10 @@ def train_rl(
     if rl.lora_rank:
         add_adapters(policy.backbone, rl.lora_rank, rl.lora_alpha, rl.lora_targets)
     round_weights(policy, rl.precision)
-    # No dropout anywhere in RL (Eq. 17, 18): the ratio must be 1 at identical parameters.
+    # Without dropout the ratio is 1 at identical parameters (Eq. 17); kept, it compares two masks too (Eq. 18).
     policy.eval()
+    dropout = expert_dropout(policy.backbone) if rl.dropout else []
+    drop(dropout, True)
     policy.backbone.run_layer = way_to_run(rl.activation_checkpointing, rl.compile, compute_device())
     limits, tracker = session.supervision, session.tracker
     learner = Learner(
@@ -109,8 +112,8 @@ def train_rl(
     )
 
     def validated(iteration: int) -> dict[str, float]:
-        """Of what evaluation will read: with the adapters merged."""
-        with merged(policy):
+        """Of what evaluation will read: with the adapters merged, and nothing dropped."""
+        with merged(policy), still(dropout):
             return validate(iteration)
 
     def improved() -> None:
@@ -131,6 +134,8 @@ def train_rl(
     for iteration in range(numbers["iteration"], rl.iterations):
         started = time.monotonic()
         noise = noise_at(rl, iteration)
+        # The masks come from the library's own generator, so each rank's are a function of this alone.
+        torch.manual_seed(seeds.integer("rl_dropout", seed, iteration, session.ranks.rank))
         episodes = iteration_episodes(tasks, shift, rl, seed, iteration)
         rollout, share, metrics = collect(policy, envs, episodes, noise, process, rl, (seed, iteration))
         collected = time.monotonic()
@@ -165,3 +170,4 @@ def train_rl(
     if rl.lora_rank and rl.keep == "last" and session.ranks.main:
         save_adapters(policy.backbone, session.policy)
     merge(policy)
+    policy.eval()

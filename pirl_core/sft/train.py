@@ -57,6 +57,8 @@ def train_sft(
     skipped = 0
     for step in range(numbers["step"], sft.steps):
         rng = seeds.generator("batch", seed, step)
+        # Dropout's masks come from the library's own generator.
+        torch.manual_seed(seeds.integer("sft_dropout", seed, step, session.ranks.rank))
         rows = rng.choice(len(frames.state), sft.batch_size, replace=len(frames.state) < sft.batch_size)
         shift = draw_shift(rng, sft.batch_size, sft)
         noise = rng.standard_normal((sft.batch_size, *policy.chunk_shape), np.float32)

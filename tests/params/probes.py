@@ -84,7 +84,7 @@ BASE: dict[str, dict[str, Any]] = {
         "final_lr_fraction": 0.1, "weight_decay": 0.01, "clip_ratio": 0.2, "value_clip": 0.2, "huber_delta": 10.0,
         "value_coef": 1.0, "entropy_coef": 0.0, "max_grad_norm": 1.0, "target_kl": None, "critic": "expert",
         "critic_layers": 4, "critic_warmup_iterations": 0, "precision": "fp32",
-        "activation_checkpointing": False, "compile": False, "lora_rank": 0, "lora_alpha": 4,
+        "activation_checkpointing": False, "compile": False, "dropout": False, "lora_rank": 0, "lora_alpha": 4,
         "lora_targets": ["q_proj", "v_proj"], "validate_every": 1, "validation_episodes_per_task": 1, "keep": "best",
         "watch": {},
     },
@@ -319,8 +319,11 @@ def small_start(name: str) -> None:
 
 def see_rl(values: dict[str, Any]) -> Any:
     small_start("e-sft-0")
-    with watched() as work:
-        rl.run(job("rl", env=BLIND, rl=params.Rl.model_validate(values)))
+    try:
+        with watched() as work:
+            rl.run(job("rl", env=BLIND, rl=params.Rl.model_validate(values)))
+    except UserError as error:  # the policy has no dropout
+        return str(error)
     world = Walk.made[-1]
     return everything(Path("outputs")), sorted(world.played), world.widest, work
 

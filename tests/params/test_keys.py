@@ -135,6 +135,7 @@ CHANGES: dict[str, dict[str, Change]] = {
         "precision": Change(),
         "activation_checkpointing": Change([True]),
         "compile": Change([True]),
+        "dropout": Change([True]),
         "lora_rank": Change([1, 2]),
         "lora_alpha": Change([1], {"lora_rank": 2}),
         "lora_targets": Change([["k_proj"], ["q_proj", "v_proj", "k_proj"]], {"lora_rank": 2}),

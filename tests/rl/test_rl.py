@@ -39,7 +39,7 @@ BASE = {
     "final_lr_fraction": 0.1, "weight_decay": 0.0, "clip_ratio": 0.2, "value_clip": None, "huber_delta": 10.0,
     "value_coef": 1.0, "entropy_coef": 0.0, "max_grad_norm": 1.0, "target_kl": None, "critic": "vlm",
     "critic_layers": 4, "critic_warmup_iterations": 0, "precision": "fp32",
-    "activation_checkpointing": False, "compile": False, "lora_rank": 0, "lora_alpha": 4,
+    "activation_checkpointing": False, "compile": False, "dropout": False, "lora_rank": 0, "lora_alpha": 4,
     "lora_targets": ["q_proj", "v_proj"], "validate_every": 5,
     "validation_episodes_per_task": 4, "keep": "best", "watch": {},
 }  # fmt: skip

@@ -36,6 +36,7 @@ from pirl_core.training.track import Tracker
 from pirl_core.types import Episode
 from tests.params.probes import BASE as VALUES
 from tests.params.probes import job
+from tests.policy.test_families import make
 from tests.rl.test_rl import rl_params
 from tests.sft.test_sft import BASE, ENV, POLICY, learnable
 from tests.worlds import INSTRUCTIONS, Bandit, session, small_policy
@@ -180,6 +181,23 @@ def lora(opened: Session, disturbed: bool) -> FlowPolicy:
     return policy
 
 
+def dropped_sft(opened: Session, disturbed: bool) -> FlowPolicy:
+    policy = make("groot", cameras=0)
+    section = Sft.model_validate(BASE | {"steps": 4, "log_every": 2})
+    train_sft(policy, learnable(cameras=0)._replace(actions=learnable().actions[:, :3]), [], section, 0, opened)
+    return policy
+
+
+def dropped_rl(opened: Session, disturbed: bool) -> FlowPolicy:
+    policy = make("groot", cameras=0)
+    chosen = rl_params(iterations=3, episodes_per_iteration=16, dropout=True, validate_every=1)
+    train_rl(
+        policy, Bandit(4, 0.8), ["b"], "none", chosen, 0, opened, lambda i: {CHOOSES: 0.5},
+        lambda: save_policy(policy, opened.policy),
+    )  # fmt: skip
+    return policy
+
+
 def files(folder: Path) -> dict[str, bytes]:
     return {
         path.relative_to(folder).as_posix(): path.read_bytes()
@@ -189,7 +207,9 @@ def files(folder: Path) -> dict[str, bytes]:
     }
 
 
-@pytest.mark.parametrize(("train", "stops"), [(sft, (2, 4, 6)), (rl, (0, 1, 3, 5)), (lora, (1, 2))])
+@pytest.mark.parametrize(
+    ("train", "stops"), [(sft, (2, 4, 6)), (rl, (0, 1, 3, 5)), (lora, (1, 2)), (dropped_sft, (2,)), (dropped_rl, (2,))]
+)
 def test_interrupted_training_ends_with_the_same_bits(train: Train, stops: tuple[int, ...], tmp_path: Path) -> None:
     """Parameters, best policy and metric log; killed once at each of several steps, then again and again."""
     torch.set_num_threads(1)

@@ -80,6 +80,7 @@ class Rl(Section):
     precision: Precision
     activation_checkpointing: bool
     compile: bool
+    dropout: bool
     # the VLM
     lora_rank: Whole
     lora_alpha: Count

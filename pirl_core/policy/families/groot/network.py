@@ -81,7 +81,7 @@ def groot_shape(size: Size, data: DataSizes) -> GrootShape:
     """nano, tiny, S, M and L: to train from scratch. full: loads GR00T-N1.5-3B.
 
     full expects the release's vocabulary of 151680, state 64 and action 32 numbers, padded; it uses slot 31, which the
-    release leaves for a new robot. Its dropout acts in SFT only: RL runs in evaluation mode.
+    release leaves for a new robot. All have its dropout, which acts in SFT, and in RL where ``rl.dropout`` keeps it.
     """
     if size == "full":
         return GrootShape(
@@ -107,7 +107,7 @@ def groot_shape(size: Size, data: DataSizes) -> GrootShape:
         vlm_head_dim=32, vlm_inner=2 * vlm,
         vl_layers=vl_layers, vl_heads=vlm // 32, dit_layers=dit_layers, dit_heads=dit_heads, dit_head_dim=dit_head_dim,
         expert_width=dit_heads * dit_head_dim, future_tokens=4, positions=data.horizon, embodiments=1, embodiment=0,
-        dropout=0.0, stem="conv",
+        dropout=0.2, stem="conv",
     )  # fmt: skip
 
 
