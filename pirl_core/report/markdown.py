@@ -79,7 +79,9 @@ def paper_note(rows: Sequence[Row], scale: str) -> str:
         if row["paper_model"]:
             model = str(row["paper_model"])
             models.setdefault(row["benchmark"], {})[LABELS.get(model, model)] = None
-    notes = [figures.note.format(", ".join(models[name])) for name in models if (figures := published(name))]
+    notes = [
+        figures.note.format(", ".join(models[name])) for name in models if (figures := published(name)) and figures.note
+    ]
     if not notes:
         return ""
     note = " ".join(notes)

@@ -6,10 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pirl_core.errors import UserError
 from pirl_core.evaluation.stats import Grid, mean_interval
 from pirl_core.facts import facts_of
 from pirl_core.report.markdown import paper_note
-from pirl_core.report.papers.beside import AVERAGE, paper_rate, published
+from pirl_core.report.papers.beside import AVERAGE, _tables, paper_rate, published
 from pirl_core.report.tables import results_table
 from tests.report.made_up import build, change, fill, make_params, text_of
 
@@ -107,3 +108,28 @@ def test_a_benchmark_with_figures_has_a_note_that_names_their_table() -> None:
     assert "Table 8" in note("simpler")
     assert note("maniskill") == note("metaworld", model=None) == ""
     assert "not a target" in note("metaworld") and "not a target" not in note("metaworld", "paper")
+
+
+def test_a_benchmark_of_ones_own_has_its_figures_in_its_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    papers = tmp_path / "figures_lab/reach/papers"
+    papers.mkdir(parents=True)
+    for name in ("__init__", "reach/__init__", "reach/facts"):
+        (tmp_path / f"figures_lab/{name}.py").touch()
+    table = (
+        "{kind: table, paper: P, name: Table %d, title: t, source: s, ran_on: r, columns: [{label: a}], "
+        "beside: {benchmark: figures_lab.reach, note: 'Theirs, {}.'}, "
+        "rows: [{label: x, model: dot, ask: {method: sft, experiments: [reach]}, paper: [%s]}]}"
+    )
+    (papers / "one.yaml").write_text(table % (1, 37.5))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert paper_rate("figures_lab.reach", "dot", "sft", "id") == 0.375
+    assert paper_note([{"benchmark": "figures_lab.reach", "paper_model": "dot"}], "paper") == "Theirs, dot."
+    (papers / "two.yaml").write_text(table % (2, 40.0))
+    published.cache_clear()
+    _tables.cache_clear()
+    with pytest.raises(UserError, match=r"Table 2 of P: dot sft id average = 40\.0: another table has 37\.5"):
+        paper_rate("figures_lab.reach", "dot", "sft", "id")
+    published.cache_clear()
+    _tables.cache_clear()

@@ -60,12 +60,16 @@ def published(benchmark: str) -> Published | None:
         for row, of, figure in _figures(table):
             if of in ("success", LAST) and rates.setdefault(row, figure) != figure:
                 raise UserError(
-                    f"{table.name} of {table.paper}: {row} = {figure}: another table has {rates[row]}; mend one"
+                    f"{table.name} of {table.paper}: {' '.join(row)} = {figure}: another table has {rates[row]}; mend one"
                 )
             if of in (*REACHED, "average"):
                 lengths.setdefault((row.model, row.method), {})[of] = figure
     notes = [table.beside.note for table in tables if table.beside and table.beside.note]
-    chains = {key: Chain(tuple(by[name] for name in REACHED), by["average"]) for key, by in lengths.items()}
+    chains = {
+        key: Chain(tuple(by[name] for name in REACHED), by["average"])
+        for key, by in lengths.items()
+        if {*REACHED, "average"} <= by.keys()
+    }
     return Published(" ".join(notes), rates, chains) if tables else None
 
 
