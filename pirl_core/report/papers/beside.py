@@ -59,9 +59,8 @@ def published(benchmark: str) -> Published | None:
     for table in tables:
         for row, of, figure in _figures(table):
             if of in ("success", LAST) and rates.setdefault(row, figure) != figure:
-                raise UserError(
-                    f"{table.name} of {table.paper}: {' '.join(row)} = {figure}: another table has {rates[row]}; mend one"
-                )
+                said = f"{table.name} of {table.paper}: {' '.join(row)} = {figure}"
+                raise UserError(f"{said}: another table has {rates[row]}; mend one of the two")
             if of in (*REACHED, "average"):
                 lengths.setdefault((row.model, row.method), {})[of] = figure
     notes = [table.beside.note for table in tables if table.beside and table.beside.note]
