@@ -18,6 +18,7 @@ from pirl_core import console
 from pirl_core.errors import UserError, told
 from pirl_core.files import write_text
 from pirl_core.params.preset import load_preset, preset_text
+from pirl_core.params.sections import Params
 from pirl_core.readers.text import read_json, read_text
 from pirl_core.report.evidence import TWINS, listed_in, parts_of
 from pirl_core.report.folder import RESULTS
@@ -29,7 +30,7 @@ from pirl_core.report.tables import seconds
 
 PARAMS = Path("params.yaml")
 RECORDS = Path("outputs/run")
-SECONDS_BETWEEN_LOOKS = 2.0
+SECONDS_BETWEEN_LOOKS = 5.0
 REMEDY = "delete it, or run `make reproduce`"
 
 
@@ -93,15 +94,15 @@ def remaining(pending: Iterable[Run], took: Took) -> float | None:
     return total
 
 
-def finished(part: str) -> Took:
-    """What of the part ran with its present parameters and is still there."""
-    params, took = load_preset(part), {}
+def finished(params: Params) -> Took:
+    """What ran with these parameters and is still there."""
+    took: Took = {}
     for stage, name in stage_names(params):
         path = RECORDS / stage / f"{name}.json"
         if path.exists():
             record = read_json(path, REMEDY)
             if not unlike(params, stage, name, record.get("params") or {}):
-                took[Run(part, stage, name)] = float(record.get("wall_seconds") or 0.0)
+                took[Run(params.scale, stage, name)] = float(record.get("wall_seconds") or 0.0)
     return took
 
 
@@ -145,14 +146,15 @@ def run_parts(parts: list[str], overwrite: bool) -> tuple[int, list[str]]:
 def _run_part(part: str, label: str, todo: dict[str, list[Run]], took: Took, overwrite: bool) -> int:
     """Its exit code."""
     words = ["-m", "pirl_core.commands.repro", "--scale", part, *(["--overwrite"] if overwrite else [])]
-    done = finished(part)
+    params = load_preset(part)
+    done = finished(params)
     took |= done
     began = time.monotonic()
     process = subprocess.Popen([sys.executable, *words])
     try:
         while process.poll() is None:
             time.sleep(SECONDS_BETWEEN_LOOKS)
-            now = finished(part)
+            now = finished(params)
             if now.keys() != done.keys():
                 took |= now
                 done = now
