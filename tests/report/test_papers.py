@@ -11,7 +11,7 @@ import pytest
 from pirl_core.errors import UserError
 from pirl_core.report import evidence
 from pirl_core.report.evidence import read_evidence
-from pirl_core.report.papers import schema
+from pirl_core.report.papers import cells, curves, schema
 from pirl_core.report.papers.__main__ import written
 from pirl_core.report.papers.cells import table_cells
 from pirl_core.report.papers.page import pictures, read_contents, render_html, render_markdown
@@ -265,3 +265,11 @@ def test_nothing_run_is_said_and_nothing_written(tmp_path: Path) -> None:
     assert pictures(contents) == {}
     for text in (render_markdown(contents), render_html(contents)):
         assert "Nothing of this twin has been run." in text
+
+
+def test_every_cell_and_curve_at_the_papers_size_is_of_a_run_that_a_preset_names() -> None:
+    papers = read_papers()
+    runs = [run for table in papers.tables.values() for run in cells.runs_of(table, "paper")]
+    runs += [run for figure in papers.figures.values() for run in curves.runs_of(figure, "paper")]
+    assert len(set(runs)) > 80
+    assert [run for run in dict.fromkeys(runs) if not evidence.listed_in("paper", *run)] == []
