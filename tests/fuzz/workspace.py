@@ -20,8 +20,12 @@ from pirl_core.data.lerobot import write_dataset
 from pirl_core.envs import assets
 from pirl_core.envs.libero.files import read_states
 from pirl_core.envs.metaworld.facts import FACTS
+from pirl_core.flow.chain import Noise
 from pirl_core.params.file import load_params
 from pirl_core.params.preset import preset_values
+from pirl_core.params.sections import exploring_labels
+from pirl_core.policy.exploration import save_exploration
+from pirl_core.policy.flow_policy import Process
 from pirl_core.policy.folder import save_policy
 from pirl_core.report import show
 from pirl_core.stages import curate, evaluate, report, rl, sft
@@ -70,12 +74,14 @@ def make_template() -> None:
     content = preset_values("smoke")
     content["env"].update(cameras=CAMERAS, object_state=True)
     content["sft"].update(steps=1, batch_size=2)
+    content["evaluate"]["exploring_episodes_per_task"] = 1
     content["run"]["checkpoint_minutes"] = 0
     Path("params.yaml").write_text(yaml.safe_dump(content))
     for name, env in (("images", test_recorded.LIBERO), ("videos", test_recorded_videos.CALVIN)):
         other = json.loads(json.dumps(content))
         other["env"] = env.model_dump()
         other["curate"] = test_recorded.CURATE.model_dump() | {"dataset": f"recorded/{name}"}
+        other["evaluate"] |= {"exploring_episodes_per_task": 0}
         other["evaluate"]["splits"] = {"id": {"tasks": None, "shift": "none", "episodes_per_task": 1}}
         Path(f"{name}.yaml").write_text(yaml.safe_dump(other))
     test_recorded.write_recorded(Path("recorded/images"), test_recorded.LIBERO, 5, "v2.0", **test_recorded.NAMES)
@@ -88,7 +94,11 @@ def make_template() -> None:
     for name in ("sft", "flow_sde", "flow_noise"):
         folder = Path(f"outputs/policy/metaworld-{name}-0")
         folder.mkdir(parents=True)
-        save_policy(small_policy(**SIZES), folder)
+        policy = small_policy(**SIZES)
+        policy.add_heads(Process("one_layer", "env", "sum", None), 1, learned_noise=True)
+        save_policy(policy, folder)
+        if name != "sft":
+            save_exploration(policy, Noise("learned", 0.0, 0.1, 0.2), "one_layer", folder)
     assert stage("sft") == 0
     save_policy(small_policy(**SIZES), Path("outputs/policy/metaworld-sft-0"))
     _records()
@@ -102,7 +112,9 @@ def _evaluations() -> None:
     params = load_params("params.yaml")
     tasks = dict.fromkeys(params.env.tasks, 2)
     splits = ["id", *(name.replace("_", ":", 1) for name in params.evaluate.splits if name != "id")]
-    fill(Path("outputs"), params, {(split, method): tasks for split in splits for method in params.policies}, n=4)
+    counts = {(split, method): tasks for split in splits for method in params.policies}
+    counts |= {(split, m): tasks for m in params.methods for split in exploring_labels(params.evaluate, m)}
+    fill(Path("outputs"), params, counts, n=4)
     warning = json.dumps({"step": 1, "text": "approx_kl 2 exceeds 1"})
     Path("outputs/rl/metaworld-flow_sde-0/warnings.jsonl").write_text(warning + "\n")
 
