@@ -5,6 +5,7 @@ import textwrap
 from pathlib import Path
 
 from pirl_core.errors import UserError
+from pirl_core.report.twins import TWINS
 
 SUMMARY = "the paper's claims with the verdicts of the runs in results/"
 WIDTH = 60
@@ -14,7 +15,7 @@ WIDTH = 60
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--twin",
-        choices=("paper", "paper_small"),
+        choices=TWINS,
         default="paper_small",
         help="whose runs: those of the paper's models, or of the tiny ones (default: paper_small)",
     )

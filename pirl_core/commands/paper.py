@@ -20,13 +20,14 @@ from pirl_core.files import write_text
 from pirl_core.params.preset import load_preset, preset_text
 from pirl_core.params.sections import Params
 from pirl_core.readers.text import read_json, read_text
-from pirl_core.report.evidence import TWINS, listed_in, parts_of
+from pirl_core.report.evidence import listed_in, parts_of
 from pirl_core.report.folder import RESULTS
 from pirl_core.report.inputs import stage_names, unlike
 from pirl_core.report.papers import cells, curves
 from pirl_core.report.papers.__main__ import written
 from pirl_core.report.papers.schema import Figure, Papers, Table, read_papers
 from pirl_core.report.tables import seconds
+from pirl_core.report.twins import TWINS
 
 PARAMS = Path("params.yaml")
 RECORDS = Path("outputs/run")

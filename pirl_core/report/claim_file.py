@@ -10,20 +10,15 @@ from pirl_core.params.sections.fields import Name, Positive, Section, Text
 from pirl_core.readers.strict_yaml import read_yaml
 from pirl_core.readers.typed import check
 from pirl_core.report.evidence import Query
+from pirl_core.report.twins import Twin, for_twin
 
 CLAIMS = Path(__file__).parent / "claims.yaml"
 REMEDY = "docs/claims.md says what a claim may hold"
-Twin = Literal["paper", "paper_small"]
 Split = Annotated[str, Field(pattern=r"^(id(:exploring(_before)?)?|ood:[a-z0-9_]+)$")]
 Of = Literal["success", "reached_1", "reached_2", "reached_3", "reached_4", "reached_5", "gain"]
 Reducer = Literal["first", "last", "mean", "largest", "reached", "dip", "jump"]
 Names = Annotated[list[Name], Field(min_length=1)]
 T = TypeVar("T")
-
-
-def of_twin(value: T | Mapping[Any, T], twin: str) -> T:
-    """What stands for a twin where each has its own, else what stands for both."""
-    return value[twin] if isinstance(value, Mapping) else value
 
 
 def _both(value: T | Mapping[Any, T]) -> list[T]:
@@ -40,7 +35,7 @@ class Figure(Section):
     of: Of = "success"
 
     def query(self, twin: str) -> Query:
-        return Query(tuple(of_twin(self.experiments, twin)), self.method, tuple(self.splits), self.group, self.of)
+        return Query(tuple(for_twin(self.experiments, twin)), self.method, tuple(self.splits), self.group, self.of)
 
 
 class Metric(Section):

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from pirl_core.evaluation.stats import CONFIDENCE, Estimate
-from pirl_core.report.claim_file import Claim, Figure, Metric, Pair, of_twin
+from pirl_core.report.claim_file import Claim, Figure, Metric, Pair
 from pirl_core.report.contrasts import (
     CONFIRMED,
     CONTRADICTED,
@@ -33,6 +33,7 @@ from pirl_core.report.contrasts import (
 from pirl_core.report.evidence import Answer, Evidence, Query, absent, answer, ask, curve, paired, rows_of
 from pirl_core.report.reducers import REDUCERS
 from pirl_core.report.tables import interval, method_label, points
+from pirl_core.report.twins import for_twin
 
 VERDICTS = (CONFIRMED, CONTRADICTED, NOT_DECIDED, NO_RUNS)
 
@@ -136,7 +137,7 @@ def _metric_difference(evidence: Evidence, pair: Pair) -> Answer | str:
 def _by_seed(evidence: Evidence, side: Figure | Metric) -> dict[int, float] | str:
     """The reduced metric by training seed."""
     assert isinstance(side, Metric)
-    experiment = of_twin(side.experiment, evidence.twin)
+    experiment = for_twin(side.experiment, evidence.twin)
     stage = "sft" if side.method == "sft" else "rl"
     curves = [curve(evidence, experiment, side.method, metric, stage) for metric in side.metrics]
     if lacking := [metric for metric, found in zip(side.metrics, curves, strict=True) if not found]:
@@ -179,7 +180,7 @@ def _words(side: Figure | Metric, twin: str) -> list[str]:
     """The figure or metric, experiments, method, splits; '' for success."""
     if isinstance(side, Metric):
         name = " + ".join(metric.rpartition("/")[2] for metric in side.metrics)
-        return [f"{side.reduce} {name}", of_twin(side.experiment, twin), method_label(side.method), "id"]
+        return [f"{side.reduce} {name}", for_twin(side.experiment, twin), method_label(side.method), "id"]
     query = side.query(twin)
     several = f" and {len(query.experiments) - 1} more" if len(query.experiments) > 1 else ""
     splits = query.splits[0] if len(query.splits) == 1 else f"{len(query.splits)} splits"

@@ -23,14 +23,13 @@ from pirl_core.readers.tables import read_table as read_columns
 from pirl_core.readers.text import read_json
 from pirl_core.readers.typed import Open, check
 from pirl_core.report.inputs import read_table
+from pirl_core.report.twins import EACH, is_part
 
-TWINS = ("paper", "paper_small")
 ROW = ["experiment", "method", "seed"]
 PAIR = ["experiment", "split", "task", "env_seed", "seed"]
 CURVES = {
     "stage": TEXT, "experiment": TEXT, "method": TEXT, "seed": WHOLE, "metric": TEXT, "step": WHOLE, "value": NUMBER,
 }  # fmt: skip
-EACH = "each"
 REMEDY = "delete that folder and reproduce its scale"
 
 
@@ -89,12 +88,6 @@ class Evidence(NamedTuple):
     curves: pd.DataFrame
     records: list[dict[str, Any]]
     scales: tuple[str, ...]
-
-
-def is_part(name: str, twin: str) -> bool:
-    """Whether a preset, or folder of results, of that name belongs to the twin: the longest name of one it begins."""
-    mine = [other for other in TWINS if name == other or name.startswith(f"{other}_")]
-    return bool(mine) and max(mine, key=len) == twin
 
 
 def parts_of(twin: str) -> list[str]:

@@ -8,9 +8,10 @@ from pirl_core.commands import paper
 from pirl_core.commands.paper import Run, chosen_parts, remaining, run_parts
 from pirl_core.errors import UserError
 from pirl_core.params.preset import preset_text
-from pirl_core.report.evidence import TWINS, listed_in, parts_of
+from pirl_core.report.evidence import listed_in, parts_of
 from pirl_core.report.papers.cells import runs_of
 from pirl_core.report.papers.schema import read_papers
+from pirl_core.report.twins import TWINS
 
 PAPERS = read_papers()
 

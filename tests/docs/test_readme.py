@@ -13,9 +13,9 @@ import yaml
 from pirl_core.params.file import Run
 from pirl_core.params.preset import preset_names, preset_values
 from pirl_core.params.sections import Params
-from pirl_core.report.evidence import TWINS, is_part
 from pirl_core.report.older import present_digest
 from pirl_core.report.pages import ABSENT, MARK, OF_SCALE, block, written
+from pirl_core.report.twins import TWINS, is_part
 from tests.docs import benchmarks as docs_benchmarks
 from tests.docs import parameters as docs_parameters
 

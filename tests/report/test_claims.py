@@ -9,11 +9,12 @@ import yaml
 from pirl_core.commands.cli import main
 from pirl_core.errors import UserError
 from pirl_core.params.preset import load_preset
-from pirl_core.report.claim_file import CLAIMS, Figure, Metric, of_twin, read_claims
+from pirl_core.report.claim_file import CLAIMS, Figure, Metric, read_claims
 from pirl_core.report.claims import Verdict, claims_table, judge, summary
-from pirl_core.report.evidence import TWINS, listed_in, parts_of, read_evidence
+from pirl_core.report.evidence import listed_in, parts_of, read_evidence
 from pirl_core.report.inputs import listed_splits
 from pirl_core.report.reducers import REDUCERS
+from pirl_core.report.twins import TWINS, for_twin
 from tests.report.planted import Rate, plant, plant_curves
 
 # Twins whose presets list every row: of these no claim may ask for a run that no preset has.
@@ -170,7 +171,7 @@ def test_claims_ask_for_what_presets_run(twin: str) -> None:
 
 
 def experiments(side: Figure | Metric, twin: str) -> list[str]:
-    return of_twin(side.experiments, twin) if isinstance(side, Figure) else [of_twin(side.experiment, twin)]
+    return for_twin(side.experiments, twin) if isinstance(side, Figure) else [for_twin(side.experiment, twin)]
 
 
 def test_it_is_a_command(results: Path, capsys: pytest.CaptureFixture[str], root: Path) -> None:

@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 
 from pirl_core.errors import UserError
-from pirl_core.report.evidence import Answer, Evidence, Query, ask, curve, is_part, parts_of, read_evidence
+from pirl_core.report.evidence import Answer, Evidence, Query, ask, curve, parts_of, read_evidence
+from pirl_core.report.twins import is_part
 from tests.report.planted import TASKS, N, Rate, Row, plant, plant_curves
 
 RATES = {

@@ -11,7 +11,7 @@ import pytest
 from pirl_core.errors import UserError
 from pirl_core.report import evidence
 from pirl_core.report.evidence import read_evidence
-from pirl_core.report.papers import cells, curves, schema
+from pirl_core.report.papers import cells, curves
 from pirl_core.report.papers.__main__ import written
 from pirl_core.report.papers.cells import table_cells
 from pirl_core.report.papers.page import pictures, read_contents, render_html, render_markdown
@@ -151,10 +151,6 @@ def test_two_files_of_one_name_are_refused(tmp_path: Path) -> None:
         (tmp_path / f"{name}.yaml").write_text(TABLE)
     with pytest.raises(UserError, match=r"b\.yaml: name = 'Table 1': a\.yaml has that table already; rename one"):
         read_papers(tmp_path)
-
-
-def test_twins_and_groups_are_called_as_the_evidence_calls_them() -> None:
-    assert (schema.TWINS, schema.EACH) == (evidence.TWINS, evidence.EACH)
 
 
 def plant(results: Path, runs: dict[tuple[str, str], float], seeds: int = 3, n: int = 20) -> None:

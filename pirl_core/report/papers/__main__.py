@@ -12,10 +12,11 @@ from pirl_core.errors import UserError, told
 from pirl_core.files import write_text
 from pirl_core.report.claim_file import read_claims
 from pirl_core.report.claims import claims_table, judge
-from pirl_core.report.evidence import TWINS, read_evidence
+from pirl_core.report.evidence import read_evidence
 from pirl_core.report.folder import RESULTS
 from pirl_core.report.papers.page import pictures, read_contents, render_html, render_markdown
 from pirl_core.report.papers.schema import Papers, read_papers
+from pirl_core.report.twins import TWINS
 
 
 def written(papers: Papers, results: Path, outputs: Path, twin: str) -> dict[Path, str]:

@@ -11,7 +11,8 @@ from pirl_core.errors import UserError
 from pirl_core.params.errors import unknown
 from pirl_core.params.file import resolve
 from pirl_core.params.sections import Params
-from pirl_core.report.papers.schema import EACH, FOLDER, Table, merged, read_papers
+from pirl_core.report.papers.schema import FOLDER, Table, merged, read_papers
+from pirl_core.report.twins import EACH
 
 LABELS = {"pi0": "π0", "pi05": "π0.5", "smolvla": "SmolVLA", "groot": "GR00T N1.5"}
 """How the paper writes models; any other is called what params call it."""

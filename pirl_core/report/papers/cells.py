@@ -6,7 +6,8 @@ import numpy as np
 
 from pirl_core.report import tables
 from pirl_core.report.evidence import Answer, Evidence, Query, ask, listed_in
-from pirl_core.report.papers.schema import Ask, Column, Row, Table, asks_of, for_twin, is_blank
+from pirl_core.report.papers.schema import Ask, Column, Row, Table, asks_of, is_blank
+from pirl_core.report.twins import for_twin
 
 IN_UNITS = ("average", "average_gain", "steps")
 """What is printed in subtasks or steps; all else is in per cent."""

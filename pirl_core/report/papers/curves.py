@@ -10,7 +10,8 @@ from matplotlib.ticker import MaxNLocator
 
 from pirl_core.report.evidence import Evidence, absent, curve
 from pirl_core.report.figures import INK, PAGE, PRINT, SERIES, STYLE, Panel, canvas, mean_curve, to_svg
-from pirl_core.report.papers.schema import Draw, Figure, draw_of, for_twin
+from pirl_core.report.papers.schema import Draw, Figure, draw_of
+from pirl_core.report.twins import for_twin
 
 Points = list[tuple[float, float]]
 IN_PER_CENT = ("validation/", "charts/success")

@@ -12,13 +12,10 @@ from pydantic import Field
 from pirl_core.errors import UserError
 from pirl_core.readers.strict_yaml import read_yaml
 from pirl_core.readers.typed import Strict, check
+from pirl_core.report.twins import TWINS
 
 FOLDER = Path(__file__).parent
 REMEDY = "pirl_core/report/papers/schema.py has the keys"
-TWINS = ("paper", "paper_small")
-"""As `evidence.TWINS`, which takes longer to load."""
-EACH = "each"
-"""As `evidence.EACH`: the unweighted mean of the groups."""
 Word = Annotated[str, Field(min_length=1)]
 Name = Annotated[str, Field(pattern=r"^\w+$")]
 Split = Annotated[str, Field(pattern=r"^(id|id:exploring|id:exploring_before|ood:\w+)$")]
@@ -104,7 +101,6 @@ class Draw(Strict):
 
 
 Part = TypeVar("Part", Ask, Draw)
-Named = TypeVar("Named", str, list[str])
 
 
 class Panel(Strict):
@@ -170,11 +166,6 @@ def merged(*parts: Part) -> Part:
     """Key by key, what the last of them says that says something."""
     values = {key: value for part in parts for key, value in part if value is not None}
     return parts[0].model_copy(update=values)
-
-
-def for_twin(value: Named | dict[Name, Named], twin: str) -> Named:
-    """What a twin calls its experiment, or experiments."""
-    return value[twin] if isinstance(value, dict) else value
 
 
 def asks_of(table: Table, row: Row, column: Column) -> list[Ask]:
