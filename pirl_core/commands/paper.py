@@ -51,7 +51,7 @@ Took = dict[Run, float]
 def chosen_parts(papers: Papers, twin: str, tables: Iterable[str], figures: Iterable[str]) -> list[str]:
     """The parts that these need, as few as will do; all where none is named.
 
-    Raises UserError for a table or figure that no file has.
+    Raises UserError for a table or figure that no file has, and where no part has a run of them.
     """
     runs = [cells.runs_of(_find(papers.tables, "table", "Table", name), twin) for name in tables]
     runs += [curves.runs_of(_find(papers.figures, "figure", "Fig.", name), twin) for name in figures]
@@ -60,6 +60,8 @@ def chosen_parts(papers: Papers, twin: str, tables: Iterable[str], figures: Iter
         return parts
     having = {run: listed_in(twin, *run) for some in runs for run in some}
     needed = {run for run, listed in having.items() if listed}
+    if not needed:
+        raise UserError(f"no part of {twin} has a run of these yet; docs/paper.md has the parts")
     found: list[str] = []
     while needed:
         # The one that brings most; of equals the first.
