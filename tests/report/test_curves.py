@@ -1,6 +1,5 @@
 """results/<scale>/curves.parquet, and the rows of policies that explored."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -42,16 +41,6 @@ def test_every_point_of_every_listed_run_is_there(tmp_path: Path) -> None:
     assert one[one["metric"] == "time/rollout_seconds"][["step", "value"]].to_numpy().tolist() == [[1, 2.5]]
 
 
-def test_without_a_curve_the_table_is_empty(tmp_path: Path) -> None:
-    params = make_params(tmp_path)
-    fill(tmp_path / "full", params)
-    (tmp_path / "outputs").mkdir()
-    (tmp_path / "full/evaluate").rename(tmp_path / "outputs/evaluate")
-    build(tmp_path, params)
-    table = pd.read_parquet(tmp_path / "results/curves.parquet")
-    assert list(table.columns) == COLUMNS and table.empty
-
-
 def explore(data: dict[str, Any]) -> None:
     data["evaluate"]["exploring_episodes_per_task"] = 20
 
@@ -63,7 +52,7 @@ def test_exploring_rows_stand_apart(tmp_path: Path) -> None:
     fill(tmp_path / "outputs", params, COUNTS | EXPLORED)
     after = build(tmp_path, params)
     rows = after.pop("exploring")
-    assert after == before
+    assert after == before and "exploring" not in before
     for name in ("success.json", "learning.svg"):
         assert (tmp_path / "results" / name).read_bytes() == (tmp_path / "plain/results" / name).read_bytes()
     assert results_table(after) == results_table(before)
@@ -90,11 +79,3 @@ def test_a_table_has_the_sets_that_its_policy_plays(missing: str, tmp_path: Path
     with pytest.raises(UserError, match=r"outputs/evaluate/tiny-flow_sde-0/episodes.parquet holds the splits"):
         build_report(params, tmp_path / "outputs", tmp_path / "results", unchanged)
     assert not list(tmp_path.glob("results/*"))
-
-
-def test_metrics_of_a_scale_are_json_alone(tmp_path: Path) -> None:
-    """Without exploring rows there is no such key: what is committed stays as it is."""
-    params = make_params(tmp_path)
-    fill(tmp_path / "outputs", params)
-    build(tmp_path, params)
-    assert "exploring" not in json.loads((tmp_path / "results/metrics.json").read_text())

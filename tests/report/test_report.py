@@ -235,6 +235,7 @@ def test_without_sft_curves_records_and_videos(tmp_path: Path) -> None:
     assert build(tmp_path, params)["differences"] == []
     seen = text_of((tmp_path / "outputs/report/report.html").read_text())
     assert "No training curve was recorded" in seen
+    assert pd.read_parquet(tmp_path / "results/curves.parquet").empty
     assert "No video was kept" in seen
     assert "RL − SFT" not in seen
 
