@@ -1,7 +1,8 @@
 """The flow policy: a backbone, the statistics of its data, and (for RL) a critic and a noise net.
 
 Axes: B batch, C cameras, K denoising steps, N log-probabilities a decision, T scored steps, H horizon, R executed
-steps, D action numbers of the network, A of them the simulator's (the rest is padding), S state numbers.
+steps, D action numbers of the network, A of them the simulator's (the rest is padding), M of these not constant in the
+demonstrations, S state numbers.
 Time: τ = 0 is noise, τ = 1 is the action.
 """
 
@@ -23,7 +24,7 @@ from pirl_core.policy.backbone import Backbone
 from pirl_core.policy.context import Context, Inputs
 from pirl_core.policy.heads import NoiseNet, critic_head
 from pirl_core.policy.images import network_images
-from pirl_core.policy.normalize import Normalization, pad_last
+from pirl_core.policy.normalize import Normalization, moving, pad_last
 from pirl_core.policy.tokenizer import Prompt, image_words, tokenize
 from pirl_core.types import Observation
 
@@ -64,6 +65,7 @@ class FlowPolicy(nn.Module):
     state_scale: Tensor
     action_center: Tensor
     action_scale: Tensor
+    moving: Tensor
 
     def __init__(
         self,
@@ -92,6 +94,7 @@ class FlowPolicy(nn.Module):
         for name in ("state", "action"):
             for part, numbers in getattr(normalization, name)._asdict().items():
                 self.register_buffer(f"{name}_{part}", torch.tensor(numbers, dtype=torch.float32), persistent=False)
+        self.register_buffer("moving", torch.tensor(moving(normalization.action)), persistent=False)
 
     def add_heads(self, process: Process, critic_layers: int, learned_noise: bool) -> None:
         """What RL adds to an SFT policy. A policy folder keeps the velocity alone (Sec. 4.1.1).
@@ -154,14 +157,14 @@ class FlowPolicy(nn.Module):
     def executed(self, states: Tensor, context: Context) -> Tensor:
         """The part of the last chain state that acts: (B, K+1, H, D) → (B, R, A) in simulator units."""
         delta = self.normalization.delta
-        actions = self._real(states[:, -1:])[:, 0] * self.action_scale + self.action_center
+        actions = states[:, -1, : self.replan, : len(self.action_center)] * self.action_scale + self.action_center
         state = context.state[:, : len(self.state_center)] * self.state_scale + self.state_center
         actions[:, :, :delta] += state[:, None, :delta]
         return actions
 
     def _real(self, x: Tensor) -> Tensor:
-        """The executed steps and the simulator's numbers: (B, T, H, D) → (B, T, R, A)."""
-        return x[:, :, : self.replan, : len(self.action_center)]
+        """The executed steps and the numbers that move: (B, T, H, D) → (B, T, R, M)."""
+        return x[:, :, : self.replan].index_select(-1, self.moving)
 
     @torch.no_grad()
     def act(self, context: Context, normals: Tensor) -> Tensor:

@@ -18,6 +18,9 @@ LIMIT = 10.0
 # A number that hardly varies in the demonstrations must not be blown up when it varies in the simulator: a simulator's
 # unit (m, rad, a gripper's half way) is at most 100, and 10 for a number that never varied.
 MIN_SCALE, STILL_SCALE = 0.01, 0.1
+# Of an action number that never varied: it acts as that constant, whatever the network says, and is neither explored
+# nor scored (``moving``). At 0.1 the noise of RL tilted a hand that no demonstration had ever tilted.
+FIXED_SCALE = STILL
 # Of a mode: its lower and its upper statistic; of mean_std: centre and spread.
 USED: dict[Mode, tuple[str, str]] = {"mean_std": ("mean", "std"), "quantile": ("q01", "q99"), "min_max": ("min", "max")}
 
@@ -38,14 +41,14 @@ class Normalization(NamedTuple):
     delta: int
 
 
-def fit(values: np.ndarray, mode: Mode) -> Affine:
+def fit(values: np.ndarray, mode: Mode, still_scale: float = STILL_SCALE) -> Affine:
     """The map of demonstrations' values (N, numbers): zero mean and unit std (π0), or 1 % and 99 % quantiles (π0.5) or
     extremes (GR00T N1.5) to −1 and 1.
 
     The extremes take the place of a spread that says nothing of the rare values: where one of the demonstrations would
     lie beyond ``LIMIT`` (a gripper that is closed in 1 frame of 129 has equal quantiles), or where the half range is
-    below ``STILL``. No scale is below ``MIN_SCALE``, and ``STILL_SCALE`` is that of a number that never varied. So in
-    every mode the demonstrations lie within ±``LIMIT``, and d simulator units are at most d / ``MIN_SCALE``.
+    below ``STILL``. No scale is below ``MIN_SCALE`` but ``still_scale``, that of a number that never varied. So in
+    every mode the demonstrations lie within ±``LIMIT``, and d simulator units are at most d / ``MIN_SCALE``, of states.
     """
     values = values.astype(np.float64)
     low, high = values.min(0), values.max(0)
@@ -59,7 +62,13 @@ def fit(values: np.ndarray, mode: Mode) -> Affine:
     still = half < STILL
     missed = still | (np.maximum(high - center, center - low) > LIMIT * scale)
     center, scale = np.where(missed, middle, center), np.where(missed, half, scale)
-    return Affine(center.tolist(), np.where(still, STILL_SCALE, np.maximum(scale, MIN_SCALE)).tolist())
+    return Affine(center.tolist(), np.where(still, still_scale, np.maximum(scale, MIN_SCALE)).tolist())
+
+
+def moving(action: Affine) -> list[int]:
+    """Which action numbers ever varied in the demonstrations; all, where none did."""
+    found = [number for number, scale in enumerate(action.scale) if scale > FIXED_SCALE]
+    return found or list(range(len(action.scale)))
 
 
 def published(stats: Mapping[str, Sequence[float]], mode: Mode, epsilon: float) -> Affine:

@@ -21,6 +21,9 @@ from pirl_core.rl.losses import policy_loss, value_loss
 from pirl_core.training.learner import Learner, cosine_factor
 from pirl_core.training.ranks import largest, summed
 
+DIAGNOSTICS = ("losses/approx_kl", "losses/clipfrac")
+"""What tells how far an iteration went: of the minibatch that stopped it too, or they would say it stood still."""
+
 
 class Part(NamedTuple):
     """Rows (B,) of this rank that are computed on at once. weight: their part of the minibatch; 0 where a stand-in row
@@ -83,7 +86,8 @@ def update(
     """``update_epochs`` passes over the rollout in fresh permutations; stops early once a minibatch exceeds target_kl.
 
     ``warming``: only the critic learns; the actor's terms weigh 0, since DDP wants every parameter in the loss.
-    Returns the means of the losses over the minibatches.
+    Returns the means over the minibatches: of what measures the step (DIAGNOSTICS) with the one that stopped it, of
+    the losses without.
     """
     factor = 1.0
     if rl.lr_schedule == "cosine":
@@ -95,6 +99,7 @@ def update(
         "losses/value_loss": rl.value_coef if process.critic is not None else 0.0,
     }
     done: list[dict[str, float]] = []
+    stopped: list[dict[str, float]] = []
     first_error: float | None = None
     skipped = 0
     tally = Tally(learner.device)
@@ -118,6 +123,7 @@ def update(
         first_error = error if first_error is None else first_error
         if rl.target_kl is not None and means["losses/approx_kl"] > rl.target_kl and not warming:
             learner.discard()
+            stopped = [means]
             break
         total = sum(means[name] * by for name, by in terms.items())
         norm = learner.step(objective, total, factor, "critic" if warming else None)
@@ -126,6 +132,8 @@ def update(
         else:
             done.append({**means, "charts/grad_norm": norm})
     metrics = {key: float(np.mean([row[key] for row in done])) for key in done[0]} if done else {}
+    if stopped:
+        metrics |= {key: float(np.mean([row[key] for row in done + stopped])) for key in DIAGNOSTICS}
     return metrics | {
         "losses/first_ratio_error": first_error or 0.0,
         "charts/updates": float(sum(row["charts/grad_norm"] > 0 for row in done)),

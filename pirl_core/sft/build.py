@@ -16,7 +16,7 @@ from pirl_core.params.sizes import Mode
 from pirl_core.policy.backbone import new_backbone, new_shape, published_prompt, published_sizes
 from pirl_core.policy.context import DataSizes
 from pirl_core.policy.flow_policy import FlowPolicy
-from pirl_core.policy.normalize import Normalization, fit, relative
+from pirl_core.policy.normalize import FIXED_SCALE, Normalization, fit, relative
 from pirl_core.policy.tokenizer import Prompt, build_tokenizer, check_words, load_tokenizer
 
 
@@ -98,4 +98,4 @@ def data_normalization(frames: Frames, mode: Mode, delta: int, horizon: int) -> 
     if delta:
         index, real = action_chunks(frames, horizon)
         actions = relative(actions[index], frames.state, delta)[real]
-    return Normalization(fit(frames.state, mode), fit(actions, mode), delta)
+    return Normalization(fit(frames.state, mode), fit(actions, mode, FIXED_SCALE), delta)

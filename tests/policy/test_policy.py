@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -9,8 +10,9 @@ from safetensors.torch import load_file, save_file
 from pirl_core.errors import UserError
 from pirl_core.flow.chain import Noise
 from pirl_core.policy.context import Context, Inputs
-from pirl_core.policy.flow_policy import Process, keyed_normals
+from pirl_core.policy.flow_policy import FlowPolicy, Process, keyed_normals
 from pirl_core.policy.folder import load_policy, save_policy
+from pirl_core.policy.normalize import FIXED_SCALE, fit, moving
 from tests.worlds import random_observation, small_policy
 
 SDE, LEARNED = Noise("flow_sde", 0.5, 0, 0), Noise("learned", 0, 0.08, 0.16)
@@ -206,3 +208,25 @@ def test_broken_folders_are_told_in_one_line(name, tmp_path):
     with pytest.raises(UserError) as error:
         load_policy(tmp_path)
     assert str(tmp_path) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_number_that_never_varied_acts_as_it_was_shown_and_is_not_scored() -> None:
+    """Whatever the network makes of it, and however loud the noise: MetaWorld's gripper, WidowX's tilt."""
+    shown = np.random.default_rng(0).normal(size=(50, 3))
+    shown[:, 1] = 0.25
+    action = fit(shown, "mean_std", FIXED_SCALE)
+    assert moving(action) == [0, 2] and moving(fit(shown[:, 1:2], "mean_std", FIXED_SCALE)) == [0]
+    made = small_policy()
+    normalization = made.normalization._replace(action=action)
+    policy = FlowPolicy(made.backbone, made.tokenizer, made.prompt, normalization, made.replan, made.denoise_steps)
+    process = Process("hybrid", "env", "sum", None)
+    context = policy.encode(random_observation(policy, 5))
+    normals = keyed_normals("chunk", [(0, i) for i in range(5)], (5, 6, 3))
+    decision = policy.decide(context, normals, torch.rand(5), Noise("flow_sde", 1.5, 0, 0), process)
+    assert (decision.actions[..., 1] - 0.25).abs().max() < 0.01 < decision.actions[..., 0].std()
+    rows, steps = decision.stochastic.nonzero(as_tuple=True)
+    for number, scored in ((0, True), (1, False)):
+        other = decision.states.clone()
+        other[rows, steps + 1, :, number] += 1
+        again = policy(context, other, decision.stochastic, Noise("flow_sde", 1.5, 0, 0), process)
+        assert ((again.log_prob - decision.log_prob).abs().max() > 1e-3) == scored
