@@ -65,7 +65,6 @@ class FlowPolicy(nn.Module):
     state_scale: Tensor
     action_center: Tensor
     action_scale: Tensor
-    moving: Tensor
 
     def __init__(
         self,
@@ -94,7 +93,7 @@ class FlowPolicy(nn.Module):
         for name in ("state", "action"):
             for part, numbers in getattr(normalization, name)._asdict().items():
                 self.register_buffer(f"{name}_{part}", torch.tensor(numbers, dtype=torch.float32), persistent=False)
-        self.register_buffer("moving", torch.tensor(moving(normalization.action)), persistent=False)
+        self.moving = moving(normalization.action)
 
     def add_heads(self, process: Process, critic_layers: int, learned_noise: bool) -> None:
         """What RL adds to an SFT policy. A policy folder keeps the velocity alone (Sec. 4.1.1).
@@ -164,7 +163,9 @@ class FlowPolicy(nn.Module):
 
     def _real(self, x: Tensor) -> Tensor:
         """The executed steps and the numbers that move: (B, T, H, D) → (B, T, R, M)."""
-        return x[:, :, : self.replan].index_select(-1, self.moving)
+        executed = x[:, :, : self.replan]
+        count = len(self.moving)
+        return executed[..., :count] if self.moving == list(range(count)) else executed[..., self.moving]
 
     @torch.no_grad()
     def act(self, context: Context, normals: Tensor) -> Tensor:

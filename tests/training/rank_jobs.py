@@ -75,6 +75,10 @@ def sft_job(kind: str, folder: Path) -> tuple[FlowPolicy, dict[str, torch.Tensor
     frames = learnable(length=3)
     section = POLICY.model_copy(update={"backbone": family_of(kind)})
     policy = build_policy(ENV, section, frames, INSTRUCTIONS, 0).policy
+    # Each rank draws masks of its own: with dropout other ranks are another run.
+    for module in policy.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
     start = copied(policy)
     sft = Sft.model_validate(BASE | {"steps": 4, "batch_size": 7, **SFT[kind]})
     with session(folder, 4) as opened:
