@@ -20,11 +20,11 @@ from pirl_core.files import write_text
 from pirl_core.params.preset import load_preset, preset_text
 from pirl_core.params.sections import Params
 from pirl_core.readers.text import read_json, read_text
-from pirl_core.report.evidence import listed_in, parts_of
+from pirl_core.report.evidence import parts_of
 from pirl_core.report.folder import RESULTS
 from pirl_core.report.inputs import stage_names, unlike
 from pirl_core.report.papers import cells, curves
-from pirl_core.report.papers.__main__ import written
+from pirl_core.report.papers.__main__ import write
 from pirl_core.report.papers.schema import Figure, Papers, Table, read_papers
 from pirl_core.report.tables import seconds
 from pirl_core.report.twins import TWINS
@@ -55,20 +55,12 @@ def chosen_parts(papers: Papers, twin: str, tables: Iterable[str], figures: Iter
     """
     runs = [cells.runs_of(_find(papers.tables, "table", "Table", name), twin) for name in tables]
     runs += [curves.runs_of(_find(papers.figures, "figure", "Fig.", name), twin) for name in figures]
-    parts = parts_of(twin)
     if not runs:
-        return parts
-    having = {run: listed_in(twin, *run) for some in runs for run in some}
-    needed = {run for run, listed in having.items() if listed}
-    if not needed:
+        return parts_of(twin)
+    found = cells.parts_with([run for some in runs for run in some], twin)
+    if not found:
         raise UserError(f"no part of {twin} has a run of these yet; docs/paper.md has the parts")
-    found: list[str] = []
-    while needed:
-        # The one that brings most; of equals the first.
-        best = max(parts, key=lambda part: sum(part in having[run] for run in needed))
-        found.append(best)
-        needed -= {run for run in needed if best in having[run]}
-    return sorted(found, key=parts.index)
+    return found
 
 
 def _find(items: Mapping[str, Item], key: str, word: str, name: str) -> Item:
@@ -97,15 +89,18 @@ def remaining(pending: Iterable[Run], took: Took) -> float | None:
     return total
 
 
-def finished(params: Params) -> Took:
-    """What ran with these parameters and is still there."""
+def finished(params: Params, before: Took) -> Took:
+    """What ran with these parameters and is still there. before: of an earlier look, which is not read again."""
     took: Took = {}
     for stage, name in stage_names(params):
-        path = RECORDS / stage / f"{name}.json"
+        run, path = Run(params.scale, stage, name), RECORDS / stage / f"{name}.json"
         if path.exists():
+            if run in before:
+                took[run] = before[run]
+                continue
             record = read_json(path, REMEDY)
             if not unlike(params, stage, name, record.get("params") or {}):
-                took[Run(params.scale, stage, name)] = float(record.get("wall_seconds") or 0.0)
+                took[run] = float(record.get("wall_seconds") or 0.0)
     return took
 
 
@@ -150,14 +145,14 @@ def _run_part(part: str, label: str, todo: dict[str, list[Run]], took: Took, ove
     """Its exit code."""
     words = ["-m", "pirl_core.commands.repro", "--scale", part, *(["--overwrite"] if overwrite else [])]
     params = load_preset(part)
-    done = finished(params)
+    done = finished(params, {})
     took |= done
     began = time.monotonic()
     process = subprocess.Popen([sys.executable, *words])
     try:
         while process.poll() is None:
             time.sleep(SECONDS_BETWEEN_LOOKS)
-            now = finished(params)
+            now = finished(params, done)
             if now.keys() != done.keys():
                 took |= now
                 done = now
@@ -194,9 +189,7 @@ def main(argv: list[str] | None = None) -> int:
         parts = chosen_parts(papers, args.twin, args.table, args.figure)
         print(f"paper: {', '.join(parts)}", flush=True)
         code, failed = run_parts(parts, args.overwrite)
-        for path, text in written(papers, RESULTS, Path("outputs"), args.twin).items():
-            write_text(path, text)
-            print(path)
+        write(papers, args.twin)
     except (UserError, OSError) as error:
         if (said := told(error)) is None:
             raise

@@ -35,6 +35,13 @@ def written(papers: Papers, results: Path, outputs: Path, twin: str) -> dict[Pat
     }
 
 
+def write(papers: Papers, twin: str) -> None:
+    """Writes them in the repository's root, and tells their paths."""
+    for path, text in written(papers, RESULTS, Path("outputs"), twin).items():
+        write_text(path, text)
+        print(path)
+
+
 def main(argv: list[str] | None = None) -> int:
     console.speak()
     about = "Write the page with the paper's tables and figures of each twin that has results."
@@ -42,9 +49,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         papers = read_papers()
         for twin in TWINS:
-            for path, text in written(papers, RESULTS, Path("outputs"), twin).items():
-                write_text(path, text)
-                print(path)
+            write(papers, twin)
     except (UserError, OSError) as error:
         if (said := told(error)) is None:
             raise
