@@ -1,8 +1,8 @@
-"""Own scripted expert for LIBERO's object and spatial suites: take one thing from above, put it where the goal says.
+"""Own scripted expert for LIBERO: take a thing from above, put it where the goal says, and then the next thing.
 
-It reads the goal and the collision shapes from the simulator and moves the hand in straight lines: over the thing,
-down, close, up, over the target, down, open, up. A bowl is taken at its rim. Goals with two things, drawers or knobs
-are not shown.
+It reads the goals and the collision shapes from the simulator and moves the hand in straight lines: over the thing,
+down, close, up, over the target, down, open, up. A bowl is taken at its rim. Drawers, doors, knobs and pushing are
+not shown.
 """
 
 import math
@@ -28,6 +28,9 @@ HAND_WIDTH = 0.07
 ENOUGH_ROOM = 0.04
 """More than this around the outer finger, in m, is no better."""
 
+CONTAINS = "_contain_region"
+"""How LIBERO calls the inside of a body."""
+
 OPEN, CLOSE = -1.0, 1.0
 
 
@@ -44,16 +47,21 @@ class Box(NamedTuple):
 
 
 def show(simulator: LiberoEnv, act: Act) -> None:
-    """One attempt; raises UserError for a goal of another kind."""
+    """One attempt; raises UserError where a goal is none of putting a thing in or on another."""
     goals = simulator.env.parsed_problem["goal_state"]
-    if len(goals) != 1 or goals[0][0] not in ("in", "on"):
-        raise UserError(f"{simulator.task}: the expert shows the object and spatial suites only")
-    _, thing, place = goals[0]
+    if any(goal[0] not in ("in", "on") for goal in goals):
+        raise UserError(f"{simulator.task}: the expert only puts things in or on others; give curate.dataset")
+    hand = Hand(simulator, act)
+    for _, thing, place in goals:
+        _put(simulator, hand, thing, place)
+
+
+def _put(simulator: LiberoEnv, hand: "Hand", thing: str, place: str) -> None:
     bounds = box_of(simulator, thing)
     grasp, yaw = grasp_of(simulator, thing)
     held = grasp - bounds.centre
-    target = box_of(simulator, place.removesuffix("_contain_region"))
-    hand = Hand(simulator, act, yaw)
+    target = place_of(simulator, place)
+    hand.turn(yaw)
     clear = max(grasp[2], target.high[2]) + 0.16
     hand.go(_over(grasp, grasp[2] + 0.12), OPEN)
     hand.go(grasp, OPEN, slow=True)
@@ -61,12 +69,24 @@ def show(simulator: LiberoEnv, act: Act) -> None:
     hand.go(_over(grasp, clear), CLOSE)
     above = target.centre + held
     hand.go(_over(above, clear), CLOSE)
-    inside = place.endswith("_contain_region")
+    inside = place.endswith(CONTAINS)
     drop = target.high[2] + (0.05 if inside else 0.01 + grasp[2] - bounds.low[2])
     hand.go(_over(above, drop), CLOSE)
     hand.hold(OPEN)
     hand.go(_over(above, clear), OPEN)
     hand.hold(OPEN)
+
+
+def place_of(simulator: LiberoEnv, name: str) -> Box:
+    """Bounds of a body, of one that contains, or of a region that LIBERO marks on one."""
+    body = name.removesuffix(CONTAINS)
+    if body in simulator.env.obj_body_id:
+        return box_of(simulator, body)
+    site = simulator.model.site(name).id
+    turn = np.abs(simulator.data.site_xmat[site].reshape(3, 3))
+    half = turn @ simulator.model.site_size[site]
+    centre = simulator.data.site_xpos[site]
+    return Box(centre - half, centre + half)
 
 
 def box_of(simulator: LiberoEnv, name: str) -> Box:
@@ -140,19 +160,23 @@ def _distance(simulator: LiberoEnv, geom: int, point: np.ndarray) -> float:
 class Hand:
     """Moves the gripper by OSC_POSE actions."""
 
-    def __init__(self, simulator: LiberoEnv, act: Act, yaw: float) -> None:
+    def __init__(self, simulator: LiberoEnv, act: Act) -> None:
         self._simulator = simulator
         self._act = act
         robot = simulator.env.robots[0]
         self._site = robot.eef_site_id
+        self._start = self._wanted = self._rotation()
+
+    def turn(self, yaw: float) -> None:
+        """About the vertical from where it was at first, with the next moves."""
         turn = np.array([[math.cos(yaw), -math.sin(yaw), 0], [math.sin(yaw), math.cos(yaw), 0], [0, 0, 1]])
-        self._wanted = turn @ self._rotation()
+        self._wanted = turn @ self._start
 
     def go(self, point: np.ndarray, grip: float, slow: bool = False) -> None:
         """To ``point`` in a straight line."""
         for _ in range(MOVE_STEPS):
             error = point - self._simulator.data.site_xpos[self._site]
-            if np.linalg.norm(error) < REACH and np.linalg.norm(self._turn()) < 0.1:
+            if np.linalg.norm(error) < REACH and np.linalg.norm(self._error()) < 0.1:
                 return
             limit = 0.5 if slow else 1.0
             self._act(np.concatenate([np.clip(4 * error / 0.05, -limit, limit), self._turning(), [grip]]))
@@ -165,7 +189,7 @@ class Hand:
         matrix: np.ndarray = self._simulator.data.site_xmat[self._site].reshape(3, 3).copy()
         return matrix
 
-    def _turn(self) -> np.ndarray:
+    def _error(self) -> np.ndarray:
         """From the hand's orientation to the wanted one, axis times angle (3,)."""
         quaternion, turn = np.zeros(4), np.zeros(3)
         mujoco.mju_mat2Quat(quaternion, (self._wanted @ self._rotation().T).ravel())
@@ -173,7 +197,7 @@ class Hand:
         return turn
 
     def _turning(self) -> np.ndarray:
-        return np.clip(2 * self._turn() / 0.5, -1.0, 1.0)
+        return np.clip(2 * self._error() / 0.5, -1.0, 1.0)
 
 
 def _over(point: np.ndarray, height: float) -> np.ndarray:

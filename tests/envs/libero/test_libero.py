@@ -118,12 +118,23 @@ def test_libero_fills_no_global_generator() -> None:
     assert np.array_equal(np.random.uniform(size=3), expected)
 
 
-@pytest.mark.parametrize("task", ["libero_object_0", "libero_spatial_0"])
+def test_expert_refuses_what_it_cannot_show() -> None:
+    from pirl_core.envs.libero.expert import show
+
+    env = simulator("libero_goal_0")
+    env.reset(Episode("libero_goal_0", 1000, "stored", 0))
+    with pytest.raises(UserError, match=r"libero_goal_0: the expert only puts .* curate\.dataset"):
+        show(env, lambda action: None)
+
+
+# The last two: a marked region of another body, and two things.
+@pytest.mark.parametrize("task", ["libero_object_0", "libero_spatial_0", "libero_goal_2", "libero_10_6"])
 def test_expert_solves(task: str) -> None:
     """The reward is 1 at the step that solves the task, and nothing before."""
     from pirl_core.envs.libero.expert import show
+    from pirl_core.envs.libero.simulator import LiberoEnv
 
-    env = simulator(task)
+    env = LiberoEnv(task, STATES._replace(episode_steps=300))
     env.reset(Episode(task, 1000, "stored", 0))
     results = []
 
