@@ -177,8 +177,8 @@ PYTEST = python -m pytest -n 2 --dist loadfile --durations 12
 test: setup ## the fast tests
 	@$(PYTEST)
 
-test-slow: setup ## the tests that take longer than about 20 seconds
-	@$(PYTEST) -m slow
+test-slow: setup ## the tests that take longer than about 20 seconds, but those of minutes that CI can do without
+	@$(PYTEST) -m 'slow and not soak'
 
 test-all: setup ## all tests
 	@$(PYTEST) -m ''

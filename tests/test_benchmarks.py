@@ -23,7 +23,15 @@ SLOW = {
 }
 
 
-@pytest.mark.parametrize("part", [*TINY, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])
+SOAK = {"environments"}
+"""Two minutes; ``simulators`` and ``waiting`` measure the same processes in less."""
+
+
+def marks(part: str) -> list[pytest.MarkDecorator]:
+    return [*([pytest.mark.slow] if part in SLOW else []), *([pytest.mark.soak] if part in SOAK else [])]
+
+
+@pytest.mark.parametrize("part", [pytest.param(name, marks=marks(name)) for name in TINY | SLOW])
 def test_part_measures(part: str, tmp_path: Path) -> None:
     module, words = (TINY | SLOW)[part]
     module.main([*words.split(), "--json", str(tmp_path / "rows.json")])

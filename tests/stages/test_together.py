@@ -92,7 +92,7 @@ def test_a_full_disk_stops_cleanly_and_goes_on_once_there_is_room(whole: Path, s
     assert all(mine[name] == theirs[name] for name in same)
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("ranks", [pytest.param(1, marks=pytest.mark.soak), 2])
 def test_killed_twice_and_still_the_same_bytes(ranks: int, whole: Path, tmp_path: Path) -> None:
     """Two ranks add in another order than one, so they have their own undisturbed run."""
     expected = whole
