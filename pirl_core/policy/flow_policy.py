@@ -24,6 +24,7 @@ from pirl_core.policy.backbone import Backbone
 from pirl_core.policy.context import Context, Inputs
 from pirl_core.policy.heads import NoiseNet, critic_head
 from pirl_core.policy.images import network_images
+from pirl_core.policy.interface import Interface
 from pirl_core.policy.normalize import Normalization, moving, pad_last
 from pirl_core.policy.tokenizer import Prompt, image_words, tokenize
 from pirl_core.types import Observation
@@ -84,6 +85,8 @@ class FlowPolicy(nn.Module):
         self.denoise_steps = denoise_steps
         # Of its training, for which ``precision.round_weights`` stores the weights.
         self.precision: Precision = "fp32"
+        # By name, what it reads and moves; None of one that was made before this was kept.
+        self.interface: Interface | None = None
         # Weights before they were rounded to be frozen, by their names in the backbone: see ``precision``.
         self.originals: dict[str, Tensor] = {}
         self.noise_net: NoiseNet | None = None

@@ -1,4 +1,4 @@
-"""A policy folder is complete in itself: model.safetensors, config.json, normalization.json and tokenizer.json."""
+"""A policy folder is complete in itself: model.safetensors, and as JSON config, normalization, tokenizer, interface."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
@@ -14,6 +14,8 @@ from pirl_core.files import write_json, write_tensors, write_text
 from pirl_core.params.sections import Env, Precision
 from pirl_core.policy.backbone import Backbone, Shape, new_backbone, shape_class
 from pirl_core.policy.flow_policy import FlowPolicy
+from pirl_core.policy.interface import FILE as INTERFACE
+from pirl_core.policy.interface import read_interface
 from pirl_core.policy.normalize import Affine, Normalization
 from pirl_core.policy.tokenizer import Prompt, check_words, load_tokenizer
 from pirl_core.readers.tensors import read_tensors
@@ -55,19 +57,29 @@ class _Normalization(Strict):
 def save_policy(policy: FlowPolicy, folder: Path) -> None:
     """Write the velocity model, in fp32, and all that it needs; critic and noise net are left behind.
 
-    ``precision`` and whether the VLM was frozen say in which arithmetic the policy was trained and validated.
     ``folder`` must exist. Raises UserError, before anything is written, for a normalisation that ``load_policy`` would
     refuse.
     """
-    kinds = policy.normalization
-    numbers = {"state": kinds.state._asdict(), "action": kinds.action._asdict(), "delta": kinds.delta}
+    content = documents(policy)
     place = folder / "normalization.json"
-    _normalization(check(_Normalization, numbers, str(place), RERUN), policy.backbone.shape, place)
+    numbers = check(_Normalization, content["normalization.json"], str(place), RERUN)
+    _normalization(numbers, policy.backbone.shape, place)
     # Files are replaced, never written into: a checkpoint may hold links to the earlier ones.
     # Rounded weights are not written back: the frozen ones are the source's, bit for bit.
     state = policy.backbone.state_dict() | policy.originals
     state = {name: value.float().contiguous() for name, value in state.items()}
     write_tensors(folder / "model.safetensors", state)
+    for name, part in content.items():
+        write_json(folder / name, part)
+    write_text(folder / "tokenizer.json", policy.tokenizer.to_str(pretty=True))
+
+
+def documents(policy: FlowPolicy) -> dict[str, Any]:
+    """What a policy folder holds beside weights and tokenizer, by the names of the files.
+
+    ``precision`` and whether the VLM was frozen say in which arithmetic the policy was trained and validated.
+    """
+    kinds = policy.normalization
     config = {
         "format": FORMAT,
         "backbone": policy.backbone.shape.family,
@@ -78,14 +90,25 @@ def save_policy(policy: FlowPolicy, folder: Path) -> None:
         "frozen_vlm": not any(p.requires_grad for module in policy.backbone.vlm_modules for p in module.parameters()),
         "shape": policy.backbone.shape._asdict(),
     }
-    write_json(folder / "config.json", config)
-    write_json(folder / "normalization.json", numbers)
-    write_text(folder / "tokenizer.json", policy.tokenizer.to_str(pretty=True))
+    numbers = {"state": kinds.state._asdict(), "action": kinds.action._asdict(), "delta": kinds.delta}
+    return {
+        "config.json": config,
+        "normalization.json": numbers,
+        **({} if policy.interface is None else {INTERFACE: policy.interface._asdict()}),
+    }
 
 
 def load_policy(folder: Path) -> FlowPolicy:
     """The weights are in fp32, as in the file; ``round_weights`` with the policy's own ``precision`` makes them
     those of its training. Raises UserError when a file is missing, damaged, or does not fit the others."""
+    policy = without_weights(folder)
+    # The file's own memory becomes the network's: nothing is allocated twice.
+    policy.backbone.load_state_dict(read_weights(policy.backbone, folder / "model.safetensors"), assign=True)
+    return policy
+
+
+def without_weights(folder: Path) -> FlowPolicy:
+    """As ``load_policy``, with the parameters on torch's meta device still."""
     config = _read(_Config, folder / "config.json")
     numbers = _read(_Normalization, folder / "normalization.json")
     backbone = _backbone(config, folder / "config.json")
@@ -96,9 +119,10 @@ def load_policy(folder: Path) -> FlowPolicy:
     tokenizer = load_tokenizer(folder / "tokenizer.json")
     check_words(tokenizer, config.prompt, shape, folder / "tokenizer.json")
     policy = FlowPolicy(backbone, tokenizer, config.prompt, normalization, config.replan, config.denoise_steps)
-    # The file's own memory becomes the network's: nothing is allocated twice.
-    policy.backbone.load_state_dict(read_weights(policy.backbone, folder / "model.safetensors"), assign=True)
     policy.precision = config.precision
+    if (folder / INTERFACE).exists():
+        sizes = shape.cameras, len(normalization.state.center), len(normalization.action.center)
+        policy.interface = read_interface(folder / INTERFACE, sizes, RERUN)
     if config.frozen_vlm:
         policy.backbone.freeze_vlm()
     return policy.eval()

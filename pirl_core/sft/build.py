@@ -16,6 +16,7 @@ from pirl_core.params.sizes import Mode
 from pirl_core.policy.backbone import new_backbone, new_shape, published_prompt, published_sizes
 from pirl_core.policy.context import DataSizes
 from pirl_core.policy.flow_policy import FlowPolicy
+from pirl_core.policy.interface import interface_of
 from pirl_core.policy.normalize import FIXED_SCALE, Normalization, fit, relative
 from pirl_core.policy.tokenizer import Prompt, build_tokenizer, check_words, load_tokenizer
 
@@ -89,6 +90,7 @@ def build_policy(
         notes = [relative_note(found, policy.delta_actions, action_numbers, retrained)]
         origin = origin_of(found, policy.backbone, notes + load_pretrained(backbone, found))
     made = FlowPolicy(backbone, tokenizer, prompt, normalization, policy.replan, policy.denoise_steps)
+    made.interface = interface_of(env, instructions)
     return Built(made, origin)
 
 

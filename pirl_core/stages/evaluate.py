@@ -73,16 +73,12 @@ def run(job: Job) -> None:
 
 
 def _loaded(folder: Path, env: "Env") -> "FlowPolicy":
-    """The policy in the arithmetic of its training, where it is to compute."""
-    import torch
-
+    from pirl_core.evaluation.players import ready
     from pirl_core.policy.folder import load_policy, require_fit
-    from pirl_core.policy.precision import round_weights
 
     policy = load_policy(folder)
     require_fit(policy, env, folder)
-    round_weights(policy, policy.precision)
-    return policy.to("cuda" if torch.cuda.is_available() else "cpu")
+    return ready(policy)
 
 
 def _exploring_turns(

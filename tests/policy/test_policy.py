@@ -12,6 +12,7 @@ from pirl_core.flow.chain import Noise
 from pirl_core.policy.context import Context, Inputs
 from pirl_core.policy.flow_policy import FlowPolicy, Process, keyed_normals
 from pirl_core.policy.folder import load_policy, save_policy
+from pirl_core.policy.interface import Interface
 from pirl_core.policy.normalize import FIXED_SCALE, fit, moving
 from tests.worlds import random_observation, small_policy
 
@@ -197,13 +198,18 @@ BROKEN = {
     "no statistics": lambda f: (f / "normalization.json").unlink(),
     "statistics too short": _edit_json("normalization.json", lambda c: c["state"].update(center=[0.0])),
     "no tokenizer": lambda f: (f / "tokenizer.json").unlink(),
+    "a camera without a name": _edit_json("interface.json", lambda c: c.update(cameras=[])),
+    "two numbers of one name": _edit_json("interface.json", lambda c: c.update(action=["x", "x", "y"])),
     "tokenizer damaged": lambda f: (f / "tokenizer.json").write_text("no"),
 }
 
 
 @pytest.mark.parametrize("name", BROKEN)
 def test_broken_folders_are_told_in_one_line(name, tmp_path):
-    save_policy(small_policy(), tmp_path)
+    policy = small_policy()
+    policy.interface = Interface("metaworld", ["corner2"], list("abcd"), list("xyz"), 20, [])
+    save_policy(policy, tmp_path)
+    assert load_policy(tmp_path).interface == policy.interface
     BROKEN[name](tmp_path)
     with pytest.raises(UserError) as error:
         load_policy(tmp_path)

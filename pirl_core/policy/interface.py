@@ -1,0 +1,56 @@
+"""What a policy reads and moves, by name: beside its weights, so that who drives it needs no params.yaml."""
+
+from pathlib import Path
+from typing import Annotated, NamedTuple
+
+from pydantic import Field
+
+from pirl_core.errors import UserError
+from pirl_core.facts import facts_of
+from pirl_core.params.sections import Env
+from pirl_core.readers.text import read_json
+from pirl_core.readers.typed import Strict, check
+
+FILE = "interface.json"
+
+
+class Interface(NamedTuple):
+    """benchmark: as params.yaml names it. cameras: in the order of an observation's images. state, action: names of the
+    numbers, in simulator units. rate: actions a second. instructions: every sentence that training may have told."""
+
+    benchmark: str
+    cameras: list[str]
+    state: list[str]
+    action: list[str]
+    rate: int
+    instructions: list[str]
+
+
+class _Interface(Strict):
+    benchmark: str
+    cameras: list[str]
+    state: list[str]
+    action: list[str]
+    rate: Annotated[int, Field(ge=1)]
+    instructions: list[str]
+
+
+def interface_of(env: Env, instructions: list[str]) -> Interface:
+    """Of a policy that is trained in ``env``. What object state adds to the named numbers is object0, object1, …"""
+    facts = facts_of(env.benchmark)
+    rest = facts.state_dim(env.object_state) - len(facts.state)
+    state = [*facts.state, *(f"object{number}" for number in range(rest))]
+    return Interface(env.benchmark, list(env.cameras), state, list(facts.action), facts.rate, instructions)
+
+
+def read_interface(path: Path, sizes: tuple[int, int, int], remedy: str) -> Interface:
+    """sizes: cameras, state numbers and action numbers of the policy.
+
+    Raises UserError for a file that is damaged, or of another policy.
+    """
+    found = Interface(**check(_Interface, read_json(path, remedy), str(path), remedy).model_dump())
+    for name, count in zip(("cameras", "state", "action"), sizes):
+        names: list[str] = getattr(found, name)
+        if len(names) != count or len(set(names)) != count:
+            raise UserError(f"{path}: {name} has {len(names)} names, the policy {count} of them, each once; {remedy}")
+    return found
