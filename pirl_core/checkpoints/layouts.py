@@ -4,9 +4,11 @@ LeRobot's present GR00T is N1.7, so N1.5 goes to Isaac's layout alone, without t
 
 Sizes nano to L have no counterpart among the published models, and eyes of their own (``ConvStem``). They are written
 under the same names, the stem beside them, and their shape stands in config.json as ``pirl_shape``: for readers that
-build a network from it, such as ``checkpoints.pretrained.load_pretrained``. The projects have no tool for them.
+build a network from it, such as ``checkpoints.pretrained.load_pretrained``. The projects have no tool for them, so what
+else a policy folder holds goes along in ``pirl/``: with it ``checkpoints.exported.load_exported`` makes them act.
 """
 
+import json
 from typing import TYPE_CHECKING, Any
 
 from pirl_core.checkpoints.relative import OURS
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from pirl_core.policy.flow_policy import FlowPolicy
 
 TARGETS = ("openpi", "lerobot", "isaac")
+EXPORTED = "pirl"
 EPSILON = 1e-6
 
 
@@ -34,8 +37,9 @@ def layout_of(policy: "FlowPolicy", target: str) -> "Layout":
 
     shape = policy.backbone.shape
     family = shape.family
+    own = _own_documents(policy)
     if target == "openpi" and isinstance(shape, Pi0Shape):
-        return Layout(pi0.openpi_keys, {}, pi0.openpi_unused(shape), _openpi(policy))
+        return Layout(pi0.openpi_keys, {}, pi0.openpi_unused(shape), _openpi(policy) | own)
     if target == "lerobot" and family != "groot":
         config = _lerobot(policy, family)
         # Processors name the published tokenizer, which has not the words of a model of our own size.
@@ -43,10 +47,20 @@ def layout_of(policy: "FlowPolicy", target: str) -> "Layout":
         keys, unused = smolvla.lerobot_keys, {}
         if isinstance(shape, Pi0Shape):
             keys, unused = pi0.lerobot_keys, pi0.lerobot_unused(shape)
-        return Layout(keys, {}, unused, {"config.json": config, **documents}, tensors)
+        return Layout(keys, {}, unused, {"config.json": config, **documents, **own}, tensors)
     if target == "isaac" and isinstance(shape, GrootShape):
-        return Layout(groot.isaac_keys, {}, {}, {"config.json": _isaac(policy, shape)})
+        return Layout(groot.isaac_keys, {}, {}, {"config.json": _isaac(policy, shape), **own})
     raise UserError(f"--to {target}: no map from {family} to this layout; its own policy folder can be pushed as it is")
+
+
+def _own_documents(policy: "FlowPolicy") -> dict[str, Any]:
+    """Of a model of our own size, all that its policy folder holds beside the weights."""
+    if policy.backbone.shape.stem != "conv":
+        return {}
+    from pirl_core.policy.folder import documents
+
+    content = documents(policy) | {"tokenizer.json": json.loads(policy.tokenizer.to_str())}
+    return {f"{EXPORTED}/{name}": part for name, part in content.items()}
 
 
 def norm_stats(policy: "FlowPolicy") -> dict[str, Any]:
