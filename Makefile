@@ -80,7 +80,7 @@ $(STAMP): pyproject.toml .constraints.txt
 	@echo "setup: 1 of 3, a virtual environment of $(PYTHON)"
 	@$(PYTHON) -m venv .venv
 	@echo "setup: 2 of 3, the packages of pyproject.toml in the versions of .constraints.txt; this takes longest"
-	@$(PIP) -c .constraints.txt -e '.[dev,flows]'
+	@$(PIP) -c .constraints.txt -e '.[dev,flows,serve]'
 	@echo "setup: 3 of 3, OpenGL without a display"
 	@$(MAKE) --no-print-directory opengl
 	@# A downloaded archive is no git repository, which DVC must be told.
@@ -90,7 +90,7 @@ $(STAMP): pyproject.toml .constraints.txt
 
 .venv/extra-%: $(STAMP)
 	@echo "setup: the packages of $*, and the libraries it draws with; some minutes"
-	@$(PIP) -c .constraints.txt -e '.[dev,flows,$*]'
+	@$(PIP) -c .constraints.txt -e '.[dev,flows,serve,$*]'
 	@$(MAKE) --no-print-directory beside-$*
 	@touch $@
 	@echo "setup: done"

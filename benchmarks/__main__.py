@@ -17,9 +17,9 @@ from pirl_core import console
 from pirl_core.provenance.machine import machine
 from pirl_core.provenance.packages import versions
 from pirl_core.provenance.revision import revision
-from pirl_core.stages.cli import _set_threads
+from pirl_core.stages.cli import set_threads
 
-PARTS = ("environments", "simulators", "context", "iteration", "waiting", "memory", "startup")
+PARTS = ("environments", "simulators", "context", "iteration", "waiting", "memory", "startup", "serving")
 
 PACKAGES = ("torch", "transformers", "accelerate", "peft", "numpy", "mujoco", "metaworld", "dvc")
 
@@ -65,7 +65,7 @@ def main() -> int:
     )
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the table to FILE as well")
     options = parser.parse_args()
-    _set_threads()  # the parts inherit the environment that stages give themselves
+    set_threads()  # the parts inherit the environment that stages give themselves
     load, begun = os.getloadavg()[0], time.time()
     rows: list[Row] = []
     failed = []

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import context, environments, iteration, memory, simulators, startup, waiting
+from benchmarks import context, environments, iteration, memory, serving, simulators, startup, waiting
 from benchmarks.measure import Row, alternate, ratio, table
 
 TINY = {
@@ -15,6 +15,7 @@ TINY = {
     "context": (context, "--samples 8 --size tiny --medium tiny --rounds 1 --updates 1 --decisions 8"),
 }
 SLOW = {
+    "serving": (serving, "--calls 2 --rounds 1 --seconds 0.5"),
     "waiting": (waiting, "--samples 4 --rounds 1"),
     "environments": (environments, "--slots 4 --chunk 2 --chunks 2 --frames 1 --rounds 1 --repeats 1"),
     "simulators": (simulators, "--scales laptop --slots 2 --rounds 1 --repeats 2"),

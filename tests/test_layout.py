@@ -12,7 +12,7 @@ from tests import ROOT
 STOREYS = (
     ("__main__", "stages", "commands"),
     ("report",),
-    ("evaluation",),
+    ("evaluation", "serving"),
     ("sft", "rl"),
     ("checkpoints",),
     ("policy",),

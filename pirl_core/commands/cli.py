@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from pirl_core import console
-from pirl_core.commands import claims, compare, plan, runs, scale, status
+from pirl_core.commands import claims, compare, plan, runs, scale, serve, status
 from pirl_core.commands import publish as checkpoints
 from pirl_core.errors import UserError, told
 
@@ -35,13 +35,15 @@ RUN = {
     "plan": plan.run,
     "export": checkpoints.run_export,
     "push": checkpoints.run_push,
+    "serve": serve.run,
 }
 EVALUATION = {"bash": "_pirl_evaluations", "zsh": "_pirl_evaluations", "tcsh": "d"}
 
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="pirl", description="Watch and compare runs of the pipeline; dvc and make run it."
+        prog="pirl",
+        description="Watch and compare runs of the pipeline, and take its policies out; dvc and make run it.",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", help="what to do")
     add = commands.add_parser
@@ -58,6 +60,8 @@ def build_parser() -> argparse.ArgumentParser:
     checkpoints.add_export(add("export", help=about, description=f"Does one thing: {about}."))
     about = checkpoints.PUSH_SUMMARY
     checkpoints.add_push(add("push", help=about, description=f"Does one thing: {about}."))
+    about = serve.SUMMARY
+    serve.add_arguments(add("serve", help=about, description=f"Does one thing: {about}."))
     completion = add("completion", help=COMPLETION_HELP, description=f"To {COMPLETION_HELP}.")
     completion.add_argument("shell", choices=SHELLS, help="the shell to write it for")
     return parser

@@ -44,7 +44,7 @@ def stage_main(stage: str, run: Callable[[Job], None], argv: Sequence[str] | Non
     try:
         with mortal():
             processes = launch.process_count(stage)
-            threads, fresh = _set_threads(), variables.flag(variables.FRESH)
+            threads, fresh = set_threads(), variables.flag(variables.FRESH)
             sharding = launch.choose_sharding()
             job, at = read_job(stage, args), revision()
             if not in_charge:
@@ -96,7 +96,7 @@ def report_main(run: Callable[[Params], None], argv: Sequence[str] | None = None
     args = _parser("report").parse_args(argv)
     try:
         with mortal():
-            _set_threads()
+            set_threads()
             params = load_params(args.params)
             source = look("report", [resolve(params, experiment) for experiment in params.experiments])
             with exclusive("report", "all"):
@@ -179,7 +179,7 @@ WAITING = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "2000"}
 faster than a thread wakes up, then sleep, so as not to take the cores from simulators and other stages."""
 
 
-def _set_threads() -> int:
+def set_threads() -> int:
     """PIRL_THREADS, else every core this process may use; libraries read these variables when they load.
 
     The ranks of one machine share threads and simulator processes.

@@ -25,7 +25,7 @@ HEAVY = {
     "tensorboard",
     "huggingface_hub",
 }
-COMMANDS = ("status", "runs", "compare", "claims", "scale", "plan", "export", "push", "completion")
+COMMANDS = ("status", "runs", "compare", "claims", "scale", "plan", "export", "push", "serve", "completion")
 
 
 def modules(root: Path) -> list[str]:

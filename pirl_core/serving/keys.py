@@ -1,0 +1,124 @@
+"""Where a client's message has what the policy reads: by preset, or as ``--map`` says.
+
+A place is a key of the message's map, or keys one below another with slashes between: openpi's LIBERO clients have a
+key "observation/image", its ALOHA clients a map "images" with a key "cam_high".
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from pirl_core.errors import UserError
+from pirl_core.policy.interface import Interface
+from pirl_core.serving.policy import observation_of
+from pirl_core.types import Observation
+
+STATE, PROMPT = "state", "prompt"
+
+
+class Keys(NamedTuple):
+    """cameras: the policy's name → place of its image. state: places whose numbers follow one another. prompt: the
+    instruction's."""
+
+    cameras: Mapping[str, str]
+    state: tuple[str, ...]
+    prompt: str
+
+
+ALOHA = ("cam_high", "cam_low", "cam_left_wrist", "cam_right_wrist")
+PRESETS: dict[str, dict[str, Keys]] = {
+    # As openpi's policies for these robots read them (src/openpi/policies).
+    "openpi": {
+        "libero": Keys(
+            {"agentview": "observation/image", "eye_in_hand": "observation/wrist_image"},
+            ("observation/state",),
+            "prompt",
+        ),
+        "droid": Keys(
+            {name: f"observation/{name}" for name in ("exterior_image_1_left", "wrist_image_left")},
+            ("observation/joint_position", "observation/gripper_position"),
+            "prompt",
+        ),
+        "aloha": Keys({name: f"images/{name}" for name in ALOHA}, ("state",), "prompt"),
+    },
+    # As vla-eval's benchmarks send them (vla_eval/benchmarks).
+    "vla_eval": {
+        "libero": Keys(
+            {"agentview": "images/agentview", "eye_in_hand": "images/wrist"}, ("states",), "task_description"
+        ),
+        "aloha": Keys({name: f"images/{name}" for name in ALOHA}, ("states",), "task_description"),
+    },
+}
+# Of a protocol: places of a camera, of the state (of each number, where it has braces) and of the instruction, where
+# no preset says otherwise.
+PLAIN = {
+    "openpi": ("observation/{}", "observation/state", "prompt"),
+    "vla_eval": ("images/{}", "states", "task_description"),
+}
+
+
+def keys_for(interface: Interface, protocol: str, preset: str | None, pairs: Sequence[str]) -> Keys:
+    """preset: None for that of the policy's benchmark, where there is one. pairs: ``ours=theirs`` each, theirs several
+    places with commas between for the state.
+
+    Raises UserError for an unknown preset, an unknown name of ours, and a camera that nothing gives a place.
+    """
+    known = PRESETS.get(protocol, {})
+    if preset is not None and preset not in known:
+        has = ", ".join(known) or "none"
+        raise UserError(f"--keys {preset}: protocol {protocol} has {has}; choose of these, or use --map")
+    camera, state, prompt = PLAIN[protocol]
+    numbers = dict.fromkeys(state.format(name) for name in interface.state)
+    plain = Keys({name: camera.format(name) for name in interface.cameras}, tuple(numbers), prompt)
+    chosen = known[preset] if preset is not None else known.get(interface.benchmark, plain)
+    places = {**chosen.cameras, STATE: ",".join(chosen.state), PROMPT: chosen.prompt, **_pairs(pairs, interface)}
+    lacking = [name for name in interface.cameras if name not in places]
+    if lacking:
+        raise UserError(
+            f"--keys {preset or interface.benchmark}: gives no place for camera {lacking[0]} of the policy, only for "
+            f"{', '.join(chosen.cameras)}; add --map {lacking[0]}=PLACE"
+        )
+    cameras = {name: places[name] for name in interface.cameras}
+    return Keys(cameras, tuple(places[STATE].split(",")), places[PROMPT])
+
+
+def _pairs(pairs: Sequence[str], interface: Interface) -> dict[str, str]:
+    ours = [*interface.cameras, STATE, PROMPT]
+    found: dict[str, str] = {}
+    for pair in pairs:
+        name, equals, place = pair.partition("=")
+        if not equals or not place or name not in ours or name in found:
+            raise UserError(f"--map {pair}: must be NAME=PLACE, with NAME one of {', '.join(ours)}, each once")
+        found[name] = place
+    return found
+
+
+def read_observation(message: Mapping[Any, Any], keys: Keys, interface: Interface) -> Observation:
+    """One row. Raises ValueError that names the place where something is missing or wrong."""
+    images = {camera: find(message, place) for camera, place in keys.cameras.items()}
+    parts = [_flat(find(message, place), place) for place in keys.state]
+    return observation_of(interface, images, np.concatenate(parts), find(message, keys.prompt))
+
+
+def find(message: Mapping[Any, Any], place: str) -> Any:
+    """What stands there. Raises ValueError where nothing does."""
+    if place in message:
+        return message[place]
+    found: Any = message
+    for key in place.split("/"):
+        if not isinstance(found, Mapping) or key not in found:
+            known = ", ".join(sorted(str(name)[:40] for name in message)[:12])
+            raise ValueError(f"nothing at {place}; the message has {known or 'no keys'}")
+        found = found[key]
+    return found
+
+
+def _flat(value: Any, place: str) -> np.ndarray:
+    try:
+        numbers = np.asarray(value)
+    except ValueError:
+        numbers = np.asarray(None)
+    if numbers.dtype.kind not in "biuf":
+        raise ValueError(f"{place}: numbers are needed, not {value!r:.60}")
+    return numbers.reshape(-1)
