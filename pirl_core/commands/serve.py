@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 SUMMARY = "answer robot clients with a policy's actions, by a protocol of the field"
 POLICY = "outputs/policy/metaworld-flow_sde-0"
 KEY = "PIRL_API_KEY"
-TRANSPORTS = {"openpi": "websocket", "vla_eval": "websocket"}
+TRANSPORTS = {"openpi": "websocket", "vla_eval": "websocket", "groot": "zeromq", "lerobot": "grpc_calls"}
 MIB = 2**20
 
 

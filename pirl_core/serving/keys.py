@@ -55,6 +55,8 @@ PRESETS: dict[str, dict[str, Keys]] = {
 PLAIN = {
     "openpi": ("observation/{}", "observation/state", "prompt"),
     "vla_eval": ("images/{}", "states", "task_description"),
+    "groot": ("video/{}", "state/{}", "language/task"),
+    "lerobot": ("{}", "observation.state", "task"),
 }
 
 

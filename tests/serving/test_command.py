@@ -46,6 +46,10 @@ def test_the_command_serves_and_stops_when_told(policy: Policy, seen: Observatio
         (["--map", "state=a", "--map", "state=b"], "--map state=b: must be NAME=PLACE"),
         (["--host", "203.0.113.7"], "--host 203.0.113.7 --port 8000: cannot listen there"),
         (["--api-key-file", "absent"], "absent: no such file; write the key into it"),
+        (["--protocol", "lerobot", "--api-key-file", "key"], "--protocol lerobot: its clients can show no API key"),
+        (["--protocol", "groot", "--keys", "libero"], "--keys libero: protocol groot has none"),
+        (["--protocol", "groot", "--host", "203.0.113.7"], "--host 203.0.113.7 --port 5555: cannot listen there"),
+        (["--protocol", "lerobot", "--host", "203.0.113.7"], "--host 203.0.113.7 --port 8080: cannot listen there"),
         (["--api-key-file", "empty"], "--api-key-file empty: a key is one word of printable ASCII"),
     ],
 )
