@@ -66,6 +66,8 @@ def run(args: argparse.Namespace) -> None:
 
     logging.basicConfig(format="pirl: serve: %(message)s")
     set_threads()
+    # Else gRPC prints lines of its own; it reads this when it loads.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     try:
         transport = import_module(f"pirl_core.serving.{TRANSPORTS[args.protocol]}")
         wire: Any = import_module(f"pirl_core.serving.{args.protocol}")

@@ -162,8 +162,8 @@ async def run(server: Server, at: Address, ready: Callable[[Address], None], sto
     listening.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
     try:
         port = listening.add_insecure_port(f"{at.host}:{at.port}")
-    except RuntimeError as error:
-        raise cannot_listen(at, error) from None
+    except RuntimeError:
+        raise cannot_listen(at, "no address of this machine, or in use") from None
     async with server.running():
         await listening.start()
         ready(at._replace(port=port))

@@ -7,8 +7,8 @@ import asyncio
 import hmac
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -57,6 +57,7 @@ class Server:
         self.counters = Counters()
         self.batcher = Batcher(served.policy.player, limits.batch, self.counters)
         self.busy = 0
+        self.stopping = False
 
     def session(self) -> Session:
         """Of a new connection."""
@@ -76,7 +77,6 @@ class Server:
         request, or raises Refused."""
         begin = time.perf_counter()
         tag: Any = None
-        self.busy += 1
         try:
             request = parse()
             if not isinstance(request, Act):
@@ -96,8 +96,6 @@ class Server:
         except Exception:
             log.exception("a request failed")
             return self._refused("the server failed at it; its own log says why", tag)
-        finally:
-            self.busy -= 1
 
     async def act(self, session: Session, request: Act) -> tuple[np.ndarray, float | None]:
         """Actions (R, A), or the next one (A,), and the seconds of the forward for it, if any. Raises TimeoutError."""
@@ -122,8 +120,18 @@ class Server:
             with suppress(asyncio.CancelledError):
                 await forwards
 
+    @contextmanager
+    def answering(self) -> Iterator[None]:
+        """Around a message and the sending of its answer, which the end waits for."""
+        self.busy += 1
+        try:
+            yield
+        finally:
+            self.busy -= 1
+
     async def finished(self) -> None:
-        """Once no answer is under way, or after ``limits.seconds``."""
+        """Once no answer is under way, or after ``limits.seconds``. From here on a transport takes no other message."""
+        self.stopping = True
         with suppress(TimeoutError):
             async with asyncio.timeout(self.limits.seconds):
                 while self.busy:

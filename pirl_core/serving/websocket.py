@@ -5,13 +5,14 @@ import base64
 import binascii
 import http
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 
-from pirl_core.serving.server import Address, Server, cannot_listen
+from pirl_core.serving.server import Address, Reply, Server, cannot_listen
 
 # A simulator may take minutes to build a scene, and answers no ping meanwhile.
 PING_SECONDS, PONG_SECONDS = 30, 300
@@ -109,18 +110,24 @@ async def _converse(server: Server, connection: ServerConnection) -> None:
     if (hello := server.wire.greeting(server.served)) is not None:
         await connection.send(hello)
     async for message in connection:
-        gone = asyncio.ensure_future(connection.wait_closed())
-        answering = asyncio.ensure_future(server.respond(session, message))
-        try:
-            await asyncio.wait((gone, answering), return_when=asyncio.FIRST_COMPLETED)
-            if not answering.done():
-                return  # nobody is there to hear it
-            reply = answering.result()
-        finally:
-            gone.cancel()
-            answering.cancel()
-        if reply.message is not None:
-            await connection.send(reply.message)
+        with server.answering():
+            reply = await _unless_closed(connection, server.respond(session, message))
+            if reply.message is not None:
+                await connection.send(reply.message)
         if reply.refused and server.wire.CLOSES:
             await connection.close(INTERNAL_ERROR, "see the message before")
-            return
+        elif server.stopping:
+            await connection.close(GOING_AWAY, "the server stops")
+
+
+async def _unless_closed(connection: ServerConnection, answer: Coroutine[Any, Any, Reply]) -> Reply:
+    """The answer. Raises ConnectionClosed once nobody is there to hear it: no forward is computed for those."""
+    gone, answering = asyncio.ensure_future(connection.wait_closed()), asyncio.ensure_future(answer)
+    try:
+        await asyncio.wait((gone, answering), return_when=asyncio.FIRST_COMPLETED)
+        if not answering.done():
+            raise connection.protocol.close_exc
+        return answering.result()
+    finally:
+        gone.cancel()
+        answering.cancel()

@@ -32,8 +32,6 @@ async def run(server: Server, at: Address, ready: Callable[[Address], None], sto
             await stop.wait()
             hearing.cancel()
             await server.finished()
-            # The replies of those have yet to be handed over.
-            await asyncio.sleep(0)
 
 
 async def _hear(server: Server, socket: zmq.asyncio.Socket) -> None:
@@ -51,8 +49,9 @@ async def _hear(server: Server, socket: zmq.asyncio.Socket) -> None:
 async def _reply(
     server: Server, socket: zmq.asyncio.Socket, sessions: Sessions[Session], client: bytes, message: bytes
 ) -> None:
-    reply = await _answer(server, sessions, client, message)
-    await socket.send_multipart([client, b"", reply])
+    with server.answering():
+        reply = await _answer(server, sessions, client, message)
+        await socket.send_multipart([client, b"", reply])
 
 
 async def _answer(server: Server, sessions: Sessions[Session], client: bytes, message: bytes) -> bytes:

@@ -158,6 +158,33 @@ def test_a_thousand_malformed_messages(wire: Any, policy: Policy, seen: Observat
             assert packing.unpack(raw.recv(60), packing.bytes_keys)
 
 
+def test_clients_that_ask_on_and_on_do_not_keep_a_server_that_is_to_stop(policy: Policy, seen: Observation) -> None:
+    """It would wait for answers under way for ever, and each client hears that it goes."""
+    ends: list[str] = []
+    message = packing.pack(openpi_message(seen, 0), packing.with_bytes_keys)
+
+    def ask(port: int, together: threading.Barrier) -> None:
+        with dial(port) as raw:
+            raw.recv()
+            together.wait(60)
+            try:
+                while True:
+                    raw.send(message)
+                    raw.recv(60)
+            except Exception as error:
+                ends.append(str(error))
+
+    together = threading.Barrier(4)
+    with running(policy, openpi, websocket, LIMITS._replace(seconds=1e6)) as (_, port):
+        threads = [threading.Thread(target=ask, args=(port, together)) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        together.wait(60)
+    for thread in threads:
+        thread.join(60)
+    assert len(ends) == 3 and all("1001" in end for end in ends), ends
+
+
 def get(port: int, path: str, **headers: str) -> tuple[int, str]:
     request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", headers=headers)
     try:
