@@ -85,6 +85,8 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _server(args: argparse.Namespace, wire: Any) -> "Server":
+    import numpy as np
+
     from pirl_core.serving.keys import keys_for
     from pirl_core.serving.policy import load_policy
     from pirl_core.serving.protocol import Served
@@ -92,6 +94,9 @@ def _server(args: argparse.Namespace, wire: Any) -> "Server":
 
     policy = load_policy(args.policy)
     keys = keys_for(policy.interface, args.protocol, args.keys, args.map)
+    # What the first forward takes longer is no client's to wait for.
+    size, names = policy.flow.backbone.shape.image_size, policy.interface
+    policy.predict(dict.fromkeys(names.cameras, np.zeros((size, size, 3), np.uint8)), [0.0] * len(names.state), "")
     limits = Limits(args.max_message * MIB, args.max_clients, float(args.timeout), args.max_batch)
     return Server(Served(policy, keys, args.policy.resolve().name), wire, limits, args.seed, _key(args.api_key_file))
 

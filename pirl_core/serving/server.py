@@ -104,6 +104,7 @@ class Server:
         key = session.key(request.seed, request.decision)
         async with asyncio.timeout(self.limits.seconds):
             chunk = await self.batcher.ask(request.observation, key)
+        session.answered()
         if not self.wire.SINGLE:
             return chunk
         session.waiting.extend(chunk.actions)

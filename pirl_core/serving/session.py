@@ -33,15 +33,17 @@ class Session:
     def key(self, own: int | None = None, decision: int | None = None) -> tuple[int, ...]:
         """Of the start noise of the next chunk: (seed, episode, decision), or (own, decision) as in an evaluation.
 
-        own, decision: where the client names them with its observation; another seed is another episode.
+        own, decision: where the client names them with its observation; another seed is another episode. The chunk
+        counts once it is ``answered``: an overloaded server changes nobody's noise.
         """
         if own is not None and own != self.own:
             self.begin(own)
         if decision is not None:
             self.decision = decision
-        key = (self.seed, self.episode, self.decision) if self.own is None else (self.own, self.decision)
+        return (self.seed, self.episode, self.decision) if self.own is None else (self.own, self.decision)
+
+    def answered(self) -> None:
         self.decision += 1
-        return key
 
 
 @dataclass
