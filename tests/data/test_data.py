@@ -19,6 +19,7 @@ from pirl_core.data.lerobot import (
     Frames,
     action_chunks,
     dataset_stats,
+    pictures,
     read_dataset,
     write_dataset,
 )
@@ -66,6 +67,29 @@ def test_round_trip_is_bit_equal(dataset: Path, episodes: list[DemoEpisode]) -> 
     one = read_dataset(dataset, ["gripperPOV"], object_state=False)
     assert np.array_equal(one.images[:, 0], frames.images[:, 1])
     assert np.array_equal(one.state, frames.state[:, :4])
+
+
+def test_of_a_large_dataset_little_is_held(
+    dataset: Path, episodes: list[DemoEpisode], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Any index of numpy gives the same pictures, whether they are kept or decoded each time."""
+    whole = np.concatenate([e.images for e in episodes])
+    for room in (0, 3 * whole[0].nbytes, 2**30):
+        monkeypatch.setattr(pictures, "HELD_BYTES", room)
+        images = read_dataset(dataset, CAMERAS, object_state=True).images
+        assert isinstance(images, pictures.Pictures) and images.shape == whole.shape
+        for key in (3, [2, 2, 24], slice(1, 20, 5), whole[:, 0, 0, 0, 0] > 100, (slice(4), 1), np.array([[0, 1]])):
+            assert np.array_equal(images[key], whole[key])
+        assert np.array_equal(np.asarray(images), whole)
+        assert sum(frame.nbytes for frame in images._held.values()) == min(room, whole.nbytes)
+
+
+def test_a_picture_spoilt_since_is_told(dataset: Path, tmp_path: Path) -> None:
+    shutil.copytree(dataset, tmp_path / "copy")
+    images = read_dataset(tmp_path / "copy", CAMERAS, object_state=True).images
+    (tmp_path / "copy" / DATA).write_bytes((dataset / DATA).read_bytes()[:9000])
+    with pytest.raises(UserError, match=r"file-000.parquet: picture 0 of frame 24: no readable picture.*again$"):
+        images[24]
 
 
 def test_without_cameras(tmp_path: Path) -> None:
@@ -170,12 +194,16 @@ def edit_json(name: str, change: Callable[[dict], object]) -> Callable[[Path], N
     return apply
 
 
+def rewrite(table: pa.Table, path: Path, compression: str = "none") -> None:
+    pq.write_table(table, path, compression=compression, use_dictionary=compression != "none")
+
+
 def edit_column(name: str, change: Callable[[list], list], kind: pa.DataType | None = None) -> Callable[[Path], None]:
     def apply(folder: Path) -> None:
         table = pq.read_table(folder / DATA)
         index = table.schema.get_field_index(name)
         values = pa.array(change(table[name].to_pylist()), kind or table.schema.field(name).type)
-        pq.write_table(table.set_column(index, name, values), folder / DATA)
+        rewrite(table.set_column(index, name, values), folder / DATA)
 
     return apply
 
@@ -191,7 +219,7 @@ def scramble(path: Path) -> None:
 
 
 def drop_action(folder: Path) -> None:
-    pq.write_table(pq.read_table(folder / DATA).drop_columns(["action"]), folder / DATA)
+    rewrite(pq.read_table(folder / DATA).drop_columns(["action"]), folder / DATA)
 
 
 IMAGE = "observation.images.corner2"
@@ -239,6 +267,10 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     "no image bytes": (
         edit_column(IMAGE, lambda a: [*a[:3], {"bytes": b"xx", "path": None}, *a[4:]]),
         "frame 3: no readable picture",
+    ),
+    "compressed pictures": (
+        lambda folder: rewrite(pq.read_table(folder / DATA), folder / DATA, "gzip"),
+        "is compressed, and pictures are read where they lie",
     ),
     "null image": (edit_column(IMAGE, lambda a: [None, *a[1:]]), "no value in 1 rows"),
     "frames out of order": (edit_column("frame_index", lambda a: a[::-1]), "does not count"),

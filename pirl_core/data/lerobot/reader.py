@@ -11,8 +11,9 @@ import pyarrow as pa
 from pydantic import Field
 
 from pirl_core.data.lerobot import schema
+from pirl_core.data.lerobot.pictures import Pictures, offsets
 from pirl_core.errors import UserError
-from pirl_core.readers.pictures import decode_picture
+from pirl_core.readers.pictures import picture_size
 from pirl_core.readers.tables import PICTURE, TEXT, VECTOR, WHOLE, Kind, column_names, read_table
 from pirl_core.readers.text import read_json
 from pirl_core.readers.typed import Open, check
@@ -28,11 +29,12 @@ class _Feature(Open):
 class Frames(NamedTuple):
     """All frames, episode after episode, each in order.
 
-    images: (N, C, H, W, 3) uint8; (N, 0, 0, 0, 3) without cameras. state: (N, S) float32. actions: (N, A) float32.
+    images: (N, C, H, W, 3) uint8, those of files left there; (N, 0, 0, 0, 3) without cameras. state: (N, S) float32.
+    actions: (N, A) float32.
     episode, frame, task_index: (N,) int64. tasks: the sentence of each task index.
     """
 
-    images: np.ndarray
+    images: np.ndarray | Pictures
     state: np.ndarray
     actions: np.ndarray
     episode: np.ndarray
@@ -58,18 +60,12 @@ def read_dataset(folder: Path, cameras: list[str], object_state: bool) -> Frames
     vectors = [schema.STATE, schema.ACTION] + [schema.ENVIRONMENT_STATE] * object_state
     shapes = _shapes(folder, info, pictures, vectors)
     indices = ("episode_index", "frame_index", "task_index")
-    kinds = dict.fromkeys(pictures, PICTURE) | dict.fromkeys(vectors, VECTOR) | dict.fromkeys(indices, WHOLE)
-    table = _read_table(folder, info, kinds)
+    kinds = dict.fromkeys(vectors, VECTOR) | dict.fromkeys(indices, WHOLE)
+    table, images = _read_files(folder, info, kinds, {name: shapes[name] for name in pictures})
     values = {name: _vectors(folder, table, name, shapes[name][0]) for name in vectors}
     state = values[schema.STATE]
     if object_state:
         state = np.concatenate([state, values[schema.ENVIRONMENT_STATE][:, state.shape[1] :]], axis=1)
-    size = shapes[pictures[0]] if pictures else (0, 0, 3)
-    images = np.empty((len(table), len(pictures), *size), np.uint8)
-    for camera, name in enumerate(pictures):
-        if shapes[name] != size:
-            raise UserError(f"{folder}: {name} is {shapes[name]}, {pictures[0]} {size}; record all cameras at one size")
-        _decode(folder, table, name, images[:, camera])
     tasks = _read_tasks(folder)
     episode, frame, task = (np.asarray(table[name].to_numpy(), np.int64) for name in indices)
     if task.min() < 0 or task.max() >= len(tasks):
@@ -144,19 +140,58 @@ def _shapes(folder: Path, info: dict[str, Any], pictures: list[str], vectors: li
     return shapes
 
 
-def _read_table(folder: Path, info: dict[str, Any], columns: dict[str, Kind]) -> pa.Table:
+def _read_files(
+    folder: Path, info: dict[str, Any], columns: dict[str, Kind], pictures: dict[str, tuple[int, ...]]
+) -> tuple[pa.Table, np.ndarray | Pictures]:
+    """The columns of all files, and their pictures, which are looked at and left; one file is in memory at a time.
+
+    pictures: column → (H, W, 3).
+    """
+    sizes = [*pictures.values()] or [(0, 0, 3)]
+    for name, size in pictures.items():
+        if size != sizes[0]:
+            raise UserError(f"{folder}: {name} is {size}, another {sizes[0]}; record all cameras at one size")
     files = sorted((folder / "data").glob("chunk-*/file-*.parquet"))
     if not files:
         raise UserError(f"{folder}: no data/chunk-*/file-*.parquet; {REMAKE}")
-    tables = []
+    tables, places, rows = [], [], 0
     for path in files:
-        tables.append(read_table(path, REMAKE, columns))
-    rows = sum(len(table) for table in tables)
+        table = read_table(path, REMAKE, columns | dict.fromkeys(pictures, PICTURE))
+        tables.append(table.select(list(columns)))
+        found = [_places(folder, path, table, name, size, rows) for name, size in pictures.items()]
+        places.append(np.stack(found, 1) if found else np.empty((len(table), 0, 2), np.int64))
+        rows += len(table)
     if rows != info["total_frames"]:
         raise UserError(f"{folder}: {rows} frames in data/, {info['total_frames']} in {schema.INFO}; {REMAKE}")
     if any(table.schema != tables[0].schema for table in tables):
         raise UserError(f"{folder}: the files of data/ have columns of different types; {REMAKE}")
-    return pa.concat_tables(tables)
+    whole = pa.concat_tables(tables)
+    if not pictures:
+        return whole, np.empty((rows, 0, *sizes[0]), np.uint8)
+    where = np.concatenate(places)
+    file = np.repeat(np.arange(len(files)), [len(table) for table in tables])
+    return whole, Pictures(files, file, where[..., 0], where[..., 1], (sizes[0][0], sizes[0][1]))
+
+
+def _places(folder: Path, path: Path, table: pa.Table, name: str, size: tuple[int, ...], first: int) -> np.ndarray:
+    """(rows, 2) int64: where each picture of column ``name`` begins in the file, and its length, in bytes.
+
+    first: the number of the table's first frame. Raises UserError for what is no picture, or one of another size.
+    """
+    encoded = [row["bytes"].as_py() for row in table[name]]
+    for frame, picture in enumerate(encoded, first):
+        try:
+            width, height = picture_size(picture)
+        except ValueError as error:
+            raise UserError(f"{folder}: '{name}' of frame {frame}: {error}; {REMAKE}") from None
+        if (height, width, 3) != size:
+            raise UserError(
+                f"{folder}: '{name}' of frame {frame} is {(height, width, 3)}, {schema.INFO} says {size}; {REMAKE}"
+            )
+    try:
+        return np.stack([offsets(path, name, encoded), np.array([len(picture) for picture in encoded])], 1)
+    except ValueError as error:
+        raise UserError(f"{path}: {error}, and pictures are read where they lie; {REMAKE}") from None
 
 
 def _read_tasks(folder: Path) -> list[str]:
@@ -185,21 +220,6 @@ def _vectors(folder: Path, table: pa.Table, name: str, length: int) -> np.ndarra
     if len(bad):
         raise UserError(f"{folder}: '{name}' is not finite in frame {bad[0]} ({len(bad)} such); remove its episode")
     return values
-
-
-def _decode(folder: Path, table: pa.Table, name: str, images: np.ndarray) -> None:
-    """Pictures' bytes of column ``name`` → images (N, H, W, 3), in place."""
-    size = images.shape[1:]
-    for index, row in enumerate(table[name]):
-        try:
-            picture = np.asarray(decode_picture(row["bytes"].as_py()).convert("RGB"))
-        except ValueError as error:
-            raise UserError(f"{folder}: '{name}' of frame {index}: {error}; {REMAKE}") from None
-        if picture.shape != size:
-            raise UserError(
-                f"{folder}: '{name}' of frame {index} is {picture.shape}, {schema.INFO} says {size}; {REMAKE}"
-            )
-        images[index] = picture
 
 
 def _read_json(folder: Path, name: str) -> dict[str, Any]:

@@ -114,7 +114,8 @@ class DataFiles:
         chunk, file = divmod(self.files, schema.FILES_PER_CHUNK)
         self.path = self.folder / schema.DATA.format(chunk_index=chunk, file_index=file)
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.writer = pq.ParquetWriter(self.path, self.schema)
+        # Pictures are compressed already, and where nothing hides their bytes each can be read alone (``Pictures``).
+        self.writer = pq.ParquetWriter(self.path, self.schema, compression="none", use_dictionary=False)
         self.files += 1
         self.bytes = 0
 
