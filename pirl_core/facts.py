@@ -41,10 +41,10 @@ class Facts(NamedTuple):
     numbers. rate: actions a second. robot: the arm, as datasets name it. action_range: the simulator clips every action
     number to ± this; None: numbers have units of their own, and no such bound. on_gpu: tasks that a GPU can simulate
     many episodes of at once. listed: of a task and a shift the starts that episodes play in turn, by their numbers and
-    whatever they are for; empty where each draws its own from its seed. columns: of a camera, of state and action those
-    that known datasets have in place of LeRobot's names; numbers of several follow one another; of task the one whose
-    number tells tasks of one alias apart, as ``numbered`` says. sets: tasks that go by one name, in the order in which
-    it stands for them. assets: whose it draws, by their name in ``envs/assets.py``; "" for none.
+    whatever they are for; empty where each draws its own from its seed. columns: of each known dataset those that it
+    has in place of LeRobot's names for a camera, state and action; numbers of several follow one another; for task the
+    one whose number tells tasks of one alias apart, as ``numbered`` says. sets: tasks that go by one name, in the order
+    in which it stands for them. assets: whose it draws, by their name in ``envs/assets.py``; "" for none.
     """
 
     label: str
@@ -55,12 +55,12 @@ class Facts(NamedTuple):
     state: tuple[str, ...]
     object_state: int
     action: tuple[str, ...]
-    rate: int
+    rate: float
     robot: str
     action_range: float | None
     on_gpu: tuple[str, ...] = ()
     listed: Callable[[str, str], Sequence[Hashable]] = none_listed
-    columns: Mapping[str, tuple[str, ...]] = {}
+    columns: tuple[Mapping[str, tuple[str, ...]], ...] = ()
     numbered: Mapping[int, str] = {}
     sets: Mapping[str, tuple[str, ...]] = {}
     assets: str = ""
@@ -97,7 +97,16 @@ class Facts(NamedTuple):
         return self.object_state if object_state else len(self.state)
 
 
-def facts_of(benchmark: str) -> Facts:
-    """Of the benchmark of a short or a dotted name: ``FACTS`` of its module ``facts``. Raises LookupError for none."""
+NOWHERE = Facts("no benchmark", {}, (), (), (), (), 0, (), 0, "", None)
+"""Where no simulator is: what there is to know, a dataset tells."""
+
+
+def facts_of(benchmark: str | None) -> Facts:
+    """Of the benchmark of a short or a dotted name: ``FACTS`` of its module ``facts``; NOWHERE for None.
+
+    Raises LookupError where there is no such benchmark.
+    """
+    if benchmark is None:
+        return NOWHERE
     facts: Facts = named.part(named.BENCHMARKS, benchmark, "facts").FACTS
     return facts

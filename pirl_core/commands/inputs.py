@@ -56,6 +56,10 @@ def needs(params: Params, name: str) -> list[str]:
 def _wrong(run: Run, folder: Path) -> dict[str, str]:
     """By kind of stage, in a line."""
     found: dict[str, str] = {}
+    try:
+        _ = run.env.world
+    except UserError as error:
+        found |= dict.fromkeys(("rl", "evaluate"), str(error))
     if assets := _assets(run):
         found |= dict.fromkeys(("rl", "evaluate"), assets)
         if run.curate.dataset is None:

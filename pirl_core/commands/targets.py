@@ -9,6 +9,7 @@ import yaml
 
 from pirl_core.errors import UserError
 from pirl_core.params.errors import unknown
+from pirl_core.params.file import resolve
 from pirl_core.params.sections import Params
 from pirl_core.readers.text import read_bytes
 
@@ -26,10 +27,12 @@ def stage_names(params: Params) -> list[str]:
 
 
 def evaluations(params: Params, experiment: str) -> list[str]:
-    """The last stages of one experiment. Raises UserError where params.yaml does not have it."""
+    """The last stages of one experiment, without a benchmark its SFT. Raises UserError where params.yaml does not have
+    it."""
     if experiment not in params.experiments:
         raise UserError(unknown(experiment, params.experiments, f"experiment '{experiment}' is unknown"))
-    return [name for name in stage_names(params) if name.startswith(f"evaluate@{experiment}-")]
+    last = "sft" if resolve(params, experiment).env.benchmark is None else "evaluate"
+    return [name for name in stage_names(params) if name.startswith(f"{last}@{experiment}-")]
 
 
 def _stages_of(path: Path) -> set[str]:

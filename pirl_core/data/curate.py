@@ -27,6 +27,7 @@ from pirl_core.facts import Facts, facts_of
 from pirl_core.files import replace_folder, write_json
 from pirl_core.params.sections import Curate, Env
 from pirl_core.readers.archives import read_arrays
+from pirl_core.seeds import use_of
 from pirl_core.training.resume import Checkpoints
 from pirl_core.training.track import Tracker
 
@@ -43,7 +44,7 @@ def make_dataset(
     dataset of others only the files of the kept episodes are downloaded.
     """
     recorded = _recorded(env, curate)
-    facts = facts_of(env.benchmark)
+    facts = facts_of(env.benchmark) if recorded is None else recorded.facts
     numbers, task_index, kept = _kept(env, curate, recorded)
     origins: list[dict[str, str | int]] = []
     values: list[tuple[np.ndarray, np.ndarray]] = []
@@ -61,8 +62,8 @@ def make_dataset(
             episodes = _made(env, curate, wishes, checkpoints, tracker, workers)
         else:
             chosen = [recorded.episodes[position] for position in kept]
-            shared = shared_sentences([episode.sentence for episode in recorded.episodes], env)
-            for text in peculiarities(env, curate, chosen, shared):
+            shared = shared_sentences([episode.sentence for episode in recorded.episodes], recorded.tasks, facts)
+            for text in peculiarities(recorded, curate, chosen, shared):
                 tell(text)
             episodes = _reported(read_episodes(recorded, env, chosen), tracker)
         kept_numbers = [numbers[position] for position in kept]
@@ -101,7 +102,7 @@ def dataset_size(env: Env, curate: Curate) -> int:
     return len(_kept(env, curate, _recorded(env, curate))[2])
 
 
-def peculiarities(env: Env, curate: Curate, chosen: Sequence[Listed], shared: Sequence[Shared]) -> list[str]:
+def peculiarities(recorded: Recorded, curate: Curate, chosen: Sequence[Listed], shared: Sequence[Shared]) -> list[str]:
     """A line for each thing about the chosen episodes of a dataset of others that one would not expect."""
     texts = []
     if shared:
@@ -114,12 +115,23 @@ def peculiarities(env: Env, curate: Curate, chosen: Sequence[Listed], shared: Se
         key = "episodes_per_task" if curate.keep_per_task is None else "keep_per_task"
         wanted = curate.keep_per_task or curate.episodes_per_task
         count = Counter(episode.task for episode in chosen)
-        tasks = facts_of(env.benchmark).tasks
         few = [
-            f"{count[task]} of {task}" for task in env.tasks if count[task] < wanted * max(1, len(tasks[task].parts))
+            f"{count[task]} of {task}" for task in recorded.tasks if count[task] < wanted * _parts(recorded.facts, task)
         ]
         if few:
             texts.append(f"fewer demonstrations than curate.{key} = {wanted}: {_some(few)}")
+    rate, place = recorded.info["fps"], recorded.folder / "meta/info.json"
+    if rate != recorded.facts.rate:
+        texts.append(
+            f"{place}: fps is {rate:g}, {recorded.facts.label} acts {recorded.facts.rate:g} times a second; where the"
+            " frames were thinned out, its actions are not what the simulator takes: give another dataset"
+        )
+    played = sum(episode.seed is not None and use_of(episode.seed) == "evaluation" for episode in chosen)
+    if played:
+        texts.append(
+            f"{played} of {len(chosen)} episodes were played from starts of an evaluation; evaluate what learns from"
+            " them from others: give that experiment an evaluate.seed of its own"
+        )
     single = [str(episode.number) for episode in chosen if episode.length == 1]
     if single:
         texts.append(f"{len(single)} of {len(chosen)} episodes have one frame: {_some(single)}")
@@ -132,7 +144,9 @@ def _some(texts: Sequence[str], comma: str = ", ") -> str:
 
 
 def _recorded(env: Env, curate: Curate) -> Recorded | None:
-    return None if curate.dataset is None else open_recorded(curate.dataset, curate.dataset_revision, env)
+    if curate.dataset is None:
+        return None
+    return open_recorded(curate.dataset, curate.dataset_revision, env, curate.columns)
 
 
 def shown_tasks(env: Env) -> list[str]:
@@ -141,9 +155,9 @@ def shown_tasks(env: Env) -> list[str]:
     return list(dict.fromkeys(shown for task in env.tasks for shown in facts.task(task).shown_by or (task,)))
 
 
-def _parts(env: Env, task: str) -> int:
+def _parts(facts: Facts, task: str) -> int:
     """Of which each has as many demonstrations as others' tasks."""
-    return max(1, len(facts_of(env.benchmark).task(task).parts))
+    return max(1, len(facts.task(task).parts))
 
 
 def _kept(env: Env, curate: Curate, recorded: Recorded | None) -> tuple[Sequence[int], np.ndarray, np.ndarray]:
@@ -155,7 +169,9 @@ def _kept(env: Env, curate: Curate, recorded: Recorded | None) -> tuple[Sequence
         task_index = np.repeat(np.arange(len(shown_tasks(env))), curate.episodes_per_task)
         numbers: Sequence[int] = range(len(task_index))
         return numbers, task_index, select_episodes(numbers, task_index, curate.keep_per_task, curate.keep_episodes)
-    parts: list[tuple[str | None, int]] = [(task, part) for task in env.tasks for part in range(_parts(env, task))]
+    parts: list[tuple[str | None, int]] = [
+        (task, part) for task in recorded.tasks for part in range(_parts(recorded.facts, task))
+    ]
     known = {part: number for number, part in enumerate(parts)}
     task_index = np.array([known.get((episode.task, episode.part), -1) for episode in recorded.episodes])
     numbers = [episode.number for episode in recorded.episodes]

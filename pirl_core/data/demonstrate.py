@@ -122,7 +122,7 @@ class Demonstrator:
                 raise EpisodeOver
 
         with suppress(EpisodeOver):
-            expert_of(self.env.benchmark)(simulator, act)
+            expert_of(self.env.world)(simulator, act)
         if not solved:
             return None
         steps = len(actions)

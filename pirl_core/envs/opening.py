@@ -10,7 +10,7 @@ from pirl_core.types import Episode
 
 def settings_of(env: Env) -> Settings:
     return Settings(
-        env.benchmark,
+        env.world,
         env.episode_steps,
         list(env.cameras),
         env.image_size,

@@ -14,7 +14,19 @@ from pydantic import ValidationError
 from pirl_core.errors import UserError
 from pirl_core.facts import Facts, facts_of
 from pirl_core.params.errors import Layer, describe, unknown, unknown_keys_first
-from pirl_core.params.sections import Curate, Env, Evaluate, Params, Policy, Rl, Section, Sft, Split, split_label
+from pirl_core.params.sections import (
+    COLUMNS,
+    Curate,
+    Env,
+    Evaluate,
+    Params,
+    Policy,
+    Rl,
+    Section,
+    Sft,
+    Split,
+    split_label,
+)
 from pirl_core.params.sections.env import check_backend, check_names, tasks_of
 from pirl_core.readers.strict_yaml import read_yaml
 
@@ -108,14 +120,30 @@ def _override_problems(params: Params) -> Iterator[str]:
                     for e in unknown_keys_first(error):
                         yield describe(e, layers, model)
         with suppress(ValidationError):
+            yield from _data_problems(resolve(params, experiment), experiment)
             yield from _all_split_problems(params, experiment)
             for method in params.methods:
                 yield from _untrained_tasks(params, experiment, method)
 
 
+def _data_problems(run: Run, experiment: str) -> Iterator[str]:
+    """Of what demonstrations are made or read from."""
+    if run.env.benchmark is None and run.curate.dataset is None:
+        yield (
+            f"experiments.{experiment}: curate.dataset = null: without env.benchmark there is no script to show the"
+            " tasks; give a dataset, or name a benchmark"
+        )
+    known = [*run.env.cameras, *COLUMNS]
+    for name in run.curate.columns:
+        if name not in known:
+            yield f"experiments.{experiment}: curate.columns.{name}: {unknown(name, known, 'no such thing')}"
+
+
 def _untrained_tasks(params: Params, experiment: str, method: str) -> Iterator[str]:
     """RL plays the tasks in turn, so a run needs a start for each."""
     run = resolve(params, experiment, method)
+    if run.env.benchmark is None:
+        return
     rl, tasks = run.rl, len(run.env.tasks)
     starts = rl.iterations * (rl.episodes_per_iteration // rl.group_size)
     if starts < tasks:
@@ -140,6 +168,8 @@ def _all_split_problems(params: Params, experiment: str) -> Iterator[str]:
 
 def _split_problems(env: Env, splits: Mapping[str, Split], place: str) -> Iterator[str]:
     """Splits name tasks and shifts of the experiment's own benchmark."""
+    if env.benchmark is None:
+        return
     for name, split in splits.items():
         try:
             tasks = tasks_of(env.benchmark, split.tasks or [])

@@ -1,6 +1,7 @@
 """Parquet."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,7 +11,7 @@ import pyarrow.parquet as pq
 from pyarrow import types
 
 from pirl_core.errors import UserError, first_line
-from pirl_core.readers.text import LARGEST, open_regular
+from pirl_core.readers.text import LARGEST, LARGEST_WHOLE, open_regular
 
 MOST_VALUES = 2**30
 MOST_BYTES = 64 * 2**30
@@ -37,12 +38,17 @@ def _is_vector(kind: pa.DataType) -> bool:
     return _is_number(kind) or bool(lists and _is_number(kind.value_type))
 
 
+def _is_texts(kind: pa.DataType) -> bool:
+    return bool((types.is_list(kind) or types.is_large_list(kind)) and _is_text(kind.value_type))
+
+
 def _is_picture(kind: pa.DataType) -> bool:
     place = kind.get_field_index("bytes") if types.is_struct(kind) else -1
     return place >= 0 and (types.is_binary(kind.field(place).type) or types.is_large_binary(kind.field(place).type))
 
 
 TEXT = Kind("text", _is_text)
+TEXTS = Kind("lists of text", _is_texts)
 TRUTH = Kind("true or false", types.is_boolean)
 WHOLE = Kind("a whole number", types.is_integer)
 NUMBER = Kind("a number", _is_number)
@@ -59,8 +65,33 @@ def column_names(path: Path, remedy: str) -> list[str]:
             raise _damaged(path, error, remedy) from None
 
 
-def read_table(path: Path, remedy: str, columns: Mapping[str, Kind]) -> pa.Table:
+def column_ranges(path: Path, remedy: str, column: str) -> list[tuple[int, int]]:
+    """Of each row group the least and the greatest whole number of a column; as if any, where the file tells none.
+
+    Raises UserError for a file that is absent, damaged, no parquet or without the column.
+    """
+    with open_regular(path, remedy) as file:
+        try:
+            metadata = pq.ParquetFile(file).metadata
+            groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+            chunks = [[group.column(at) for at in range(group.num_columns)] for group in groups]
+            told = [next(chunk.statistics for chunk in own if chunk.path_in_schema == column) for own in chunks]
+        except StopIteration:
+            raise UserError(f"{path}: column '{column}' is missing; {remedy}") from None
+        except Exception as error:  # of Arrow, which lets other kinds than its own through
+            raise _damaged(path, error, remedy) from None
+    return [
+        (one.min, one.max)
+        if one is not None and one.has_min_max and isinstance(one.min, int)
+        else (-LARGEST_WHOLE, LARGEST_WHOLE)
+        for one in told
+    ]
+
+
+def read_table(path: Path, remedy: str, columns: Mapping[str, Kind], groups: Sequence[int] | None = None) -> pa.Table:
     """The columns, each with a value of its kind in every row. Whole numbers come as int64, text as strings.
+
+    groups: the row groups to read; None: all.
 
     Raises UserError for a file that is absent, damaged or no parquet, that claims more than MOST_VALUES, or whose
     columns are not these; numbers beyond LARGEST and NaN count as no numbers, but in vectors.
@@ -79,7 +110,8 @@ def read_table(path: Path, remedy: str, columns: Mapping[str, Kind]) -> pa.Table
             if not kind.fits(found):
                 raise UserError(f"{path}: column '{name}' must hold {kind.words}, and holds {found}; {remedy}")
         try:
-            table = content.read(list(columns)).select(list(columns)).replace_schema_metadata()
+            read = content.read if groups is None else partial(content.read_row_groups, list(groups))
+            table = read(columns=list(columns)).select(list(columns)).replace_schema_metadata()
             table.validate(full=True)
         except Exception as error:
             raise _damaged(path, error, remedy) from None

@@ -36,7 +36,7 @@ def build_metrics(params: Params, episodes: pd.DataFrame) -> dict[str, list[Row]
     shared: list[Row] = []
     for experiment in params.experiments:
         run = resolve(params, experiment)
-        benchmark = run.env.benchmark
+        benchmark = run.env.world
         notes = shared_starts(run.env, run.evaluate)
         shared += [{"experiment": experiment, "split": split, "note": note} for split, note in notes.items()]
         for split in listed_splits(params, experiment):

@@ -89,6 +89,8 @@ def read_job(stage: str, args: argparse.Namespace, source: Source | None = None)
     method = getattr(args, "method", "")
     before_rl = stage == "evaluate" and method == "sft"
     full = resolve(params, args.experiment, method if "method" in NEEDS[stage] and not before_rl else None)
+    if stage in ("rl", "evaluate"):
+        _ = full.env.world  # told before anything else
     seed = getattr(args, "seed", 0)
     if "seed" in NEEDS[stage] and seed not in params.seeds:
         raise UserError(f"--seed {seed} is not in 'seeds' {params.seeds} of {args.params}; add it there")

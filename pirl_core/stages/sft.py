@@ -25,7 +25,7 @@ def run(job: Job) -> None:
     require(source, f"curate@{job.experiment}")
     frames = read_dataset(source, list(env.cameras), env.object_state)
     facts = facts_of(env.benchmark)
-    if frames.actions.shape[1] != len(facts.action):
+    if env.benchmark is not None and frames.actions.shape[1] != len(facts.action):
         raise UserError(
             f"{source}: action has {frames.actions.shape[1]} numbers, {facts.label} takes {len(facts.action)}"
         )

@@ -57,7 +57,7 @@ def source_of(stage: str, runs: Sequence[Run], before: str, ask: bool = False, m
     """
     explores = stage == "rl" or (stage == "evaluate" and bool(exploring_labels(runs[0].evaluate, method)))
     parts = {
-        "benchmarks": tuple(sorted({run.env.benchmark for run in runs})),
+        "benchmarks": tuple(sorted({run.env.benchmark for run in runs if run.env.benchmark is not None})),
         "backbones": tuple(sorted({run.policy.backbone for run in runs})) if stage in ("sft", "rl", "evaluate") else (),
         "noise_rules": tuple(sorted({run.rl.noise_rule for run in runs})) if explores else (),
     }

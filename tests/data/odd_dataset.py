@@ -23,7 +23,7 @@ LIBERO = Env(
     cameras=["agentview", "eye_in_hand"], image_size=SIZE, fast_render=True, object_state=False, sim_backend="cpu",
 )  # fmt: skip
 CURATE = Curate(
-    dataset="odd", dataset_revision=None, seed=0, episodes_per_task=2, still_frames=0, action_noise=0.0,
+    dataset="odd", dataset_revision=None, columns={}, seed=0, episodes_per_task=2, still_frames=0, action_noise=0.0,
     max_attempts_per_episode=1, keep_per_task=None, keep_episodes=None,
 )  # fmt: skip
 IMAGES = ("image", "wrist_image")

@@ -29,11 +29,11 @@ LIBERO = Env(
     cameras=["eye_in_hand", "agentview"], image_size=48, fast_render=True, object_state=False, sim_backend="cpu",
 )  # fmt: skip
 CURATE = Curate(
-    dataset="recorded", dataset_revision=None, seed=0, episodes_per_task=9, still_frames=0, action_noise=0.0,
-    max_attempts_per_episode=1, keep_per_task=None, keep_episodes=None,
+    dataset="recorded", dataset_revision=None, columns={}, seed=0, episodes_per_task=9, still_frames=0,
+    action_noise=0.0, max_attempts_per_episode=1, keep_per_task=None, keep_episodes=None,
 )  # fmt: skip
 
-NAMES = {what: name for what, (name,) in facts_of("libero").columns.items()}
+NAMES = {what: name for what, (name,) in facts_of("libero").columns[0].items()}
 
 
 def write_recorded(folder: Path, env: Env, episodes: int, version: str = "v2.1", **names: str) -> list[Any]:
@@ -157,7 +157,7 @@ def feature(name: str, **changes: Any) -> None:
 
 LAST = "recorded/data/chunk-002/episode_000004.parquet"
 FAULTS: dict[str, tuple[Any, str]] = {
-    "version": (lambda: info(codebase_version="v3.0"), "LeRobot v3.0; give one of v2.0 or v2.1"),
+    "version": (lambda: info(codebase_version="v1.6"), "LeRobot v1.6; give one of v2.0, v2.1 or v3.0"),
     "column": (lambda: info(features={}), "has no column 'observation.images.eye_in_hand'|no column 'wrist_image'"),
     "picture": (
         lambda: feature("image", dtype="float32"),

@@ -115,7 +115,9 @@ def picture(change: Callable[[np.ndarray], Any]) -> Callable[[Dataset], None]:
 FILE = r"odd/data/chunk-001/episode_000003.parquet"
 TABLE = f"{FILE} cannot be used"
 INFO = r"odd/meta/info.json cannot be used"
-REMEDIES = "fetch it again|fetch both again|curate.keep_episodes|as PNG inside the file|lie in its folder|as LeRobot v2"
+REMEDIES = (
+    "fetch it again|fetch both again|curate.keep_episodes|as PNG inside the file|lie in its folder|as LeRobot writes it"
+)
 REFUSED: dict[str, tuple[Callable[[Dataset], object], str]] = {
     "a frame twice": (cell("frame_index", lambda _: 1), f"{TABLE} .'frame_index' .* 1 where 2 should be"),
     "from one on": (column("frame_index", lambda v: [1 + x for x in v]), f"{TABLE} .'frame_index' .* 1 where 0"),
@@ -241,17 +243,23 @@ def curated(env: Env = LIBERO, **changes: Any) -> dict[str, Any]:
     return noted
 
 
+RATES = (
+    "odd/meta/info.json: fps is 10, LIBERO acts 20 times a second; where the frames were thinned out, its actions are"
+    " not what the simulator takes: give another dataset"
+)
+
+
 def test_what_is_unusual_is_told_and_noted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     plain(lengths=(4, 1, 3, 5), reach=0.9).write(Path("odd"))
-    assert curated()["notes"] == ["1 of 4 episodes have one frame: 1"]
+    assert curated()["notes"] == [RATES, "1 of 4 episodes have one frame: 1"]
     assert "warning: 1 of 4 episodes have one frame: 1" in capsys.readouterr().out
     told = curated(episodes_per_task=3)["notes"]
     assert told[0] == "fewer demonstrations than curate.episodes_per_task = 3: 2 of libero_object_9, 2 of libero_10_3"
-    assert curated(keep_episodes=[0, 2])["notes"] == []
-    assert capsys.readouterr().out.count("warning") == 2
+    assert curated(keep_episodes=[0, 2])["notes"] == [RATES]
+    assert capsys.readouterr().out.count("warning") == 4
 
 
 def test_episodes_are_named_by_the_datasets_own_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -299,7 +307,7 @@ def test_liberos_shared_sentences_are_all_found() -> None:
     said = {task: facts_of("libero").task(task).sentences[0] for task in tasks}
     alike = {task: {other for other in tasks if said[other] == said[task]} for task in tasks}
     for chosen in (tasks, tasks[::-1], tasks[25:40]):
-        groups = shared_sentences(list(said.values()), LIBERO.model_copy(update={"tasks": chosen}))
+        groups = shared_sentences(list(said.values()), chosen, facts_of("libero"))
         found = {task: set(group.tasks) for group in groups for task in group.tasks if task in chosen}
         assert found == {task: alike[task] for task in chosen if len(alike[task]) > 1}
         assert all(group.tasks[0] == min(set(chosen) & set(group.tasks), key=chosen.index) for group in groups)
@@ -330,7 +338,7 @@ def test_tasks_that_share_a_sentence_are_told(tmp_path: Path, monkeypatch: pytes
 
 
 def test_calvins_scenes_share_their_sentences() -> None:
-    env = LIBERO.model_copy(update={"benchmark": "calvin", "tasks": ["B/open_drawer", "A/open_drawer"]})
-    [group] = shared_sentences(["open the drawer", "Pull the handle to open the drawer", "no such thing"], env)
+    said = ["open the drawer", "Pull the handle to open the drawer", "no such thing"]
+    [group] = shared_sentences(said, ["B/open_drawer", "A/open_drawer"], facts_of("calvin"))
     assert group.tasks[:2] == ("B/open_drawer", "A/open_drawer") and "D/open_drawer" in group.tasks[2:]
     assert group.episodes == 2 and "D/lift_red_block_table" not in group.tasks

@@ -65,7 +65,7 @@ def env(request: pytest.FixtureRequest) -> Env:
 @pytest.mark.slow
 def test_a_killed_process_loses_no_finished_demonstration(env: Env) -> None:
     curate = Curate(
-        dataset=None, dataset_revision=None, seed=0, episodes_per_task=8, still_frames=0, action_noise=0.0,
+        dataset=None, dataset_revision=None, columns={}, seed=0, episodes_per_task=8, still_frames=0, action_noise=0.0,
         max_attempts_per_episode=5, keep_per_task=None, keep_episodes=None,
     )  # fmt: skip
     wishes = [Wish(env.tasks[0], number) for number in range(8)]
@@ -101,7 +101,7 @@ def test_a_killed_worker_is_named(env: Env) -> None:
 
 @pytest.mark.slow
 def test_a_full_disk_loses_no_finished_demonstration(env: Env, root: Path, tmp_path: Path, small_disk: Path) -> None:
-    scale = "laptop" if env.benchmark == "metaworld" else env.benchmark
+    scale = "laptop" if env.benchmark == "metaworld" else env.world
     params = preset_values(scale)
     experiment = next(iter(params["experiments"]))
     params["env"] = env.model_dump()

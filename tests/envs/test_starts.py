@@ -73,7 +73,7 @@ def test_no_evaluation_state_is_learnt_from_or_chosen_by(preset: str) -> None:
     params = load_preset(preset)
     for experiment in params.experiments:
         run = resolve(params, experiment)
-        kind = run.env.benchmark
+        kind = run.env.world
         played = {
             use: {state(kind, episode) for episode in group}
             for use, group in learnt_from(run, params.seeds[:1]).items()
@@ -110,8 +110,8 @@ def test_what_evaluation_shares_with_training_is_told(
     env = run.env.model_copy(update={"tasks": tasks, "shift": shift})
     split = Split(tasks=evaluated, shift=shift, episodes_per_task=48)
     evaluate = run.evaluate.model_copy(update={"splits": {"id": split}})
-    known = {state(env.benchmark, Episode(task, 0, shift, number)) for task in tasks for number in range(1000)}
-    found = sum(state(env.benchmark, episode) in known for episode in split_episodes(env, evaluate, "id"))
+    known = {state(env.world, Episode(task, 0, shift, number)) for task in tasks for number in range(1000)}
+    found = sum(state(env.world, episode) in known for episode in split_episodes(env, evaluate, "id"))
     assert (found > 0) == shared
     notes = shared_starts(env, evaluate)
     assert list(notes) == (["id"] if shared else [])

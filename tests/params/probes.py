@@ -58,7 +58,7 @@ BASE: dict[str, dict[str, Any]] = {
         "image_size": 32, "fast_render": True, "object_state": False, "sim_backend": "cpu",
     },
     "Curate": {
-        "dataset": None, "dataset_revision": None, "seed": 0, "episodes_per_task": 2, "still_frames": 0,
+        "dataset": None, "dataset_revision": None, "columns": {}, "seed": 0, "episodes_per_task": 2, "still_frames": 0,
         "action_noise": 0.1, "max_attempts_per_episode": 2, "keep_per_task": None, "keep_episodes": None,
     },
     "Policy": {

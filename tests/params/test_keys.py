@@ -47,6 +47,7 @@ CHANGES: dict[str, dict[str, Change]] = {
     "Curate": {
         "dataset": Change(["recorded"]),
         "dataset_revision": Change(["main"], {"dataset": "recorded"}),
+        "columns": Change([{"action": "observation.state"}], {"dataset": "recorded"}),
         "seed": Change([1]),
         "episodes_per_task": Change([3]),
         "still_frames": Change([2]),

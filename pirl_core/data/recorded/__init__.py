@@ -1,8 +1,8 @@
-"""Demonstrations that others recorded: LeRobot v2.0 and v2.1 datasets, pictures in the parquet files or in mp4 files.
+"""Demonstrations that others recorded: LeRobot v2 and v3 datasets, pictures in the parquet files or in mp4 files.
 
-Such are the hub's datasets of LIBERO, ``physical-intelligence/libero``, and MetaWorld, ``lerobot/metaworld_mt50``
-(images in parquet), and of CALVIN, ``InternRobotics/InternData-Calvin_ABC`` (mp4; state and action in three columns
-each), which the paper's SFT learns from.
+Such are the hub's datasets of LIBERO, ``physical-intelligence/libero`` and ``lerobot/libero``, of MetaWorld,
+``lerobot/metaworld_mt50``, and of CALVIN, ``InternRobotics/InternData-Calvin_ABC`` (mp4; state and action in three
+columns each), which the paper's SFT learns from; and anybody's own.
 """
 
 from pirl_core.data.recorded.episodes import clipped, read_episodes

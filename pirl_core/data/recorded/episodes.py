@@ -1,4 +1,4 @@
-"""Episodes of a LeRobot v2 dataset, frame by frame as recorded, or one line that says what is wrong with which file.
+"""Episodes of a LeRobot dataset, frame by frame as recorded, or one line that says what is wrong with which file.
 
 Axes: T frames of an episode, C cameras, H W pixels, S numbers of the simulator's whole state, A action numbers.
 """
@@ -12,15 +12,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pirl_core.data.lerobot import DemoEpisode
-from pirl_core.data.pictures import decode_image, decode_video, picture_of
+from pirl_core.data.pictures import decode_image, decode_span, decode_video, picture_of
 from pirl_core.data.recorded.files import AGAIN, Listed, Recorded, damaged, fetched
-from pirl_core.data.recorded.index import EPISODES, ROWS, lengths_of
+from pirl_core.data.recorded.index import ROWS, lengths_of
+from pirl_core.data.recorded.rows import Rows
 from pirl_core.data.recorded.tasks import plain
 from pirl_core.errors import first_line
-from pirl_core.facts import Facts, facts_of
+from pirl_core.facts import Facts
 from pirl_core.params.sections import Env
 from pirl_core.readers.paths import inside
-from pirl_core.readers.tables import VECTOR, Kind, read_table
+from pirl_core.readers.tables import VECTOR, Kind
 from pirl_core.readers.text import read_bytes
 
 UNKNOWN_SEED = -1
@@ -37,8 +38,11 @@ def read_episodes(data: Recorded, env: Env, chosen: Sequence[Listed]) -> Iterato
     ``state``. The last action is taken to have succeeded. Raises UserError for a file that is missing, damaged or
     outside the dataset, and where frames, their times or their number are not as the dataset says.
     """
-    for episode, (folder, files) in zip(chosen, fetched(data, [episode.number for episode in chosen]), strict=True):
-        yield _episode(files, folder, data, env, episode)
+    stored = {what: names for what, names in data.columns.items() if what not in (*data.videos, "sentence")}
+    kinds = {name: PIXELS if what in env.cameras else VECTOR for what, names in stored.items() for name in names}
+    rows = Rows(data, kinds | dict.fromkeys(ROWS, VECTOR))
+    for episode, (folder, files) in zip(chosen, fetched(data, chosen), strict=True):
+        yield _episode(rows.of(episode, files["data"]), files, folder, data, env, episode)
 
 
 def clipped(episode: DemoEpisode, facts: Facts) -> tuple[DemoEpisode, int]:
@@ -49,28 +53,28 @@ def clipped(episode: DemoEpisode, facts: Facts) -> tuple[DemoEpisode, int]:
     return episode._replace(actions=within), int((within != episode.actions).any(1).sum())
 
 
-def _episode(files: dict[str, Path], folder: Path, data: Recorded, env: Env, episode: Listed) -> DemoEpisode:
+def _episode(
+    table: pa.Table, files: dict[str, Path], folder: Path, data: Recorded, env: Env, episode: Listed
+) -> DemoEpisode:
     assert episode.task is not None
-    facts, path = facts_of(env.benchmark), files["data"]
-    stored = {what: names for what, names in data.columns.items() if what not in data.videos}
-    kinds = {name: PIXELS if what in env.cameras else VECTOR for what, names in stored.items() for name in names}
-    table = read_table(path, AGAIN, kinds | dict.fromkeys(ROWS, VECTOR))
-    table = table.take(_order(path, table, data.info["fps"], episode))
+    facts, path, size = data.facts, files["data"], env.image_size
+    table = table.take(_order(path, table, data, episode))
     vectors = {
-        what: _vectors(path, table, stored[what], what, facts) for what in lengths_of(facts).keys() & stored.keys()
+        what: _vectors(path, table, data.columns[what], what, facts)
+        for what in lengths_of(facts).keys() & data.columns.keys()
     }
     images = {
-        camera: _frames(files[camera], len(table), env.image_size)
+        camera: _frames(files[camera], episode.files[camera].start, len(table), data.info["fps"], size)
         if camera in data.videos
-        else _pictures(path, table, stored[camera][0], data, folder, env.image_size)
+        else _pictures(path, table, data.columns[camera][0], data, folder, size)
         for camera in env.cameras
     }
     state = np.zeros((len(table), facts.object_state), np.float32)
     known = vectors.get("environment", vectors["state"])
     state[:, : known.shape[1]] = known
     last = np.arange(len(table)) == len(table) - 1
-    size = (len(table), len(env.cameras), env.image_size, env.image_size, 3)
-    pictures = np.stack([images[camera] for camera in env.cameras], 1) if images else np.zeros(size, np.uint8)
+    shape = (len(table), len(env.cameras), size, size, 3)
+    pictures = np.stack([images[camera] for camera in env.cameras], 1) if images else np.zeros(shape, np.uint8)
     return DemoEpisode(
         episode.task,
         plain(episode.sentence),
@@ -84,10 +88,13 @@ def _episode(files: dict[str, Path], folder: Path, data: Recorded, env: Env, epi
     )
 
 
-def _order(path: Path, table: pa.Table, rate: float, episode: Listed) -> np.ndarray:
+def _order(path: Path, table: pa.Table, data: Recorded, episode: Listed) -> np.ndarray:
     """(T,) the row of each frame. Raises UserError where the rows are not the episode's frames, each once, in time."""
     if len(table) != episode.length:
-        raise damaged(path, f"it has {len(table)} rows, {EPISODES} says {episode.length}", "fetch both again")
+        of = f" of episode {episode.number}" if data.shares_files else ""
+        said = f"it has {len(table)} rows{of}, {data.listing} says {episode.length}"
+        raise damaged(path, said, "fetch both again")
+    rate = data.info["fps"]
     frame, number, time = (_column(path, table, name)[:, 0] for name in ROWS)
     strange = number[number != episode.number]
     if len(strange):
@@ -181,9 +188,11 @@ def _pixels(values: pa.Array) -> np.ndarray:
     return np.asarray(values.to_numpy(zero_copy_only=False)).reshape(shape)
 
 
-def _frames(path: Path, rows: int, size: int) -> list[np.ndarray]:
-    """The video's ``rows`` frames, each (size, size, 3) uint8."""
+def _frames(path: Path, start: float | None, rows: int, rate: float, size: int) -> list[np.ndarray]:
+    """The video's ``rows`` frames, each (size, size, 3) uint8; start: s at which they begin in one of many episodes."""
     try:
+        if start is not None:
+            return decode_span(path, size, start, rows, rate)
         frames = decode_video(path, size)
     except UNREADABLE as error:
         raise damaged(path, error) from None

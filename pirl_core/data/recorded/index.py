@@ -1,49 +1,56 @@
-"""What a LeRobot v2 dataset says of itself: where its episodes lie, what they hold, which task each shows."""
+"""What a LeRobot dataset says of itself: where its episodes lie, what they hold, which task each shows."""
 
-import math
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from pirl_core.data.lerobot import schema
-from pirl_core.data.recorded.files import AGAIN, Listed, Recorded, damaged
-from pirl_core.data.recorded.tasks import in_own_words, tasks_of
+from pirl_core.data.recorded.files import AGAIN, Recorded, damaged
+from pirl_core.data.recorded.listing import listed
+from pirl_core.data.recorded.rows import NUMBER
+from pirl_core.data.recorded.tasks import in_own_words, plain, tasks_of, with_sentences
 from pirl_core.errors import UserError
-from pirl_core.facts import Facts, facts_of
-from pirl_core.params.sections import Env
+from pirl_core.facts import Facts, Task, facts_of
+from pirl_core.params.errors import unknown
+from pirl_core.params.sections import COLUMNS, Env
 from pirl_core.readers.hub import HUB_ID, snapshot
-from pirl_core.readers.text import read_json, read_json_lines
+from pirl_core.readers.text import read_json
 
-ROWS = ("frame_index", "episode_index", "timestamp")
+ROWS = ("frame_index", NUMBER, "timestamp")
 """Columns of every LeRobot dataset that say which frame a row is."""
-EPISODES = "meta/episodes.jsonl"
+Names = Mapping[str, str | Sequence[str]]
+NONE: Names = MappingProxyType({})
 
 
-def open_recorded(source: str, revision: str | None, env: Env) -> Recorded:
+def open_recorded(source: str, revision: str | None, env: Env, names: Names = NONE) -> Recorded:
     """Reads the dataset's description; of one on the hub that alone is downloaded.
 
-    source: a folder, or a hub id. revision: branch, tag or commit on the hub. Raises UserError where there is no such
-    dataset, it is of another version, its files contradict one another, it lacks a column, needs PyAV, which is not
-    there, or shows none of the sentences of a task.
+    source: a folder, or a hub id. revision: branch, tag or commit on the hub. names: ``curate.columns``. Without a
+    benchmark tasks and facts are the dataset's own. Raises UserError where there is no such dataset, it is of another
+    version, its files contradict one another, it lacks a column, or shows none of the sentences of a task.
     """
     folder, repo, commit = _find(source, revision)
     info = read_json(folder / schema.INFO, AGAIN)
-    if not str(info.get("codebase_version")).startswith("v2."):
+    if not str(info.get("codebase_version")).startswith(("v2.", "v3.")):
         raise UserError(
-            f"curate.dataset: {source} is LeRobot {info.get('codebase_version')}; give one of v2.0 or v2.1, with an"
-            " episode_*.parquet for each episode"
+            f"curate.dataset: {source} is LeRobot {info.get('codebase_version')}; give one of v2.0, v2.1 or v3.0"
         )
     features = info.get("features")
     if not isinstance(features, dict) or not all(isinstance(feature, dict) for feature in features.values()):
         raise damaged(folder / schema.INFO, "'features' does not describe columns")
-    columns = _columns(source, features, env)
-    videos = frozenset(camera for camera in env.cameras if features[columns[camera][0]]["dtype"] == "video")
-    if videos:
-        _check_decoder(source)
-    rows = _rows(folder / EPISODES)
-    _check_counts(folder / schema.INFO, info, rows)
-    listed = [Listed(*row, None, 0) for row in rows]
-    data = in_own_words(Recorded(folder, repo, commit, info, columns, videos, listed), env)
-    return data._replace(episodes=tasks_of(source, data.episodes, env))
+    facts = facts_of(env.benchmark)
+    columns = _columns(source, features, env, facts, names)
+    videos = {camera: columns[camera][0] for camera in env.cameras if features[columns[camera][0]]["dtype"] == "video"}
+    episodes = listed(folder, info, videos)
+    data = Recorded(folder, repo, commit, info, columns, frozenset(videos), episodes, facts, env.tasks)
+    if "sentence" in columns:
+        data = with_sentences(data)
+    if env.benchmark is None:
+        own = _own_facts(source, data)
+        data = data._replace(facts=own, tasks=own.expanded(map(plain, env.tasks)))
+    data = in_own_words(data)
+    return data._replace(episodes=tasks_of(source, data))
 
 
 def lengths_of(facts: Facts) -> dict[str, int]:
@@ -51,29 +58,86 @@ def lengths_of(facts: Facts) -> dict[str, int]:
     return {"state": len(facts.state), "action": len(facts.action), "environment": facts.object_state}
 
 
-def _columns(source: str, features: dict[str, dict[str, Any]], env: Env) -> dict[str, tuple[str, ...]]:
+def _columns(
+    source: str, features: dict[str, dict[str, Any]], env: Env, facts: Facts, names: Names
+) -> dict[str, tuple[str, ...]]:
     """The columns that hold each camera, state, action and environment, of the right kind and size."""
-    facts = facts_of(env.benchmark)
-    others = facts.columns
     usual = {camera: schema.IMAGE.format(camera=camera) for camera in env.cameras}
     usual |= {"state": schema.STATE, "action": schema.ACTION}
     if env.object_state:
         usual["environment"] = schema.ENVIRONMENT_STATE
-    columns = {what: (name,) if name in features else others.get(what, (name,)) for what, name in usual.items()}
-    lacking = [name for names in [*columns.values(), ROWS] for name in names if name not in features]
+    strange = [name for name in names if name not in (*env.cameras, *COLUMNS)]
+    if strange:
+        raise UserError(f"curate.columns: {unknown(strange[0], [*env.cameras, *COLUMNS])}")
+    columns = {what: _named(what, name, features, facts, names) for what, name in usual.items()}
+    if "sentence" in names:
+        columns["sentence"] = _tuple(names["sentence"])
+    lacking = [(what, name) for what, own in [*columns.items(), ("", ROWS)] for name in own if name not in features]
     if lacking:
-        raise UserError(f"curate.dataset: {source} has no column '{lacking[0]}'; it has {', '.join(sorted(features))}")
+        what, name = lacking[0]
+        remedy = f"; name the one of the {what} in curate.columns.{what}" if what else ""
+        raise UserError(
+            f"curate.dataset: {source} has no column '{name}'; it has {', '.join(sorted(features))}{remedy}"
+        )
     sizes = lengths_of(facts)
-    for what, names in columns.items():
-        kinds, shapes = ([features[name].get(key) for name in names] for key in ("dtype", "shape"))
-        if what not in sizes and kinds[0] not in ("image", "video"):
-            raise UserError(f"curate.dataset: '{names[0]}' of {source} is {kinds[0]}; images or videos are needed")
-        if what in sizes and sum(_length(shape) for shape in shapes) != sizes[what]:
-            raise UserError(
-                f"curate.dataset: '{' + '.join(names)}' of {source} is of shape {' + '.join(map(str, shapes))};"
-                f" {facts.label} has {sizes[what]} {what} numbers"
-            )
+    for what, own in columns.items():
+        kinds, shapes = ([features[name].get(key) for name in own] for key in ("dtype", "shape"))
+        said = f"curate.dataset: '{' + '.join(own)}' of {source}"
+        if what in env.cameras and (len(own) > 1 or kinds[0] not in ("image", "video")):
+            raise UserError(f"{said} is {' + '.join(map(str, kinds))}; images or videos are needed")
+        if what in sizes:
+            found = sum(map(_length, shapes))
+            wanted = sizes[what] if env.benchmark is not None else found
+            if found != wanted or not found:
+                has = f"{facts.label} has {wanted} {what} numbers" if wanted else "lists of numbers are needed"
+                raise UserError(f"{said} is of shape {' + '.join(map(str, shapes))}; {has}")
     return columns
+
+
+def _named(what: str, usual: str, features: Mapping[str, Any], facts: Facts, names: Names) -> tuple[str, ...]:
+    """The user's own name wins, then LeRobot's, then that of a dataset which the benchmark knows."""
+    if what in names:
+        return _tuple(names[what])
+    known = [others[what] for others in facts.columns if what in others]
+    return next((own for own in [(usual,), *known] if features.keys() >= {*own}), known[0] if known else (usual,))
+
+
+def _tuple(names: str | Sequence[str]) -> tuple[str, ...]:
+    return (names,) if isinstance(names, str) else tuple(names)
+
+
+def _own_facts(source: str, data: Recorded) -> Facts:
+    """What the dataset tells in place of a benchmark: each sentence is a task, of one group."""
+    sentences = list(dict.fromkeys(plain(episode.sentence) for episode in data.episodes))
+    state, action = ([*_numbers(data, name)] for name in ("state", "action"))
+    return Facts(
+        label=source,
+        tasks={sentence: Task((sentence,), "all") for sentence in sentences},
+        groups=("all",),
+        cameras=tuple(name for name in data.columns if name not in COLUMNS),
+        shifts=(),
+        state=tuple(state),
+        object_state=len(state),
+        action=tuple(action),
+        rate=data.info["fps"],
+        robot=str(data.info.get("robot_type") or "unknown"),
+        action_range=None,
+        sets={"all": tuple(sentences)},
+    )
+
+
+def _numbers(data: Recorded, what: str) -> Iterator[str]:
+    """What the numbers of state or action are called: as info.json has it, be it under a heading, or by their place."""
+    for name in data.columns[what]:
+        feature = data.info["features"][name]
+        length, names = _length(feature.get("shape")), feature.get("names")
+        flat = [one for part in names.values() for one in part] if _is_headed(names) else names
+        fits = isinstance(flat, list) and len(flat) == length and all(isinstance(one, str) for one in flat)
+        yield from flat if fits and isinstance(flat, list) else (f"{name}.{at}" for at in range(length))
+
+
+def _is_headed(names: object) -> bool:
+    return isinstance(names, dict) and all(isinstance(part, list) for part in names.values())
 
 
 def _length(shape: object) -> int:
@@ -85,31 +149,6 @@ def _length(shape: object) -> int:
             return 1
         case _:
             return 0
-
-
-def _check_decoder(source: str) -> None:
-    try:
-        import av  # noqa: F401
-    except ImportError as error:
-        raise UserError(
-            f"curate.dataset: {source} holds videos, and av cannot be imported ({error}); run make setup EXTRAS=calvin"
-        ) from None
-
-
-def _check_counts(path: Path, info: dict[str, Any], rows: list[tuple[int, int, str]]) -> None:
-    """Raises UserError where info.json lacks a number, or counts otherwise than the list of episodes does."""
-    rate, chunk = info.get("fps"), info.get("chunks_size")
-    if not isinstance(rate, int | float) or not 0 < rate < math.inf:
-        raise damaged(path, f"fps is {rate!r}, not the number of frames a second")
-    if not isinstance(chunk, int) or chunk < 1:
-        raise damaged(path, f"chunks_size is {chunk!r}, not the number of episodes in a folder")
-    for key, counted in (("total_episodes", len(rows)), ("total_frames", sum(length for _, length, _ in rows))):
-        if info.get(key) != counted:
-            raise damaged(
-                path,
-                f"{key} is {info.get(key)!r}, in {EPISODES} there are {counted}",
-                "fetch both again; where episodes were taken out by hand, write that number there",
-            )
 
 
 def _find(source: str, revision: str | None) -> tuple[Path, str | None, str | None]:
@@ -124,21 +163,3 @@ def _find(source: str, revision: str | None) -> tuple[Path, str | None, str | No
         raise UserError(f"curate.dataset: {source} is no folder, and no hub id of the form owner/name; check the path")
     folder = snapshot(source, revision, ["meta/*"], repo_type="dataset")
     return folder, source, folder.name
-
-
-def _rows(path: Path) -> list[tuple[int, int, str]]:
-    """Number, length and first sentence of each episode, by rising number."""
-    found: dict[int, tuple[int, int, str]] = {}
-    for at, row in enumerate(read_json_lines(path, AGAIN), 1):
-        match row:
-            case {"episode_index": int(number), "length": int(length), "tasks": [str(sentence), *_]} if (
-                number >= 0 and length > 0 and number not in found
-            ):
-                found[number] = number, length, sentence
-            case {"episode_index": int(number)} if number in found:
-                raise damaged(path, f"entry {at}: episode_index {number} comes twice")
-            case _:
-                raise damaged(
-                    path, f"entry {at}: needs episode_index from 0 on, length from 1 on and tasks, a sentence"
-                )
-    return [found[number] for number in sorted(found)]

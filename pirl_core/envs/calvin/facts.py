@@ -99,11 +99,14 @@ FACTS = Facts(
     robot="panda",
     action_range=1.0,
     listed=_listed,
-    columns={
-        "static": ("video.image_base",),
-        "gripper": ("video.image_wrist",),
-        "state": ("state.ee_pos", "state.ee_rot", "state.gripper"),
-        "action": ("action.delta_ee_pos", "action.delta_ee_rot", "action.gripper"),
-    },
+    columns=(
+        # InternRobotics/InternData-Calvin_ABC.
+        {
+            "static": ("video.image_base",),
+            "gripper": ("video.image_wrist",),
+            "state": ("state.ee_pos", "state.ee_rot", "state.gripper"),
+            "action": ("action.delta_ee_pos", "action.delta_ee_rot", "action.gripper"),
+        },
+    ),
     assets="calvin",
 )

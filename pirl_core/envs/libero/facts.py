@@ -189,11 +189,11 @@ FACTS = Facts(
     robot="panda",
     action_range=1.0,
     listed=_listed,
-    columns={
-        "agentview": ("image",),
-        "eye_in_hand": ("wrist_image",),
-        "state": ("state",),
-        "action": ("actions",),
-    },
+    columns=(
+        # physical-intelligence/libero.
+        {"agentview": ("image",), "eye_in_hand": ("wrist_image",), "state": ("state",), "action": ("actions",)},
+        # lerobot/libero, as LeRobot's own LIBERO names its cameras.
+        {"agentview": ("observation.images.image",), "eye_in_hand": ("observation.images.image2",)},
+    ),
     assets="libero",
 )

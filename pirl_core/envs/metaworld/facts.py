@@ -83,7 +83,7 @@ FACTS = Facts(
     robot="sawyer",
     action_range=1.0,
     # lerobot/metaworld_mt50: its picture is corner2 in our pose, both axes turned, as ``simulator.py`` draws it.
-    columns={"corner2": ("observation.image",), "task": ("task_id",)},
+    columns=({"corner2": ("observation.image",), "task": ("task_id",)},),
     numbered={37: "push-back-v3", 38: "push-v3"},
     sets={
         "mt50": tuple(TASKS),

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from pirl_core.params.errors import unknown
-from pirl_core.params.sections.curate import Curate
+from pirl_core.params.sections.curate import COLUMNS, Curate
 from pirl_core.params.sections.env import Env
 from pirl_core.params.sections.evaluate import (
     EXPLORING,
@@ -35,6 +35,7 @@ from pirl_core.params.sections.rl import Rl
 from pirl_core.params.sections.sft import Sft
 
 __all__ = [
+    "COLUMNS",
     "EXPLORING",
     "EXPLORING_BEFORE",
     "Curate",

@@ -4,7 +4,10 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field, model_validator
 
-from pirl_core.params.sections.fields import Count, Section, Seed, StepsOrNone, Text, Whole, distinct
+from pirl_core.params.sections.fields import Count, Section, Seed, StepsOrNone, Text, Texts, Whole, distinct
+
+COLUMNS = ("state", "action", "environment", "sentence")
+"""What ``columns`` may give the names of, beside the cameras."""
 
 
 class Curate(Section):
@@ -12,6 +15,7 @@ class Curate(Section):
 
     dataset: Text | None
     dataset_revision: Text | None
+    columns: dict[Text, Text | Annotated[Texts, Field(min_length=1)]]
     seed: Seed
     episodes_per_task: Count
     still_frames: Whole
@@ -24,6 +28,8 @@ class Curate(Section):
     def _of_the_script_or_of_the_dataset(self) -> "Curate":
         if self.dataset is None and self.dataset_revision is not None:
             raise ValueError("dataset_revision is that of a dataset; set it to null, or give dataset")
+        if self.dataset is None and self.columns:
+            raise ValueError("columns are those of a dataset; set them to {}, or give dataset")
         if self.dataset is not None and self.still_frames:
             raise ValueError("still_frames follow the script's demonstrations; set it to 0, or dataset to null")
         return self

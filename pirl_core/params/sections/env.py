@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
 from pirl_core import named
+from pirl_core.errors import UserError
 from pirl_core.facts import facts_of
 from pirl_core.params.errors import unknown
 from pirl_core.params.sections.fields import Count, Section, Tasks, Text, Texts, distinct, unknown_part
@@ -20,9 +21,9 @@ def known_benchmark(name: str) -> str:
 
 
 class Env(Section):
-    """What the policy acts in and sees."""
+    """What the policy acts in and sees; without a benchmark it only learns from a dataset."""
 
-    benchmark: Annotated[Text, AfterValidator(known_benchmark)]
+    benchmark: Annotated[Text, AfterValidator(known_benchmark)] | None
     tasks: Tasks
     shift: Text
     episode_steps: Count
@@ -32,22 +33,34 @@ class Env(Section):
     object_state: bool
     sim_backend: Literal["cpu", "gpu"]
 
+    @property
+    def world(self) -> str:
+        """The benchmark, for what acts in it. Raises UserError where there is none."""
+        if self.benchmark is None:
+            raise UserError(
+                "env.benchmark = null: there is no simulator to act in; name one, or run make stage STAGE=sft alone"
+            )
+        return self.benchmark
+
     @model_validator(mode="after")
     def _sees_something(self) -> "Env":
-        if not self.cameras and not self.object_state:
+        if self.benchmark is None and self.object_state:
+            raise ValueError("object_state is a simulator's; set it to false, and join columns in curate.columns.state")
+        if not self.cameras and not self.object_state and self.benchmark is not None:
             raise ValueError("the policy would be blind: give a camera or set object_state: true")
         return self
 
     @model_validator(mode="after")
     def _simulates(self) -> "Env":
-        check_backend(self.benchmark, self.sim_backend, self.tasks)
+        if self.benchmark is not None:
+            check_backend(self.benchmark, self.sim_backend, self.tasks)
         return self
 
     @field_validator("episode_steps")
     @classmethod
     def _within_the_protocol(cls, value: int, info: ValidationInfo) -> int:
         """That the limit is one: simulators end what has had the protocol's steps."""
-        if "benchmark" in info.data and "tasks" in info.data:
+        if info.data.get("benchmark") is not None and "tasks" in info.data:
             known = facts_of(info.data["benchmark"]).tasks
             limits = [known[task].steps for task in info.data["tasks"]]
             longest = max(limit for limit in limits if limit) if all(limits) else value
@@ -59,14 +72,16 @@ class Env(Section):
     @field_validator("tasks")
     @classmethod
     def _without_sets(cls, value: list[str], info: ValidationInfo) -> list[str]:
-        return tasks_of(info.data["benchmark"], value) if "benchmark" in info.data else value
+        return tasks_of(info.data["benchmark"], value) if info.data.get("benchmark") is not None else value
 
     @field_validator("shift", "cameras")
     @classmethod
     def _known(cls, value: Any, info: ValidationInfo) -> Any:
         """That the benchmark has what is named."""
-        if "benchmark" in info.data:
+        if info.data.get("benchmark") is not None:
             check_names(info.data["benchmark"], str(info.field_name), value)
+        elif info.field_name == "shift" and "benchmark" in info.data and value != "none":
+            raise ValueError(f"'{value}': without a benchmark nothing is started; set none")
         return value
 
 

@@ -76,7 +76,8 @@ def published(benchmark: str) -> Published | None:
 def check_models(params: Params) -> None:
     """Raises UserError for a ``paper_model`` that is none of the paper's, and has no figure for the benchmark."""
     for name, entry in params.experiments.items():
-        figures = published(resolve(params, name).env.benchmark)
+        benchmark = resolve(params, name).env.benchmark
+        figures = None if benchmark is None else published(benchmark)
         models = {*LABELS, *(row.model for row in (figures.rates if figures else ()))}
         if entry.paper_model not in (None, *models):
             known = unknown(str(entry.paper_model), sorted(models))
