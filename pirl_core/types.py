@@ -1,7 +1,7 @@
 """The data that crosses module borders, batched over environments.
 
 Axes: B environments (or samples), C cameras, H W image pixels, S state numbers, R executed actions,
-A action numbers.
+A action numbers; T frames of an episode.
 """
 
 from typing import NamedTuple
@@ -47,3 +47,22 @@ class ChunkResult(NamedTuple):
     terminated: np.ndarray
     truncated: np.ndarray
     steps: np.ndarray
+
+
+class DemoEpisode(NamedTuple):
+    """An episode frame by frame, of an expert, of a dataset, or of a policy.
+
+    instruction: the sentence. seed: of the environment. failures: attempts that failed before this one.
+    images: (T, C, H, W, 3) uint8. state: (T, S) float32, the simulator's whole state; its first numbers are
+    proprioception. actions: (T, A) float32. rewards: (T,) float32. success: (T,) bool, after the action.
+    """
+
+    task: str
+    instruction: str
+    seed: int
+    failures: int
+    images: np.ndarray
+    state: np.ndarray
+    actions: np.ndarray
+    rewards: np.ndarray
+    success: np.ndarray

@@ -34,6 +34,8 @@ Validate = Callable[[int], dict[str, float]]
 """Iterations done → success rates of the deterministic policy on validation seeds: CHOOSES, and others to look at."""
 OnImproved = Callable[[], None]
 """Called when the validation success is the best so far."""
+OnRollout = Callable[[int], None]
+"""Called on all ranks when an iteration's episodes have been played."""
 
 
 def process_of(rl: Rl) -> Process:
@@ -82,6 +84,7 @@ def train_rl(
     session: Session,
     validate: Validate,
     on_improved: OnImproved,
+    on_rollout: OnRollout = lambda iteration: None,
 ) -> None:
     """Fine-tune ``policy`` in place on ``tasks``, started by ``shift``. Randomness is a function of (seed, iteration).
 
@@ -138,6 +141,7 @@ def train_rl(
         torch.manual_seed(seeds.integer("rl_dropout", seed, iteration, session.ranks.rank))
         episodes = iteration_episodes(tasks, shift, rl, seed, iteration)
         rollout, share, metrics = collect(policy, envs, episodes, noise, process, rl, (seed, iteration))
+        on_rollout(iteration)
         collected = time.monotonic()
         rng = seeds.generator("minibatch", seed, iteration)
         warming = iteration < rl.critic_warmup_iterations and process.critic is not None

@@ -24,6 +24,7 @@ def run(job: Job) -> None:
     from pirl_core.envs.vector.slots import VectorEnv
     from pirl_core.evaluation.evaluate import Turn, play_turns, resumed, split_episodes
     from pirl_core.evaluation.players import deterministic
+    from pirl_core.evaluation.rollouts import write_rollouts
     from pirl_core.evaluation.starts import shared_starts
     from pirl_core.evaluation.videos import choose, write_videos
     from pirl_core.params.sections import exploring_labels, split_label
@@ -67,6 +68,11 @@ def run(job: Job) -> None:
                     filmed += choose(label, played, evaluate.videos_per_outcome)
                 print(f"{job.label} {label} {sum(outcome.success for outcome in played)}/{len(played)}", flush=True)
             write_videos(envs, filmed, folder / "videos", tracker)
+            if evaluate.record != "none":
+                for label, played in outcomes.items():
+                    home = folder / "rollouts" / label.replace(":", "_")
+                    kept = write_rollouts(envs, env, played, evaluate.record, home, tracker)
+                    print(f"{job.label} {label}: {kept} episodes kept in rollouts/{home.name}", flush=True)
         table = folder / "episodes.parquet"
         with naming(table):
             pd.DataFrame(_rows(job, outcomes)).to_parquet(table, index=False)

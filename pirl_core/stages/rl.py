@@ -1,6 +1,7 @@
 """Stage rl: an SFT policy → the policy after online RL, its curves, and the last checkpoint beside the kept one."""
 
 from pathlib import Path
+from shutil import rmtree
 
 from pirl_core.stages.cli import stage_main
 from pirl_core.stages.job import Job, require
@@ -10,13 +11,21 @@ def run(job: Job) -> None:
     from pirl_core.envs.opening import settings_of
     from pirl_core.envs.vector.replay import Take, render_episode
     from pirl_core.envs.vector.slots import VectorEnv
-    from pirl_core.evaluation.evaluate import run_episodes, success_rate, validation_episodes, watched_episodes
+    from pirl_core.evaluation.evaluate import (
+        load_outcomes,
+        run_episodes,
+        save_outcomes,
+        success_rate,
+        validation_episodes,
+        watched_episodes,
+    )
     from pirl_core.evaluation.players import deterministic
+    from pirl_core.evaluation.rollouts import Heard, write_rollouts
     from pirl_core.evaluation.videos import EVERY, FPS, SIZE
     from pirl_core.params.sections import split_label
     from pirl_core.policy.exploration import save_exploration
     from pirl_core.policy.folder import load_policy, require_fit, save_policy
-    from pirl_core.rl.train import CHOOSES, noise_at, train_rl
+    from pirl_core.rl.train import CHOOSES, iteration_episodes, noise_at, train_rl
     from pirl_core.training import ranks
     from pirl_core.training.session import open_session
 
@@ -61,7 +70,26 @@ def run(job: Job) -> None:
             if here.main:
                 write(session.policy)
 
-        train_rl(policy, envs, env.tasks, env.shift, rl, job.seed, session, validate, on_improved=keep)
+        heard, played, record = Heard(envs), session.log / "played", rl.record != "none"
+
+        def remember(iteration: int) -> None:
+            if record:
+                outcomes = ranks.gathered(heard.taken())
+                if here.main:
+                    folder = played / f"{iteration:06d}"
+                    folder.mkdir(parents=True)
+                    save_outcomes(sorted(outcomes, key=lambda outcome: outcome.episode), folder)
+
+        world = heard if record else envs
+        train_rl(policy, world, env.tasks, env.shift, rl, job.seed, session, validate, keep, remember)
+        if here.main and record:
+            outcomes = []
+            for iteration in range(rl.iterations):
+                episodes = sorted(iteration_episodes(env.tasks, env.shift, rl, job.seed, iteration))
+                outcomes += load_outcomes(played / f"{iteration:06d}", episodes)
+            kept = write_rollouts(envs, env, outcomes, rl.record, session.log / "rollouts", session.tracker)
+            print(f"{job.label} {kept} of {len(outcomes)} episodes kept in rollouts", flush=True)
+            rmtree(played)
         if here.main:
             last = session.log / "last"
             last.mkdir()

@@ -144,6 +144,7 @@ CHANGES: dict[str, dict[str, Change]] = {
         "validation_episodes_per_task": Change([2]),
         "keep": Change(),
         "watch": Change([{"ood_x": BASE["Split"] | {"shift": "visual"}}]),
+        "record": Change(),
     },
     "Evaluate": {
         "seed": Change([1]),
@@ -151,6 +152,7 @@ CHANGES: dict[str, dict[str, Change]] = {
         "splits": Change([{**BASE["Evaluate"]["splits"], "ood_x": BASE["Split"]}]),
         "exploring_episodes_per_task": Change([1, 2]),
         "videos_per_outcome": Change([0, 2]),
+        "record": Change(),
     },
     "Split": {
         "tasks": Change([["drawer-close-v3"]]), "shift": Change(["visual", "position"]),

@@ -5,7 +5,7 @@ what is written here, and what lerobot records with images inside parquet (``use
 """
 
 from pirl_core.data.lerobot.reader import Frames, action_chunks, dataset_stats, read_dataset
-from pirl_core.data.lerobot.schema import DemoEpisode
 from pirl_core.data.lerobot.writer import write_dataset
+from pirl_core.types import DemoEpisode
 
 __all__ = ["DemoEpisode", "Frames", "action_chunks", "dataset_stats", "read_dataset", "write_dataset"]

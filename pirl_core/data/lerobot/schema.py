@@ -1,12 +1,8 @@
-"""The LeRobot v3.0 layout as data: paths, features, parquet schemas.
-
-Axes: T frames of an episode, C cameras, H W pixels, A action numbers.
-"""
+"""The LeRobot v3.0 layout as data: paths, features, parquet schemas."""
 
 import json
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
 from pirl_core.facts import Facts
@@ -24,25 +20,6 @@ IMAGE = "observation.images.{camera}"
 STATE = "observation.state"
 ENVIRONMENT_STATE = "observation.environment_state"
 ACTION = "action"
-
-
-class DemoEpisode(NamedTuple):
-    """One successful attempt of an expert.
-
-    instruction: the sentence. seed: of the environment. failures: attempts that failed before this one.
-    images: (T, C, H, W, 3) uint8. state: (T, S) float32, the simulator's whole state; its first numbers are
-    proprioception. actions: (T, A) float32. rewards: (T,) float32. success: (T,) bool, after the action.
-    """
-
-    task: str
-    instruction: str
-    seed: int
-    failures: int
-    images: np.ndarray
-    state: np.ndarray
-    actions: np.ndarray
-    rewards: np.ndarray
-    success: np.ndarray
 
 
 def features(cameras: list[str], image_size: int, facts: Facts) -> dict[str, dict[str, Any]]:

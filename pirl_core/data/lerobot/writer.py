@@ -15,10 +15,10 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from pirl_core.data.lerobot import schema
-from pirl_core.data.lerobot.schema import DemoEpisode
 from pirl_core.data.lerobot.stats import image_histogram, image_stats, vector_stats
 from pirl_core.facts import Facts
 from pirl_core.files import naming, write_json
+from pirl_core.types import DemoEpisode
 
 
 def write_dataset(

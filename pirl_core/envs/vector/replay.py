@@ -1,4 +1,7 @@
-"""Videos of episodes already played: simulate the executed actions again and draw them."""
+"""Episodes already played: their actions are simulated again, to be drawn as a video or kept frame by frame.
+
+Axes: T frames of an episode, A action numbers.
+"""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -8,7 +11,7 @@ import numpy as np
 from pirl_core.envs.contract import Settings, Simulator
 from pirl_core.envs.opening import open_simulator
 from pirl_core.facts import facts_of
-from pirl_core.types import Episode
+from pirl_core.types import DemoEpisode, Episode
 
 
 def replay(settings: Settings, episode: Episode, actions: np.ndarray) -> Iterator[tuple[Simulator, bool]]:
@@ -62,3 +65,29 @@ def render_episode(settings: Settings, take: Take, size: int, every: int, fast: 
         if last is not None:
             last.close()
     return Film(np.stack(frames), success)
+
+
+def record_episode(settings: Settings, take: Take) -> list[DemoEpisode]:
+    """What the policy saw and did at each step, and the simulator's whole state; an episode for each sentence that it
+    was given, of which all but the last were solved."""
+    simulator = open_simulator(settings._replace(object_state=True), take.episode)
+    shown: list[DemoEpisode] = []
+    try:
+        simulator.reset(take.episode)
+        frames: list[tuple[np.ndarray, ...]] = []
+        for number, action in enumerate(take.actions, 1):
+            asked, images, state = simulator.instruction(), simulator.images(), simulator.state()
+            reward, solved, late = simulator.step(action)
+            frames.append((images, state, np.asarray(action, np.float32), np.asarray(reward, np.float32)))
+            over = solved or late or number == len(take.actions)
+            if over or simulator.instruction() != asked:
+                seen, states, actions, rewards = (np.stack(column) for column in zip(*frames, strict=True))
+                done = np.arange(len(frames)) == (len(frames) - 1 if solved or not over else -1)
+                task, seed = take.episode.task, take.episode.seed
+                shown.append(DemoEpisode(task, asked, seed, 0, seen, states, actions, rewards, done))
+                frames = []
+            if over:
+                break
+    finally:
+        simulator.close()
+    return shown

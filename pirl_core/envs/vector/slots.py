@@ -25,7 +25,7 @@ from pirl_core.errors import UserError, WorkerDied
 from pirl_core.facts import facts_of
 from pirl_core.params.sections import Env
 from pirl_core.readers import variables
-from pirl_core.types import ChunkResult, Episode, Observation
+from pirl_core.types import ChunkResult, DemoEpisode, Episode, Observation
 
 WORKER_ENVIRONMENT = {
     **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"),
@@ -118,6 +118,13 @@ class VectorEnv:
 
         Gives up the episodes that run, whose memory films may need. To be read to its end, before anything else.
         """
+        return self._replayed("film", takes, size, every)
+
+    def record(self, takes: Sequence[Take]) -> Iterator[tuple[int, list[DemoEpisode]]]:
+        """The same frame by frame, as the policy saw them, an episode for each sentence that it was given."""
+        return self._replayed("record", takes)
+
+    def _replayed(self, command: str, takes: Sequence[Take], *options: int) -> Iterator[tuple[int, Any]]:
         self._running.clear()
         self._home.clear()
         waiting = list(range(len(takes)))
@@ -129,20 +136,20 @@ class VectorEnv:
             number = min(waiting, key=lambda number: (takes[number].episode.task not in seen[worker], number))
             waiting.remove(number)
             at_work[worker] = number
-            # A lost worker is told with its task: it films in the slot of its own number.
+            # A lost worker is told with its task: it plays in the slot of its own number.
             self._home[worker], self._tasks[worker] = worker, takes[number].episode.task
             seen[worker].add(takes[number].episode.task)
-            self._send(worker, ("film", (takes[number], size, every)))
+            self._send(worker, (command, (takes[number], *options)))
 
         for worker in range(min(len(self._workers), len(takes))):
             begin(worker)
         while at_work:
             ready = wait([self._workers[worker].pipe for worker in at_work])
             for worker in [worker for worker in at_work if self._workers[worker].pipe in ready]:
-                number, film = at_work.pop(worker), self._answer(worker, self._receive(worker))
+                number, answer = at_work.pop(worker), self._answer(worker, self._receive(worker))
                 if waiting:
                     begin(worker)
-                yield number, film
+                yield number, answer
 
     def close(self) -> None:
         """End the worker processes; safe to call twice."""

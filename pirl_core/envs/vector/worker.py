@@ -16,7 +16,7 @@ import numpy as np
 from pirl_core.envs.contract import Outcome, Settings, Simulator
 from pirl_core.envs.opening import open_simulator
 from pirl_core.envs.vector.batch import BatchSlots
-from pirl_core.envs.vector.replay import render_episode
+from pirl_core.envs.vector.replay import record_episode, render_episode
 from pirl_core.errors import UserError
 from pirl_core.types import Episode
 
@@ -116,6 +116,10 @@ def serve(pipe: Connection) -> None:
                 slots.clear()
                 take, size, every = payload
                 answer = render_episode(settings, take, size, every, fast=False)
+            elif command == "record":
+                assert slots is not None
+                slots.clear()
+                answer = record_episode(settings, *payload)
             else:
                 assert slots is not None
                 answer = slots.reset(payload) if command == "reset" else slots.step(*payload)

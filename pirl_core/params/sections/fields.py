@@ -28,6 +28,7 @@ Steps = Annotated[int, Field(ge=1, le=1_000_000_000)]
 StepsOrNone = Annotated[int, Field(ge=0, le=1_000_000_000)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Precision = Literal["fp32", "bf16", "pure_bf16"]
+Record = Literal["none", "success", "all"]
 # A part of the names of files, which have room for three and a seed.
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=64)]
 Text = Annotated[str, Field(min_length=1, max_length=4096)]

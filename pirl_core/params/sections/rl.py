@@ -13,6 +13,7 @@ from pirl_core.params.sections.fields import (
     NonNegative,
     Positive,
     Precision,
+    Record,
     Section,
     Steps,
     StepsOrNone,
@@ -90,6 +91,7 @@ class Rl(Section):
     validation_episodes_per_task: Count
     keep: Literal["best", "last"]
     watch: dict[Name, Split]
+    record: Record
 
     @model_validator(mode="after")
     def _consistent(self) -> "Rl":
