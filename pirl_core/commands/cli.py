@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from pirl_core import console
-from pirl_core.commands import claims, compare, plan, runs, scale, serve, status
+from pirl_core.commands import claims, compare, inspect, plan, runs, scale, serve, status
 from pirl_core.commands import publish as checkpoints
 from pirl_core.errors import UserError, told
 
@@ -33,6 +33,7 @@ RUN = {
     "claims": claims.run,
     "scale": scale.run,
     "plan": plan.run,
+    "inspect": inspect.run,
     "export": checkpoints.run_export,
     "push": checkpoints.run_push,
     "serve": serve.run,
@@ -56,6 +57,7 @@ def build_parser() -> argparse.ArgumentParser:
     claims.add_arguments(add("claims", help=claims.SUMMARY, description=f"Prints {claims.SUMMARY}."))
     scale.add_arguments(add("scale", help=scale.SUMMARY, description=f"Does one thing: {scale.SUMMARY}."))
     plan.add_arguments(add("plan", help=plan.SUMMARY, description=f"Prints {plan.SUMMARY}."))
+    inspect.add_arguments(add("inspect", help=inspect.SUMMARY, description=f"Tells {inspect.SUMMARY}."))
     about = checkpoints.EXPORT_SUMMARY
     checkpoints.add_export(add("export", help=about, description=f"Does one thing: {about}."))
     about = checkpoints.PUSH_SUMMARY

@@ -115,7 +115,7 @@ def model_of(section: Run) -> "FlowPolicy":
     from pirl_core.rl.train import process_of
 
     env, wish = section.env, section.policy
-    facts = facts_of(env.benchmark)
+    facts = facts_of(env.world)
     numbers, action_numbers = facts.state_dim(env.object_state), len(facts.action)
     tokenizer = build_tokenizer(facts.sentences(), wish.state_in_prompt)
     if wish.size == "full":

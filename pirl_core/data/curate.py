@@ -45,7 +45,7 @@ def make_dataset(
     """
     recorded = _recorded(env, curate)
     facts = facts_of(env.benchmark) if recorded is None else recorded.facts
-    numbers, task_index, kept = _kept(env, curate, recorded)
+    numbers, task_index, kept = choose_episodes(env, curate, recorded)
     origins: list[dict[str, str | int]] = []
     values: list[tuple[np.ndarray, np.ndarray]] = []
     notes: list[str] = []
@@ -99,7 +99,7 @@ def make_dataset(
 
 def dataset_size(env: Env, curate: Curate) -> int:
     """Demonstrations that the dataset will hold."""
-    return len(_kept(env, curate, _recorded(env, curate))[2])
+    return len(choose_episodes(env, curate, _recorded(env, curate))[2])
 
 
 def peculiarities(recorded: Recorded, curate: Curate, chosen: Sequence[Listed], shared: Sequence[Shared]) -> list[str]:
@@ -160,8 +160,10 @@ def _parts(facts: Facts, task: str) -> int:
     return max(1, len(facts.task(task).parts))
 
 
-def _kept(env: Env, curate: Curate, recorded: Recorded | None) -> tuple[Sequence[int], np.ndarray, np.ndarray]:
-    """Number and task of each available demonstration (-1: none of ``env.tasks``), and the positions of those kept.
+def choose_episodes(
+    env: Env, curate: Curate, recorded: Recorded | None
+) -> tuple[Sequence[int], np.ndarray, np.ndarray]:
+    """Number and task of each available demonstration (-1: none of those to learn), and the positions of those kept.
 
     Of a dataset of others, at most ``episodes_per_task`` of each task, or of each part of one, unless they are listed.
     """

@@ -25,7 +25,19 @@ HEAVY = {
     "tensorboard",
     "huggingface_hub",
 }
-COMMANDS = ("status", "runs", "compare", "claims", "scale", "plan", "export", "push", "serve", "completion")
+COMMANDS = (
+    "status",
+    "runs",
+    "compare",
+    "claims",
+    "scale",
+    "plan",
+    "inspect",
+    "export",
+    "push",
+    "serve",
+    "completion",
+)
 
 
 def modules(root: Path) -> list[str]:

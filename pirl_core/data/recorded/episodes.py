@@ -32,14 +32,16 @@ UNREADABLE = (OSError, ValueError, TypeError, KeyError, SyntaxError, pa.ArrowExc
 
 
 def read_episodes(data: Recorded, env: Env, chosen: Sequence[Listed]) -> Iterator[DemoEpisode]:
-    """The chosen episodes, in that order, in ``env.image_size``; downloads the files that are not here yet.
+    """The chosen episodes, in that order, ``env.cameras`` alone and in ``env.image_size``; downloads the files that are
+    not here yet.
 
     Frames come in the order of their ``frame_index``, whatever that of the rows. What the dataset does not say is 0 in
     ``state``. The last action is taken to have succeeded. Raises UserError for a file that is missing, damaged or
     outside the dataset, and where frames, their times or their number are not as the dataset says.
     """
-    stored = {what: names for what, names in data.columns.items() if what not in (*data.videos, "sentence")}
-    kinds = {name: PIXELS if what in env.cameras else VECTOR for what, names in stored.items() for name in names}
+    pictures = {data.columns[camera][0] for camera in env.cameras if camera not in data.videos}
+    numbers = {name for what in lengths_of(data.facts) for name in data.columns.get(what, ())}
+    kinds = dict.fromkeys(pictures, PIXELS) | dict.fromkeys(numbers, VECTOR)
     rows = Rows(data, kinds | dict.fromkeys(ROWS, VECTOR))
     for episode, (folder, files) in zip(chosen, fetched(data, chosen), strict=True):
         yield _episode(rows.of(episode, files["data"]), files, folder, data, env, episode)

@@ -82,7 +82,7 @@ def fetched(data: Recorded, episodes: Sequence[Listed]) -> Iterator[tuple[Path, 
     Downloads those that are not here yet. Raises UserError where one would lie outside the folder.
     """
     for start in range(0, len(episodes), EPISODES_AT_ONCE):
-        some, folder = [episode.files for episode in episodes[start : start + EPISODES_AT_ONCE]], data.folder
+        some, folder = [_of(data, episode) for episode in episodes[start : start + EPISODES_AT_ONCE]], data.folder
         if data.repo is not None:
             wanted = sorted({escape(piece.name) for files in some for piece in files.values()})
             folder = snapshot(data.repo, data.commit, wanted, repo_type="dataset")
@@ -92,8 +92,11 @@ def fetched(data: Recorded, episodes: Sequence[Listed]) -> Iterator[tuple[Path, 
 
 def fetched_tables(data: Recorded, episodes: Sequence[Listed]) -> Iterator[Path]:
     """The file of each episode's data; no video is downloaded."""
-    alone = [episode._replace(files={"data": episode.files["data"]}) for episode in episodes]
-    return (files["data"] for _, files in fetched(data, alone))
+    return (files["data"] for _, files in fetched(data._replace(videos=frozenset()), episodes))
+
+
+def _of(data: Recorded, episode: Listed) -> dict[str, Piece]:
+    return {what: piece for what, piece in episode.files.items() if what == "data" or what in data.videos}
 
 
 def _inside(folder: Path, name: str) -> Path:

@@ -30,7 +30,7 @@ def open_recorded(source: str, revision: str | None, env: Env, names: Names = NO
     benchmark tasks and facts are the dataset's own. Raises UserError where there is no such dataset, it is of another
     version, its files contradict one another, it lacks a column, or shows none of the sentences of a task.
     """
-    folder, repo, commit = _find(source, revision)
+    folder, repo, commit = find_dataset(source, revision)
     info = read_json(folder / schema.INFO, AGAIN)
     if not str(info.get("codebase_version")).startswith(("v2.", "v3.")):
         raise UserError(
@@ -151,7 +151,11 @@ def _length(shape: object) -> int:
             return 0
 
 
-def _find(source: str, revision: str | None) -> tuple[Path, str | None, str | None]:
+def find_dataset(source: str, revision: str | None) -> tuple[Path, str | None, str | None]:
+    """Its folder, and where it is on the hub its id and commit; no more than its description is downloaded.
+
+    Raises UserError where there is none.
+    """
     path = Path(source).expanduser()
     if path.is_dir():
         if revision is not None:
