@@ -7,7 +7,7 @@ beside.
 """
 
 import argparse
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
@@ -25,6 +25,10 @@ from pirl_core.readers.hub import COMMIT, HUB_ID, commit_of
 from pirl_core.readers.text import read_text
 
 FOLDER = Path("outputs/sources")
+DATASETS = Path("outputs/datasets")
+"""Of each experiment a link to the folder that ``curate.dataset`` names, or a file that says there is none: DVC looks
+at what the folder holds whenever it is asked, and not only when this stage has run."""
+NO_FOLDER = "no folder\n"
 ROOT = Path(__file__).resolve().parents[2]
 UNKNOWN = "unknown"
 
@@ -155,8 +159,26 @@ def write_sources(params: Params) -> None:
     for path in FOLDER.rglob("*"):
         if path.is_file() and path not in written:
             path.unlink()
+    _link_datasets({experiment: resolve(params, experiment).curate.dataset for experiment in params.experiments})
     # Without a method no stage makes it, and the report depends on it.
     Path("outputs/rl").mkdir(parents=True, exist_ok=True)
+
+
+def _link_datasets(named: Mapping[str, str | None]) -> None:
+    """named: by experiment, a folder, a hub id or none. What is right is left alone; other links and files go."""
+    DATASETS.mkdir(parents=True, exist_ok=True)
+    for path in DATASETS.iterdir():
+        if path.name not in named:
+            path.unlink()
+    for experiment, source in named.items():
+        path, folder = DATASETS / experiment, Path(source or "").expanduser().absolute()
+        if source and folder.is_dir():
+            if not path.is_symlink() or path.readlink() != folder:
+                path.unlink(missing_ok=True)
+                path.symlink_to(folder)
+        elif path.is_symlink() or not path.exists():
+            path.unlink(missing_ok=True)
+            write_text(path, NO_FOLDER)
 
 
 def _all(params: Params) -> Iterable[tuple[str, str, str, list[Run]]]:

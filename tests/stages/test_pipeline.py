@@ -299,7 +299,10 @@ def test_a_folder_of_others_is_looked_at_like_any_other(workspace: Path) -> None
     assert len(_repro(workspace)) == 11
     assert _repro(workspace) == set()
     for change in ((data / "0.parquet").unlink, lambda: (data / "meta/info.json").write_text("other")):
+        assert "curate" not in _dvc(workspace, "status")
         change()
+        # Whether or not the first stage has looked.
+        assert re.search(r"curate@b:\n\s+changed deps:\n\s+modified:\s+outputs/datasets/b\n", _dvc(workspace, "status"))
         assert _repro(workspace) == {
             "curate@b", "sft@b-0", "rl@b-flow_sde-0", "evaluate@b-sft-0", "evaluate@b-flow_sde-0", "report",
         }  # fmt: skip

@@ -14,7 +14,7 @@ from pirl_core.errors import UserError
 from pirl_core.params.file import load_params, resolve
 from pirl_core.params.preset import preset_values
 from pirl_core.stages.job import look, read_job
-from pirl_core.stages.sources import main, path_of, pinned, read_source, source_of
+from pirl_core.stages.sources import NO_FOLDER, main, path_of, pinned, read_source, source_of
 from tests.checkpoints.fake_hub import REPO, Hub, serve
 
 CURATE = path_of("curate", "metaworld")
@@ -92,6 +92,27 @@ def test_files_are_written_only_where_they_change(here: Path) -> None:
     assert main([]) == 0
     for stage in ("rl", "evaluate"):
         assert {path.name for path in (Path("outputs/sources") / stage).iterdir()} == {"metaworld-flow_sde"}
+
+
+def test_a_folder_is_linked_for_dvc_to_look_at(here: Path) -> None:
+    link = Path("outputs/datasets/metaworld")
+    (here / "theirs").mkdir()
+    (here / "theirs/file").write_text("x")
+    for dataset, leads in ((None, None), ("theirs", "theirs"), (str(here / "theirs"), "theirs"), (REPO, None)):
+        write(dataset=dataset, dataset_revision="0" * 40 if dataset == REPO else None)
+        for _ in range(2):
+            assert main([]) == 0
+            assert link.is_symlink() == (leads is not None)
+            assert link.resolve() == here / leads if leads else link.read_text() == NO_FOLDER
+    write(dataset="theirs")
+    assert main([]) == 0
+    Path("theirs").rename("gone")
+    assert main([]) == 0 and link.read_text() == NO_FOLDER
+    params = preset_values("smoke")
+    params["experiments"] = {"other": params["experiments"]["metaworld"]}
+    Path("params.yaml").write_text(yaml.safe_dump(params))
+    assert main([]) == 0
+    assert [path.name for path in link.parent.iterdir()] == ["other"] and (here / "gone/file").is_file()
 
 
 def test_a_noise_rule_counts_for_whom_explores_with_it(here: Path) -> None:
