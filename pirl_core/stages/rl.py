@@ -77,7 +77,7 @@ def run(job: Job) -> None:
                 outcomes = ranks.gathered(heard.taken())
                 if here.main:
                     folder = played / f"{iteration:06d}"
-                    folder.mkdir(parents=True)
+                    folder.mkdir(parents=True, exist_ok=True)
                     save_outcomes(sorted(outcomes, key=lambda outcome: outcome.episode), folder)
 
         world = heard if record else envs
