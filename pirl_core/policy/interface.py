@@ -1,5 +1,6 @@
 """What a policy reads and moves, by name: beside its weights, so that who drives it needs no params.yaml."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -15,14 +16,15 @@ FILE = "interface.json"
 
 
 class Interface(NamedTuple):
-    """benchmark: as params.yaml names it. cameras: in the order of an observation's images. state, action: names of the
-    numbers, in simulator units. rate: actions a second. instructions: every sentence that training may have told."""
+    """benchmark: as params.yaml names it, "" for none. cameras: in the order of an observation's images. state, action:
+    names of the numbers, in simulator units. rate: actions a second; None where no benchmark says. instructions: every
+    sentence that training may have told."""
 
     benchmark: str
     cameras: list[str]
     state: list[str]
     action: list[str]
-    rate: int
+    rate: float | None
     instructions: list[str]
 
 
@@ -31,16 +33,22 @@ class _Interface(Strict):
     cameras: list[str]
     state: list[str]
     action: list[str]
-    rate: Annotated[int, Field(ge=1)]
+    rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None
     instructions: list[str]
 
 
-def interface_of(env: Env, instructions: list[str]) -> Interface:
-    """Of a policy that is trained in ``env``. What object state adds to the named numbers is object0, object1, …"""
+def interface_of(env: Env, state_numbers: int, action_numbers: int, instructions: list[str]) -> Interface:
+    """Of a policy that is trained in ``env``. What object state adds to the named numbers is object0, object1, …; where
+    no benchmark has names they are state0, action0 and so on."""
     facts = facts_of(env.benchmark)
-    rest = facts.state_dim(env.object_state) - len(facts.state)
-    state = [*facts.state, *(f"object{number}" for number in range(rest))]
-    return Interface(env.benchmark, list(env.cameras), state, list(facts.action), facts.rate, instructions)
+    state = numbered(facts.state, "object" if facts.state else "state", state_numbers)
+    action = numbered(facts.action, "action", action_numbers)
+    return Interface(env.benchmark or "", list(env.cameras), state, action, facts.rate or None, instructions)
+
+
+def numbered(names: Sequence[str], rest: str, count: int) -> list[str]:
+    """``count`` names, of which those after ``names`` are counted: object0, object1, …"""
+    return [*names, *(f"{rest}{number}" for number in range(count - len(names)))]
 
 
 def read_interface(path: Path, sizes: tuple[int, int, int], remedy: str) -> Interface:

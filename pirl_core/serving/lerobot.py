@@ -12,6 +12,9 @@ from pirl_core.serving import unpickling
 from pirl_core.serving.keys import read_observation
 from pirl_core.serving.protocol import Act, Refused, Served, Timing
 
+USUAL_RATE = 30
+"""Actions a second of a client, where the policy does not say: LeRobot's own default."""
+
 PORT = 8080
 SINGLE = False
 CLOSES = False
@@ -79,7 +82,7 @@ def parse(message: Sent, served: Served) -> Act:
 
 def answer(actions: np.ndarray, request: Act, served: Served, timing: Timing) -> bytes:
     """actions: (R, A)."""
-    moment, rate = request.tag, served.policy.interface.rate
+    moment, rate = request.tag, served.policy.interface.rate or USUAL_RATE
     rows = [
         (moment.timestamp + number / rate, moment.timestep + number, action)
         for number, action in enumerate(actions[: moment.actions])

@@ -14,7 +14,7 @@ from pirl_core.checkpoints.exported import is_exported, load_exported
 from pirl_core.evaluation.players import Player, deterministic, ready
 from pirl_core.policy import folder as folders
 from pirl_core.policy.flow_policy import FlowPolicy
-from pirl_core.policy.interface import Interface
+from pirl_core.policy.interface import Interface, numbered
 from pirl_core.types import Observation
 
 LONGEST = 10_000
@@ -58,18 +58,14 @@ def load_policy(folder: Path | str) -> Policy:
     """
     path = Path(folder)
     flow = ready(load_exported(path) if is_exported(path) else folders.load_policy(path))
-    return Policy(flow, flow.interface or numbered(flow), deterministic(flow))
+    return Policy(flow, flow.interface or unnamed(flow), deterministic(flow))
 
 
-def numbered(flow: FlowPolicy) -> Interface:
+def unnamed(flow: FlowPolicy) -> Interface:
     """For a policy folder without names: camera0, state0, action0 and so on."""
-    sizes = {
-        "camera": flow.backbone.shape.cameras,
-        "state": len(flow.state_center),
-        "action": len(flow.action_center),
-    }
-    cameras, state, action = ([f"{name}{n}" for n in range(count)] for name, count in sizes.items())
-    return Interface("", cameras, state, action, 30, [])
+    cameras, state, action = flow.backbone.shape.cameras, len(flow.state_center), len(flow.action_center)
+    names = numbered((), "camera", cameras), numbered((), "state", state), numbered((), "action", action)
+    return Interface("", *names, None, [])
 
 
 def observation_of(

@@ -90,7 +90,7 @@ def build_policy(
         notes = [relative_note(found, policy.delta_actions, action_numbers, retrained)]
         origin = origin_of(found, policy.backbone, notes + load_pretrained(backbone, found))
     made = FlowPolicy(backbone, tokenizer, prompt, normalization, policy.replan, policy.denoise_steps)
-    made.interface = interface_of(env, instructions)
+    made.interface = interface_of(env, state_numbers, action_numbers, instructions)
     return Built(made, origin)
 
 

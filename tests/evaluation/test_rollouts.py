@@ -4,6 +4,7 @@ import io
 import json
 import os
 import subprocess
+from collections.abc import Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ EPISODES = [
 ]
 
 
-def player(observation: Observation, keys: list[tuple[int, int]]) -> np.ndarray:
+def player(observation: Observation, keys: Sequence[tuple[int, ...]]) -> np.ndarray:
     """Chunks of four steps, with noise, beyond the range of actions too: to the goal, which is all that reach asks."""
     towards = observation.state[:, -3:] - observation.state[:, :3]
     noise = np.stack([np.random.default_rng(key).normal(0, 0.3, (4, 4)) for key in keys])

@@ -16,7 +16,7 @@ from pirl_core.policy.flow_policy import FlowPolicy
 from pirl_core.policy.interface import Interface
 from pirl_core.serving import packing
 from pirl_core.serving.keys import keys_for
-from pirl_core.serving.policy import Policy, numbered
+from pirl_core.serving.policy import Policy, unnamed
 from pirl_core.serving.protocol import Served
 from pirl_core.serving.server import Address, Limits, Server
 from pirl_core.types import Observation
@@ -27,7 +27,7 @@ LIMITS = Limits(message=2**20, clients=64, seconds=30.0, batch=64)
 
 
 def policy_of(flow: FlowPolicy) -> Policy:
-    return Policy(flow, flow.interface or numbered(flow), deterministic(flow))
+    return Policy(flow, flow.interface or unnamed(flow), deterministic(flow))
 
 
 def libero_policy() -> Policy:

@@ -12,6 +12,7 @@ from pirl_core.commands import cli
 from pirl_core.data.lerobot import Frames
 from pirl_core.errors import UserError
 from pirl_core.policy.folder import save_policy
+from pirl_core.policy.interface import Interface, interface_of
 from pirl_core.serving.policy import Policy, load_policy
 from pirl_core.sft.build import build_policy
 from tests.serving.running import policy_of, predicted
@@ -43,6 +44,12 @@ def test_the_folder_says_what_is_read_and_moved(tmp_path: Path) -> None:
     assert interface.state[:5] == ["x", "y", "z", "gripper", "object0"] and len(interface.state) == 39
     assert len(interface.action) == 4
     assert interface.instructions == ["press the red button", "open the drawer"]
+
+
+def test_a_policy_of_no_benchmark_has_numbers_for_names() -> None:
+    env = laptop().env.model_copy(update={"benchmark": None, "cameras": ["front"]})
+    found = interface_of(env, 3, 2, ["stack"])
+    assert found == Interface("", ["front"], ["state0", "state1", "state2"], ["action0", "action1"], None, ["stack"])
 
 
 @pytest.mark.parametrize(
