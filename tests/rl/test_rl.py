@@ -41,7 +41,7 @@ BASE = {
     "critic_layers": 4, "critic_warmup_iterations": 0, "precision": "fp32",
     "activation_checkpointing": False, "compile": False, "dropout": False, "lora_rank": 0, "lora_alpha": 4,
     "lora_targets": ["q_proj", "v_proj"], "validate_every": 5,
-    "validation_episodes_per_task": 4, "keep": "best", "watch": {},
+    "validation_episodes_per_task": 4, "keep": "best", "watch": {}, "record": "none",
 }  # fmt: skip
 
 
