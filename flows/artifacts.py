@@ -72,14 +72,14 @@ def write_stages(log: Log, rows: Sequence[Row]) -> None:
 
 def write_results(log: Log, folder: Path) -> None:
     """Results table and report, as far as this run has left them."""
-    from pirl_core.report.tables import rates_table, seed_note
+    from pirl_core.report.tables import headline_table, seed_note
 
     def table() -> None:
         results = results_of(root=folder)
         metrics = read_json(results / "metrics.json", "run stage report")
-        header, cells = rates_table(metrics)
+        header, cells = headline_table(metrics)
         rows = [dict(zip(header, line, strict=True)) for line in cells]
-        said = f"Success rates: {results}. {seed_note(metrics['rows'])}".strip()
+        said = f"Main table of {results}. {seed_note(metrics['rows'])}".strip()
         create_table_artifact(rows, key="pirl-results", description=said)
 
     def report() -> None:

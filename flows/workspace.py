@@ -29,7 +29,7 @@ from pirl_core.report.papers.beside import check_models
 from pirl_core.stages.mend import RECORD, is_whole, read_record
 
 SOURCES = ("dvc.yaml", ".dvcignore", "pyproject.toml")
-WRITTEN = ("sources", "curate", "policy", "sft", "rl", "evaluate", "run", "report")
+WRITTEN = ("sources", "curate", "policy", "sft", "rl", "evaluate", "risk", "run", "report")
 """Below outputs/, what stages write."""
 
 
@@ -55,7 +55,7 @@ def check(
     differs = not own.is_file() or content != _read_or_empty(own)
     if differs:
         check_models(check_params(content, "parameters with scale and overrides"))
-    known = content["experiments"]
+    known = [*content["experiments"], *content["risk"]["experiments"]]
     if experiments is not None and not experiments:
         raise UserError("experiments = []: name at least one, or leave it out for all")
     for name in experiments or ():

@@ -13,7 +13,7 @@ STOREYS = (
     ("__main__", "stages", "commands"),
     ("report",),
     ("evaluation", "serving"),
-    ("sft", "rl"),
+    ("sft", "rl", "risk"),
     ("checkpoints",),
     ("policy",),
     ("data",),

@@ -42,7 +42,7 @@ def needs(params: Params, name: str) -> list[str]:
     experiment, *middle, seed = rest.split("-") if "-" in rest else (rest, "")
     match kind:
         case "report":
-            return [each for each in stage_names(params) if each.startswith("evaluate@")]
+            return [each for each in stage_names(params) if each.startswith(("evaluate@", "risk@"))]
         case "evaluate" if middle != ["sft"]:
             return [f"rl@{rest}", f"sft@{experiment}-{seed}"]
         case "evaluate" | "rl":

@@ -66,6 +66,9 @@ def run(args: argparse.Namespace) -> None:
     if args.gpus < 1 or args.gpu_gib <= 0:
         raise UserError(f"--gpus {args.gpus} --gpu-gib {args.gpu_gib}: give at least one GPU with some memory")
     params = load_params()
+    for what, known in (("experiments", params.experiments), ("methods", params.methods)):
+        if not known:
+            raise UserError(f"params.yaml: {what}: {{}}, so no policy would be trained by RL; take another scale")
     experiment = args.experiment or next(iter(params.experiments))
     method = args.method or next(iter(params.methods))
     for line in report(params, experiment, method, args.gpus, args.gpu_gib, args.sharding):

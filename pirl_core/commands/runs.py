@@ -179,9 +179,10 @@ def render(runs: list[Row], everything: bool) -> str:
     whole = [run for run in runs if not run["problem"]]
     for run in whole:
         first = [run["run"], age(run["used"]), _state(run)]
-        for row in run["evaluations"]:
-            cells.append([*first, *_cells(row)])
-            notes.append([f"    {row['problem']}"] if row["problem"] else [])
+        # Risk-sensitive RL has none.
+        for row in run["evaluations"] or [None]:
+            cells.append([*first, *(_cells(row) if row else ["–"] * 4)])
+            notes.append([f"    {row['problem']}"] if row and row["problem"] else [])
             first = ["", "", ""]
         if run["run"] != OWN:
             notes[-1] += [f"    {line}" for line in _difference(run, everything)]

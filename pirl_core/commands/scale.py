@@ -46,6 +46,14 @@ def describe(path: Path) -> str:
     params = load_params(path)
     check_models(params)
     edited = "" if _is_preset(read_bytes(path, REMEDY)) else ", edited"
+    if params.risk.experiments:
+        risk, seeds = params.risk, params.seeds
+        runs = len(risk.experiments) * len(risk.methods) * len(seeds)
+        return (
+            f"{path}: scale {params.scale}{edited}; experiments {', '.join(risk.experiments)}; methods "
+            f"{', '.join(risk.methods)}; γ {', '.join(f'{gamma:g}' for gamma in risk.gammas)}; seeds "
+            f"{', '.join(map(str, seeds))} ({runs} runs of stage risk)"
+        )
     count = len(params.experiments) * len(params.seeds)
     return (
         f"{path}: scale {params.scale}{edited}; experiments {', '.join(params.experiments)}; "

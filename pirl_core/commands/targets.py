@@ -16,12 +16,13 @@ from pirl_core.readers.text import read_bytes
 
 def stage_names(params: Params) -> list[str]:
     """Every stage that dvc.yaml unfolds to, as DVC calls it: ``rl@metaworld-flow_sde-0``."""
-    experiments, seeds = list(params.experiments), params.seeds
+    experiments, seeds, risk = list(params.experiments), params.seeds, params.risk
     return [
         *[f"curate@{e}" for e in experiments],
         *[f"sft@{e}-{s}" for e in experiments for s in seeds],
         *[f"rl@{e}-{m}-{s}" for e in experiments for m in params.methods for s in seeds],
         *[f"evaluate@{e}-{p}-{s}" for e in experiments for p in params.policies for s in seeds],
+        *[f"risk@{e}-{m}-{s}" for e in risk.experiments for m in risk.methods for s in seeds],
         "report",
     ]
 
@@ -29,9 +30,13 @@ def stage_names(params: Params) -> list[str]:
 def evaluations(params: Params, experiment: str) -> list[str]:
     """The last stages of one experiment, without a benchmark its SFT. Raises UserError where params.yaml does not have
     it."""
-    if experiment not in params.experiments:
-        raise UserError(unknown(experiment, params.experiments, f"experiment '{experiment}' is unknown"))
-    last = "sft" if resolve(params, experiment).env.benchmark is None else "evaluate"
+    if experiment in params.risk.experiments:
+        last = "risk"
+    elif experiment in params.experiments:
+        last = "sft" if resolve(params, experiment).env.benchmark is None else "evaluate"
+    else:
+        known = [*params.experiments, *params.risk.experiments]
+        raise UserError(unknown(experiment, known, f"experiment '{experiment}' is unknown"))
     return [name for name in stage_names(params) if name.startswith(f"{last}@{experiment}-")]
 
 

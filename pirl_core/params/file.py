@@ -1,7 +1,8 @@
 """Reads and checks params.yaml, and merges its overrides.
 
 An experiment (one benchmark, one model) is an entry of ``experiments`` that overrides the base sections; a method is an
-entry of ``methods`` that overrides ``rl``. For RL the order is ``rl`` < ``methods.M`` < ``experiments.E.rl``.
+entry of ``methods`` that overrides ``rl``. For RL the order is ``rl`` < ``methods.M`` < ``experiments.E.rl``. Section
+``risk`` has experiments and methods of its own, which are whole and override nothing.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,6 +22,7 @@ from pirl_core.params.sections import (
     Evaluate,
     Params,
     Policy,
+    Risk,
     Rl,
     Section,
     Sft,
@@ -82,6 +84,17 @@ def resolve(params: Params, experiment: str, method: str | None = None) -> Run:
     return run._replace(
         evaluate=run.evaluate.model_copy(update={"splits": splits}), rl=run.rl.model_copy(update={"watch": watch})
     )
+
+
+def resolve_risk(params: Params, experiment: str, method: str) -> Risk:
+    """The section with this world and this way to explore alone. Raises UserError for a name that it does not have."""
+    risk = params.risk
+    if experiment not in risk.experiments:
+        raise UserError(f"--experiment: {unknown(experiment, risk.experiments)}")
+    if method not in risk.methods:
+        raise UserError(f"--method: {unknown(method, risk.methods)}")
+    chosen = {"experiments": {experiment: risk.experiments[experiment]}, "methods": {method: risk.methods[method]}}
+    return risk.model_copy(update=chosen)
 
 
 S = TypeVar("S", bound=Section)

@@ -22,6 +22,7 @@ from pirl_core.report.metrics import Row, build_metrics, build_success, to_json
 from pirl_core.report.older import Present, older_rows
 from pirl_core.report.page import Section, render_html
 from pirl_core.report.papers.beside import check_models
+from pirl_core.report.risk.build import build_risk_report
 from pirl_core.report.runs import build_runs
 from pirl_core.report.tables import warnings_table
 from pirl_core.report.videos import MAX_BYTES, Embedded, choose, embed
@@ -32,9 +33,11 @@ def build_report(params: Params, outputs: Path, results: Path, present: Present)
 
     results: the folder of this scale. present: tells which rows are of older code. Returns the metrics. Raises
     UserError, and writes nothing, when an evaluation in params is missing or broken, or a paper_model is none of the
-    paper's.
+    paper's. Of risk-sensitive RL: `risk.build`.
     """
     check_models(params)
+    if params.risk.experiments:
+        return build_risk_report(params, outputs, results, present)
     episodes = read_episodes(outputs, params)
     metrics = build_metrics(params, episodes)
     runs = build_runs(read_runs(outputs, params), len(stage_names(params)))

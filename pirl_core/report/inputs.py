@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field
 
 from pirl_core import named
 from pirl_core.errors import UserError
-from pirl_core.params.file import resolve
+from pirl_core.params.file import resolve, resolve_risk
 from pirl_core.params.sections import Params, exploring_labels, split_label
 from pirl_core.readers.hub import COMMIT
 from pirl_core.readers.paths import bare
@@ -31,7 +31,7 @@ COLUMNS = {
     "reward": NUMBER,
 }
 REMEDY = "delete its folder and run `dvc repro`"
-TRAINING = ("sft", "rl")
+TRAINING = ("sft", "rl", "risk")
 PINNED = ("dataset_revision", "revision")
 NUMBERS = re.compile(r"[-+]?\d[\d.]*(e[-+]?\d+)?|\bnan\b|\binf\b")
 Curve = dict[str, list[tuple[float, float]]]  # metric name -> (step, value) points
@@ -131,13 +131,14 @@ def listed_exploring(params: Params, experiment: str, policy: str) -> list[str]:
 
 def stage_names(params: Params) -> list[tuple[str, str]]:
     """(stage, name) of everything that the parameters ask for, in the order of the pipeline."""
-    experiments, seeds = list(params.experiments), params.seeds
+    experiments, seeds, risk = list(params.experiments), params.seeds, params.risk
     methods = [policy for policy in params.policies if policy != "sft"]
     return [
         *[("curate", e) for e in experiments],
         *[("sft", f"{e}-{s}") for e in experiments for s in seeds],
         *[("rl", f"{e}-{m}-{s}") for e in experiments for m in methods for s in seeds],
         *[("evaluate", f"{e}-{p}-{s}") for e in experiments for p in params.policies for s in seeds],
+        *[("risk", f"{e}-{m}-{s}") for e in risk.experiments for m in risk.methods for s in seeds],
     ]
 
 
@@ -233,9 +234,12 @@ def unlike(params: Params, stage: str, name: str, recorded: dict[str, dict[str, 
     A commit that was found on the hub stands in the record for a branch, a tag or null.
     """
     experiment, *more = name.split("-")
-    run = resolve(params, experiment, more[0] if stage == "rl" else None)
+    if stage == "risk":
+        sections: dict[str, Any] = {"risk": resolve_risk(params, experiment, more[0])}
+    else:
+        sections = resolve(params, experiment, more[0] if stage == "rl" else None)._asdict()
     for section, values in recorded.items():
-        now = json.loads(json.dumps(getattr(run, section).model_dump()))
+        now = json.loads(json.dumps(sections[section].model_dump()))
         for key in values.keys() & now.keys():
             if now[key] != values[key] and not (key in PINNED and COMMIT.fullmatch(str(values[key]))):
                 return f"ran with {section}.{key} = {values[key]}, params.yaml says {now[key]}"

@@ -60,14 +60,15 @@ def build_metrics(params: Params, episodes: pd.DataFrame) -> dict[str, list[Row]
         metrics["exploring"] = explored
     if shared:
         metrics["shared_starts"] = shared
-    rounded: dict[str, list[Row]] = _rounded(metrics)
-    return rounded
+    found: dict[str, list[Row]] = rounded(metrics)
+    return found
 
 
 def build_success(metrics: dict[str, list[Row]]) -> dict[str, Any]:
     """For `dvc metrics show`: {experiment: {method: {split: {success, low, high, n}}}}, all but n in [0, 1].
 
-    A method of RL has rl_minus_sft beside them: {points, low, high}, in percentage points.
+    A method of RL has rl_minus_sft beside them: {points, low, high}, in percentage points. Of risk-sensitive RL:
+    {experiment: {method: {gamma_1: {regret, low, high, value}}}}, regret of all episodes, J of the last one's policy.
     """
     found: dict[str, Any] = {}
     for row in metrics["rows"]:
@@ -79,6 +80,11 @@ def build_success(metrics: dict[str, list[Row]]) -> dict[str, Any]:
         points = {"points": row["diff"], "low": row["ci_low"], "high": row["ci_high"]}
         split = found[row["experiment"]][row["method"]][row["split"]]
         split["rl_minus_sft"] = {key: round(100 * value, 4) for key, value in points.items()}
+    for row in metrics.get("regret", []):
+        end = row["regret"][-1]
+        found.setdefault(row["experiment"], {}).setdefault(row["method"], {})[f"gamma_{row['gamma']:.15g}"] = {
+            "regret": end["mean"], "low": end["ci_low"], "high": end["ci_high"], "value": row["value"],
+        }  # fmt: skip
     return found
 
 
@@ -216,9 +222,10 @@ def _interval(grid: Grid, estimate: Estimate) -> Row:
     return {"ci_low": float(estimate.low), "ci_high": float(estimate.high), "single_seed": grid.single_seed}
 
 
-def _rounded(value: Any) -> Any:
+def rounded(value: Any) -> Any:
+    """Every float in it to six digits behind the point."""
     if isinstance(value, dict):
-        return {key: _rounded(item) for key, item in value.items()}
+        return {key: rounded(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_rounded(item) for item in value]
+        return [rounded(item) for item in value]
     return round(value, 6) if isinstance(value, float) else value

@@ -24,8 +24,11 @@ def present_digest(stage: str, parts: Mapping[str, Sequence[str]]) -> str:
     return digest
 
 
-def chain(experiment: str, method: str, seeds: Sequence[int]) -> list[tuple[str, str]]:
-    """(stage, name) of all runs behind a row."""
+def chain(row: Row) -> list[tuple[str, str]]:
+    """(stage, name) of all runs behind a row; one of risk-sensitive RL has a γ."""
+    experiment, method, seeds = row["experiment"], row["method"], row["seeds"]
+    if "gamma" in row:
+        return [("risk", f"{experiment}-{method}-{seed}") for seed in seeds]
     return [
         ("curate", experiment),
         *[("sft", f"{experiment}-{seed}") for seed in seeds],
@@ -37,8 +40,8 @@ def chain(experiment: str, method: str, seeds: Sequence[int]) -> list[tuple[str,
 def older_rows(rows: Sequence[Row], records: Sequence[Row], present: Present) -> Older:
     """The rows that have a run of other code than the present in their chain.
 
-    rows: of metrics.json; records: of run.json. A run that left no record, or no digest in it, is of unknown code and
-    counts as older.
+    rows: of metrics.json, rates or regrets; records: of run.json. A run that left no record, or no digest in it, is of
+    unknown code and counts as older.
     """
     told = {(record["stage"], record["name"]): record.get("code") for record in records}
     known: dict[str, bool] = {}
@@ -53,8 +56,7 @@ def older_rows(rows: Sequence[Row], records: Sequence[Row], present: Present) ->
 
     found: Older = {}
     for row in rows:
-        runs = chain(row["experiment"], row["method"], row["seeds"])
-        stages = dict.fromkeys(stage for stage, name in runs if not is_present(stage, told.get((stage, name))))
+        stages = dict.fromkeys(stage for stage, name in chain(row) if not is_present(stage, told.get((stage, name))))
         if stages:
             found[row["experiment"], row["method"]] = list(stages)
     return found
@@ -70,4 +72,4 @@ def older_note(older: Older) -> str:
 
 
 def _ordered(stages: Mapping[str, None]) -> list[str]:
-    return sorted(stages, key=["curate", "sft", "rl", "evaluate"].index)
+    return sorted(stages, key=["curate", "sft", "rl", "evaluate", "risk"].index)

@@ -51,7 +51,7 @@ def scales(results: Path) -> list[str]:
 
 
 def render_scale(folder: Path, present: Present, main_only: bool = False) -> str:
-    """Markdown of one scale's results: what it cost, the rates and, unless ``main_only``, RL − SFT; or that it lacks.
+    """Markdown of one scale's results: what it cost, the main table and, unless ``main_only``, more; or that it lacks.
 
     Raises UserError for files that cannot be read.
     """
@@ -59,7 +59,7 @@ def render_scale(folder: Path, present: Present, main_only: bool = False) -> str
         return f"{ABSENT}\n"
     metrics, runs = (read_json(folder / name, REMEDY) for name in ("metrics.json", "run.json"))
     try:
-        older = older_rows(metrics["rows"], runs["records"], present)
+        older = older_rows([*metrics["rows"], *metrics.get("regret", [])], runs["records"], present)
         parts = [_cost(folder.name, metrics, runs), *main_table(metrics, folder.name, older)]
         parts += [] if main_only else _more(metrics, older)
     except (KeyError, TypeError, AttributeError, IndexError):
@@ -68,7 +68,7 @@ def render_scale(folder: Path, present: Present, main_only: bool = False) -> str
 
 
 def _cost(scale: str, metrics: dict[str, Any], runs: dict[str, Any]) -> str:
-    seeds = metrics["rows"][0]["seeds"]
+    seeds = (metrics["rows"] or metrics["regret"])[0]["seeds"]
     wall, peak = tables.seconds(runs["total_wall_seconds"]), tables.memory(runs["peak_memory_mib"])
     return (
         f"Scale `{scale}`, training seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}, "
@@ -85,6 +85,8 @@ def _more(metrics: dict[str, Any], older: Older) -> list[str]:
     if metrics["differences"]:
         parts += ["**RL − SFT**, paired episode by episode:"]
         parts += [tables.markdown(*tables.differences_table(metrics, older))]
+    if published := [row for row in metrics.get("regret", []) if row["paper"] is not None]:
+        parts += ["**Beside the authors' logs.**", tables.markdown(*tables.learners_table(published, older))]
     return parts
 
 

@@ -228,15 +228,70 @@ def warnings_table(warned: Sequence[Any]) -> tuple[list[str], list[list[str]]]:
     return header, cells
 
 
+def regret_table(metrics: dict[str, list[Row]], older: Keys = ()) -> tuple[list[str], list[list[str]]]:
+    """Of risk-sensitive RL: experiments and methods down, γ across, in the cells the regret of all episodes."""
+    rows = metrics["regret"]
+    columns = [f"γ = {signed(gamma)}" for gamma in dict.fromkeys(row["gamma"] for row in rows)]
+    cells: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        name = row["experiment"], marked_method(row["experiment"], row["method"], older)
+        cells.setdefault(name, [*name]).append(_regret(row["regret"][-1], row["single_seed"]))
+    return ["experiment", "method", *columns], list(cells.values())
+
+
+def learners_table(rows: list[Row], older: Keys = ()) -> tuple[list[str], list[list[str]]]:
+    """The same in full, of ``metrics["regret"]`` some: a learner a line."""
+    header = ["experiment", "method", "γ", "optimum", "J at the end", "authors' logs"]
+    header += ["regret at K/4", "regret at K/2", "regret at K", "exponent", "bound"]
+    cells = [
+        [
+            row["experiment"],
+            marked_method(row["experiment"], row["method"], older),
+            signed(row["gamma"]),
+            f"{row['optimum']:.4f}",
+            f"{row['value']:.4f}",
+            "–" if row["paper"] is None else f"{row['paper']:.4f}",
+            *[_regret(point, row["single_seed"]) for point in row["regret"]],
+            "–" if row["exponent"] is None else signed(round(row["exponent"], 2)),
+            scientific(row["bound"]),
+        ]
+        for row in rows
+    ]
+    return header, cells
+
+
+def _regret(point: Row, single_seed: bool) -> str:
+    """The mean and, where seeds differ, its interval."""
+    if point["ci_low"] is None:
+        return f"{point['mean']:.1f}" + (" †" if single_seed else "")
+    return f"{point['mean']:.1f} ({point['ci_low']:.1f} to {point['ci_high']:.1f})"
+
+
+def signed(value: float) -> str:
+    return f"{value:g}".replace("-", "−")
+
+
+def scientific(value: float) -> str:
+    """2.4 × 10⁹"""
+    digits, _, power = f"{value:.1e}".partition("e")
+    return f"{digits} × 10{str(int(power)).translate(str.maketrans('0123456789-', '⁰¹²³⁴⁵⁶⁷⁸⁹⁻'))}"
+
+
+def headline_table(metrics: dict[str, list[Row]], older: Keys = ()) -> tuple[list[str], list[list[str]]]:
+    """What a scale is about: rates, or of risk-sensitive RL regrets."""
+    return regret_table(metrics, older) if metrics.get("regret") else rates_table(metrics, older)
+
+
 def results_table(metrics: dict[str, list[Row]]) -> str:
-    """The two tables for a terminal, columns aligned."""
-    parts = ["\n".join([aligned(*rates_table(metrics)), *shared_starts(metrics)])]
+    """The main tables for a terminal, columns aligned."""
+    parts = ["\n".join([aligned(*headline_table(metrics)), *shared_starts(metrics)])]
     chains = chains_table(metrics)
     if chains[1]:
         parts.append(aligned(*chains))
     if metrics["differences"]:
         parts.append(aligned(*differences_table(metrics)))
-    return "\n\n".join(part for part in (*parts, seed_note(metrics["rows"])) if part)
+    note = seed_note([*metrics["rows"], *metrics.get("regret", [])])
+    return "\n\n".join(part for part in (*parts, note) if part)
 
 
 def aligned(header: Sequence[str], cells: Sequence[Sequence[str]]) -> str:

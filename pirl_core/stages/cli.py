@@ -142,11 +142,12 @@ def _parser(stage: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--params", type=Path, default=Path("params.yaml"), help="parameter file (default: %(default)s)"
     )
+    entry = f"an entry of '{'risk.' if stage == 'risk' else ''}{{}}' in the parameter file"
     if "experiment" in NEEDS[stage]:
-        parser.add_argument("--experiment", required=True, help="an entry of 'experiments' in the parameter file")
+        parser.add_argument("--experiment", required=True, help=entry.format("experiments"))
     if "method" in NEEDS[stage]:
         sft = ", or sft for the policy before RL" if stage == "evaluate" else ""
-        parser.add_argument("--method", required=True, help=f"an entry of 'methods' in the parameter file{sft}")
+        parser.add_argument("--method", required=True, help=entry.format("methods") + sft)
     if "seed" in NEEDS[stage]:
         parser.add_argument(
             "--seed", required=True, type=int, help="training seed, one of 'seeds' in the parameter file"

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pirl_core.errors import UserError
-from pirl_core.params.file import Run, load_params, resolve
-from pirl_core.params.sections import Experiment, Supervision
+from pirl_core.params.file import Run, load_params, resolve, resolve_risk
+from pirl_core.params.sections import Curate, Env, Evaluate, Experiment, Policy, Risk, Rl, Sft, Supervision
 from pirl_core.provenance.packages import versions
 from pirl_core.stages.sources import Source, path_of, pinned, read_source, source_of
 from pirl_core.training import resume
@@ -23,6 +23,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "sft": ("experiment", "seed"),
     "rl": ("experiment", "method", "seed"),
     "evaluate": ("experiment", "method", "seed"),
+    "risk": ("experiment", "method", "seed"),
     "report": (),
 }
 READS: dict[str, tuple[str, ...]] = {
@@ -30,15 +31,29 @@ READS: dict[str, tuple[str, ...]] = {
     "sft": ("env", "policy", "sft"),
     "rl": ("env", "rl"),
     "evaluate": ("env", "evaluate"),
+    "risk": ("risk",),
     "report": ("report", "evaluate"),
 }
+
+
+class Sections(NamedTuple):
+    """Those of `Run`, and of stage risk its own."""
+
+    env: Env
+    curate: Curate
+    policy: Policy
+    sft: Sft
+    rl: Rl
+    evaluate: Evaluate
+    risk: Risk
 
 
 class Job(NamedTuple):
     """What a stage is asked to do.
 
     name: ``E``, ``E-S`` or ``E-M-S``; names the output folders. method: for evaluate also 'sft', the policy before RL.
-    entry: the experiment's labels. run: the sections, overrides merged; one that is not in the stage's READS raises.
+    entry: the experiment's labels; stage risk has none. run: the sections, overrides merged; one that is not in the
+    stage's READS raises.
     """
 
     stage: str
@@ -47,7 +62,7 @@ class Job(NamedTuple):
     method: str
     seed: int
     entry: Experiment
-    run: Run
+    run: Sections
     supervision: Supervision
     source: Source
 
@@ -87,19 +102,24 @@ def read_job(stage: str, args: argparse.Namespace, source: Source | None = None)
     """
     params = load_params(args.params)
     method = getattr(args, "method", "")
-    before_rl = stage == "evaluate" and method == "sft"
-    full = resolve(params, args.experiment, method if "method" in NEEDS[stage] and not before_rl else None)
-    if stage in ("rl", "evaluate"):
-        _ = full.env.world  # told before anything else
+    runs, sections = [], dict[str, Any]()
+    if stage == "risk":
+        sections = {"risk": resolve_risk(params, args.experiment, method)}
+    else:
+        before_rl = stage == "evaluate" and method == "sft"
+        runs = [resolve(params, args.experiment, method if "method" in NEEDS[stage] and not before_rl else None)]
+        if stage in ("rl", "evaluate"):
+            _ = runs[0].env.world  # told before anything else
     seed = getattr(args, "seed", 0)
     if "seed" in NEEDS[stage] and seed not in params.seeds:
         raise UserError(f"--seed {seed} is not in 'seeds' {params.seeds} of {args.params}; add it there")
     parts = [args.experiment, *([method] if method else []), *([str(seed)] if "seed" in NEEDS[stage] else [])]
-    source = source or look(stage, [full], args.experiment, method)
-    full = pinned(full, source)
-    read: Any = [getattr(full, s) if s in READS[stage] else _Unlisted(stage, s) for s in Run._fields]
-    entry = params.experiments[args.experiment]
-    return Job(stage, "-".join(parts), args.experiment, method, seed, entry, Run(*read), params.run, source)
+    source = source or look(stage, runs, args.experiment, method)
+    for run in runs:
+        sections |= pinned(run, source)._asdict()
+    read: Any = [sections[s] if s in READS[stage] else _Unlisted(stage, s) for s in Sections._fields]
+    entry: Any = params.experiments[args.experiment] if runs else _Unlisted(stage, "experiments")
+    return Job(stage, "-".join(parts), args.experiment, method, seed, entry, Sections(*read), params.run, source)
 
 
 def look(stage: str, runs: Sequence[Run], experiment: str = "", method: str = "") -> Source:
@@ -126,10 +146,13 @@ def require_same(job: Job, args: argparse.Namespace) -> None:
         now = read_job(job.stage, args, job.source)
     except UserError as error:
         raise UserError(f"{path} changed while this ran: nothing is recorded; {AGAIN}. It says now: {error}") from None
-    old, new = (_flat({**each.parameters(), "model": each.entry.model}) for each in (job, now))
+    # Of the experiment's labels only evaluations keep one.
+    labels = ("model",) if job.stage == "evaluate" else ()
+    old, new = (
+        _flat({**each.parameters(), **{name: getattr(each.entry, name) for name in labels}}) for each in (job, now)
+    )
     for key in {**old, **new}:
-        # Of the experiment's labels only evaluations keep one.
-        if old.get(key) != new.get(key) and (key != "model" or job.stage == "evaluate"):
+        if old.get(key) != new.get(key):
             said = f"{path} changed while this ran ({key}: {old.get(key)} → {new.get(key)}): nothing is recorded"
             raise UserError(f"{said}; run it again: with the old values it goes on from its checkpoint")
     require_same_source(job.source, job.stage, job.experiment, job.method)

@@ -2,8 +2,8 @@
 
 DVC runs it each time, first, and the others depend on its files in place of source files: one a stage and experiment,
 of stages rl and evaluate one a method too, ``outputs/sources/rl/metaworld-flow_sde``, with a line for each source file
-and each folder or hub repository that params.yaml names. A comment leaves them as they are, and so does what is added
-beside.
+and each folder or hub repository that params.yaml names. Stages risk and report have one each. A comment leaves them as
+they are, and so does what is added beside.
 """
 
 import argparse
@@ -31,6 +31,8 @@ at what the folder holds whenever it is asked, and not only when this stage has 
 NO_FOLDER = "no folder\n"
 ROOT = Path(__file__).resolve().parents[2]
 UNKNOWN = "unknown"
+WHOLE = ("risk", "report")
+"""Stages whose code is that of no experiment."""
 
 
 class Source(NamedTuple):
@@ -49,13 +51,15 @@ class Source(NamedTuple):
 
 
 def path_of(stage: str, experiment: str, method: str = "") -> Path:
-    """Its file; that of the report looks at all experiments."""
+    """Its file."""
+    if stage in WHOLE:
+        return FOLDER / stage
     return FOLDER / stage / (f"{experiment}-{method}" if stage in ("rl", "evaluate") else experiment)
 
 
 def source_of(stage: str, runs: Sequence[Run], before: str, ask: bool = False, method: str = "") -> Source:
-    """runs: of the experiment, for the report of all. before: the file as it is, which pins what was found on the hub.
-    ask: the hub once more, where it did not answer then. method: whose policy an evaluation is of.
+    """runs: of the experiment, for the report of all, for risk none. before: the file as it is, which pins what was
+    found on the hub. ask: the hub once more, where it did not answer then. method: whose policy an evaluation is of.
 
     Raises UserError for a folder that cannot be read.
     """
@@ -65,7 +69,7 @@ def source_of(stage: str, runs: Sequence[Run], before: str, ask: bool = False, m
         "backbones": tuple(sorted({run.policy.backbone for run in runs})) if stage in ("sft", "rl", "evaluate") else (),
         "noise_rules": tuple(sorted({run.rl.noise_rule for run in runs})) if explores else (),
     }
-    inputs = {} if stage == "report" else _inputs(stage, runs[0], dict(_pairs(before)), ask)
+    inputs = {} if stage in WHOLE else _inputs(stage, runs[0], dict(_pairs(before)), ask)
     return Source(parts, _code_of(stage, tuple(parts.items())), inputs)
 
 
@@ -160,8 +164,9 @@ def write_sources(params: Params) -> None:
         if path.is_file() and path not in written:
             path.unlink()
     _link_datasets({experiment: resolve(params, experiment).curate.dataset for experiment in params.experiments})
-    # Without a method no stage makes it, and the report depends on it.
-    Path("outputs/rl").mkdir(parents=True, exist_ok=True)
+    # The report depends on them, and where params.yaml asks for none of their runs no stage makes them.
+    for stage in ("sft", "rl", "evaluate", "risk", "run"):
+        Path("outputs", stage).mkdir(parents=True, exist_ok=True)
 
 
 def _link_datasets(named: Mapping[str, str | None]) -> None:
@@ -192,6 +197,8 @@ def _all(params: Params) -> Iterable[tuple[str, str, str, list[Run]]]:
         for policy in params.policies:
             before_rl = policy == "sft"
             yield "evaluate", experiment, policy, [run if before_rl else resolve(params, experiment, policy)]
+    if params.risk.experiments:
+        yield "risk", "", "", []
     yield "report", "", "", [resolve(params, experiment) for experiment in params.experiments]
 
 

@@ -150,11 +150,11 @@ def test_make_targets_and_scales_exist(text: str, root: Path) -> None:
 
 def test_parameters_exist(text: str, root: Path) -> None:
     """`rl.actor_lr` and the like are keys of their section; stages in commands are stages of the default experiment."""
-    names = (*Run._fields, "report")
+    names = (*Run._fields, "risk", "report")
     sections = {name: field.annotation for name, field in Params.model_fields.items() if name in names}
     parameter = re.compile(rf"^({'|'.join(names)})\.(\w+)(?::|$)")
     for name, key in itertools.chain(*(parameter.findall(span) for span in code(text))):
-        if key not in ("py", "md"):
+        if key not in ("py", "md", "yaml"):
             assert key in sections[name].model_fields, f"{name}.{key}"  # type: ignore[union-attr]
     params = preset_values("laptop")
     for experiment, method, seed in re.findall(r"rl@(\w+)-(\w+)-(\d+)", text):

@@ -24,7 +24,7 @@ from pirl_core.errors import UserError
 from pirl_core.evaluation.evaluate import validation_episodes
 from pirl_core.flow.chain import Noise
 from pirl_core.params import sections as params
-from pirl_core.params.file import Run, resolve
+from pirl_core.params.file import resolve
 from pirl_core.params.preset import preset_values
 from pirl_core.policy import layers
 from pirl_core.policy.exploration import save_exploration
@@ -35,7 +35,7 @@ from pirl_core.report.build import build_report
 from pirl_core.rl import guards
 from pirl_core.sft import build
 from pirl_core.stages import curate, evaluate, rl, sft
-from pirl_core.stages.job import Job
+from pirl_core.stages.job import Job, Sections
 from pirl_core.stages.sources import Source
 from pirl_core.training.resume import Checkpoints
 from pirl_core.training.track import Tracker
@@ -181,9 +181,9 @@ def job(
     supervision: params.Supervision = CALM,
     **sections: params.Section,
 ) -> Job:
-    name = {"curate": "e", "sft": "e-0", "rl": "e-m-0", "evaluate": "e-m-0"}[stage]
-    read: Any = [sections.get(field) for field in Run._fields]
-    return Job(stage, name, "e", "m", 0, entry, Run(*read), supervision, NO_SOURCE)
+    name = {"curate": "e", "sft": "e-0", "rl": "e-m-0", "evaluate": "e-m-0", "risk": "e-m-0"}[stage]
+    read: Any = [sections.get(field) for field in Sections._fields]
+    return Job(stage, name, "e", "m", 0, entry, Sections(*read), supervision, NO_SOURCE)
 
 
 def everything(folder: Path) -> list[tuple[str, str]]:

@@ -20,8 +20,10 @@ from pirl_core.envs.vector import slots as vector
 from pirl_core.named import FAMILIES, RULES, known
 from pirl_core.params import sections as params
 from pirl_core.report.papers.beside import LABELS
-from tests.params.probes import BASE, SEE, Walk, demonstrate_here
+from tests.params import probes, risk_probes
+from tests.params.probes import Walk, demonstrate_here
 
+BASE, SEE = probes.BASE | risk_probes.BASE, probes.SEE | risk_probes.SEE
 pytestmark = pytest.mark.filterwarnings("ignore:Constant")
 
 
@@ -186,6 +188,26 @@ CHANGES: dict[str, dict[str, Change]] = {
         "policies": Change([["sft"], ["flow_sde", "sft"]]),
         "methods": Change([BASE["Params"]["methods"] | {"flow_sde": {"mdp": "two_layer"}}]),
         "experiments": Change([{"other": BASE["Experiment"]}]),
+    },
+    "Risk": {
+        "experiments": Change([{"other": BASE["World"]}]),
+        "methods": Change([{"other": BASE["Bonus"]}]),
+        "gammas": Change([[-1.0], [1.0, -1.0]]),
+        "episodes": Change([31]),
+        "delta": Change([0.01]),
+        "log_every": Change([7]),
+    },
+    "World": {
+        "horizon": Change([2]),
+        "initial": Change([[1, 0]]),
+        "transition": Change([[[[1, 1], [1, 4]], [[1, 1], [1, 4]]]]),
+        "emission": Change([[[1, 0], [0, 1]], [[7, 3, 1], [1, 9, 1]]]),
+        "reward": Change([[[0, 1], [0, 1]]]),
+        "paper": Change(["pomdp", "mdp"]),
+    },
+    "Bonus": {
+        "bonus_scale": Change([0.0, 0.03]),
+        "bonus_in_q": Change([True]),
     },
 }  # fmt: skip
 

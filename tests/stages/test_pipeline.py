@@ -17,6 +17,7 @@ from dvc.repo import Repo
 
 from pirl_core.params.file import load_params
 from pirl_core.params.preset import preset_values
+from pirl_core.params.sections import Risk
 from pirl_core.provenance.code import PACKAGE
 from pirl_core.stages.job import NEEDS, READS
 from pirl_core.stages.sources import path_of
@@ -35,6 +36,7 @@ def outs_of(stage, *names):
         "sft": [f"outputs/policy/{'-sft-'.join(names)}", f"outputs/sft/{name}"],
         "rl": [f"outputs/policy/{name}", f"outputs/rl/{name}"],
         "evaluate": [f"outputs/evaluate/{name}"],
+        "risk": [f"outputs/risk/{name}"],
         "report": [*(f"results/{scale}/{file}" for file in files), "outputs/report"],
     }[stage]
 """
@@ -60,7 +62,7 @@ def pipeline(root: Path) -> dict[str, Any]:
 @pytest.mark.parametrize("stage", NEEDS)
 def test_a_stage_depends_on_what_its_code_does(stage: str, pipeline: dict[str, Any]) -> None:
     item = {need: f"${{item.{need}}}" for need in ("experiment", "method")}
-    if stage == "report":
+    if stage in ("risk", "report"):
         item = dict.fromkeys(item, "")
     assert path_of(stage, item["experiment"], item["method"]).as_posix() in pipeline[stage]["deps"]
     assert not [path for path in pipeline[stage]["deps"] if path.startswith("pirl_core")]
@@ -70,10 +72,13 @@ def test_a_stage_depends_on_what_its_code_does(stage: str, pipeline: dict[str, A
 def test_a_stage_declares_the_parameters_it_reads(stage: str, pipeline: dict[str, Any]) -> None:
     listed = set(pipeline[stage]["params"])
     if stage == "report":
-        assert listed == {"scale", "seeds", "policies", "experiments", *READS[stage]}
+        assert listed == {"scale", "seeds", "policies", "experiments", "risk", *READS[stage]}
         return
     override = "experiments.${item.experiment}."
     expected = {*READS[stage], *(override + section for section in READS[stage])}
+    if stage == "risk":  # its own experiment and method, and all that is none
+        chosen = {f"{need}s": f"{need}s.${{item.{need}}}" for need in ("experiment", "method")}
+        expected = {f"risk.{chosen.get(key, key)}" for key in Risk.model_fields}
     if stage == "rl":
         expected.add("methods.${item.method}")
     if stage == "evaluate":
@@ -91,7 +96,7 @@ HOSTILE = (
 )  # fmt: skip
 
 
-LISTS = {"curate": "experiments", "sft": "seeds", "rl": "methods", "evaluate": "policies"}
+LISTS = {"curate": "experiments", "sft": "seeds", "rl": "methods", "evaluate": "policies", "risk": "risk.methods"}
 
 
 def resolved(workspace: Path, stage: str, names: Any) -> list[str]:
@@ -110,7 +115,9 @@ def test_a_name_in_params_is_one_word_to_the_shell(stage: str, shell: str, works
     python = workspace / "bin/python"
     python.write_text('#!/bin/sh\nfor word; do printf "%s\\0" "$word"; done\n')
     environment = {"PATH": f"{workspace}/bin:{os.environ['PATH']}"}
-    names = {name: {} for name in HOSTILE} if LISTS[stage] in ("experiments", "methods") else [*HOSTILE]
+    names = [*HOSTILE] if LISTS[stage] in ("seeds", "policies") else {name: {} for name in HOSTILE}
+    if stage == "risk":
+        _set(workspace / "params.yaml", ("risk.experiments", names))
     found = set()
     for command in resolved(workspace, stage, names):
         done = subprocess.run([shell, "-c", command], cwd=workspace, env=environment, capture_output=True, check=True)
@@ -286,6 +293,31 @@ def test_without_a_method_there_is_sft_and_its_evaluation(workspace: Path) -> No
     # A first method runs by itself.
     _set(params, ("methods", {"flow_sde": {}}), ("policies", ["sft", "flow_sde"]))
     assert _repro(workspace) == {"rl@a-flow_sde-0", "evaluate@a-flow_sde-0", "report"}
+    assert _repro(workspace) == set()
+
+
+@pytest.mark.slow
+def test_a_scale_may_have_risk_alone(workspace: Path) -> None:
+    """Its stages are those of its own experiments and methods; one is added, changed and removed by itself."""
+    params = workspace / "params.yaml"
+    section = preset_values("risk")["risk"]
+    worlds = {name: section["experiments"][name] for name in ("pomdp", "fork")}
+    ways = {"greedy": section["methods"]["greedy"]}
+    _set(params, ("experiments", {}), ("policies", []), ("risk.experiments", worlds), ("risk.methods", ways))
+    load_params(params)
+    assert _repro(workspace) == {"risk@pomdp-greedy-0", "risk@fork-greedy-0", "report"}
+    assert _repro(workspace) == set()
+    _set(params, ("risk.experiments.fork.horizon", 3))
+    assert _repro(workspace) == {"risk@fork-greedy-0", "report"}
+    _set(params, ("risk.methods.literal", section["methods"]["literal"]))
+    assert _repro(workspace) == {"risk@pomdp-literal-0", "risk@fork-literal-0", "report"}
+    _set(params, ("seeds", [0, 1]), ("risk.methods.literal", None))
+    assert _repro(workspace) == {"risk@pomdp-greedy-1", "risk@fork-greedy-1", "report"}
+    _set(params, ("risk.episodes", 100))
+    assert len(_repro(workspace)) == 5
+    edit(workspace / PACKAGE / "risk/beta.py", "return M", "return 1 * M")
+    assert len(_repro(workspace)) == 5
+    edit(workspace / PACKAGE / "rl/losses.py", "return ", "return -")
     assert _repro(workspace) == set()
 
 

@@ -32,6 +32,7 @@ from pirl_core.params.sections.fields import (
     distinct,
 )
 from pirl_core.params.sections.policy import Policy
+from pirl_core.params.sections.risk import Bonus, Risk, World
 from pirl_core.params.sections.rl import Rl
 from pirl_core.params.sections.sft import Sft
 
@@ -39,6 +40,7 @@ __all__ = [
     "COLUMNS",
     "EXPLORING",
     "EXPLORING_BEFORE",
+    "Bonus",
     "Curate",
     "Env",
     "Evaluate",
@@ -48,11 +50,13 @@ __all__ = [
     "Precision",
     "Record",
     "Report",
+    "Risk",
     "Rl",
     "Section",
     "Sft",
     "Split",
     "Supervision",
+    "World",
     "exploring_labels",
     "split_label",
 ]
@@ -96,15 +100,16 @@ class Params(Section):
 
     scale: Name
     seeds: Annotated[list[Seed], Field(min_length=1, max_length=1000), AfterValidator(distinct)]
-    policies: Annotated[list[Name], Field(min_length=1), AfterValidator(distinct)]
+    policies: Annotated[list[Name], AfterValidator(distinct)]
     methods: Annotated[dict[Name, dict[str, Any]], Field(max_length=100)]
-    experiments: Annotated[dict[Name, Experiment], Field(min_length=1, max_length=100)]
+    experiments: Annotated[dict[Name, Experiment], Field(max_length=100)]
     env: Env
     curate: Curate
     policy: Policy
     sft: Sft
     rl: Rl
     evaluate: Evaluate
+    risk: Risk
     report: Report
     run: Supervision
 
@@ -115,4 +120,14 @@ class Params(Section):
         strange = [name for name in self.policies if name != "sft" and name not in self.methods]
         if strange:
             raise ValueError(f"policies: {unknown(strange[0], ['sft', *self.methods])}")
+        return self
+
+    @model_validator(mode="after")
+    def _one_kind_of_experiments(self) -> "Params":
+        if self.experiments and self.risk.experiments:
+            raise ValueError("experiments and risk.experiments: a scale has one report, of either; set the other to {}")
+        if not self.experiments and not self.risk.experiments:
+            raise ValueError("experiments and risk.experiments are both {}, so nothing would run; name one in either")
+        if self.experiments and not self.policies:
+            raise ValueError("policies: [] leaves nothing to evaluate; list sft, methods or both")
         return self

@@ -12,6 +12,7 @@ from pirl_core.params.errors import unknown
 from pirl_core.params.file import resolve
 from pirl_core.params.sections import Params
 from pirl_core.report.papers.schema import FOLDER, Table, merged, read_papers
+from pirl_core.report.risk.published import check_published
 from pirl_core.report.twins import EACH
 
 LABELS = {"pi0": "π0", "pi05": "π0.5", "smolvla": "SmolVLA", "groot": "GR00T N1.5"}
@@ -74,7 +75,9 @@ def published(benchmark: str) -> Published | None:
 
 
 def check_models(params: Params) -> None:
-    """Raises UserError for a ``paper_model`` that is none of the paper's, and has no figure for the benchmark."""
+    """Raises UserError for a ``paper_model`` that is none of the paper's, and has no figure for the benchmark; and for
+    a world's ``paper`` that has none."""
+    check_published(params)
     for name, entry in params.experiments.items():
         benchmark = resolve(params, name).env.benchmark
         figures = None if benchmark is None else published(benchmark)

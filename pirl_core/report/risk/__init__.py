@@ -1,0 +1,1 @@
+"""The report of risk-sensitive RL: regrets in place of rates."""
