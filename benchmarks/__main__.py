@@ -19,7 +19,18 @@ from pirl_core.provenance.packages import versions
 from pirl_core.provenance.revision import revision
 from pirl_core.stages.cli import set_threads
 
-PARTS = ("environments", "simulators", "context", "iteration", "waiting", "memory", "dataset", "startup", "serving")
+PARTS = (
+    "environments",
+    "simulators",
+    "context",
+    "iteration",
+    "waiting",
+    "memory",
+    "dataset",
+    "risk",
+    "startup",
+    "serving",
+)
 
 PACKAGES = ("torch", "transformers", "accelerate", "peft", "numpy", "mujoco", "metaworld", "dvc")
 

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import context, environments, iteration, memory, serving, simulators, startup, waiting
+from benchmarks import context, environments, iteration, memory, risk, serving, simulators, startup, waiting
 from benchmarks.measure import Row, alternate, ratio, table
 
 TINY = {
     "startup": (startup, "--rounds 1"),
+    "risk": (risk, "--episodes 20 --rounds 1"),
     "context": (context, "--samples 8 --size tiny --medium tiny --rounds 1 --updates 1 --decisions 8"),
 }
 SLOW = {
