@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import shutil
 import zipfile
 from collections.abc import Callable
 from functools import partial
@@ -31,7 +32,7 @@ from pirl_core.report import show
 from pirl_core.stages import curate, evaluate, report, rl, sft
 from pirl_core.stages.cli import report_main, stage_main
 from tests.checkpoints import test_statistics
-from tests.data import test_recorded, test_recorded_videos
+from tests.data import test_recorded, test_recorded_videos, test_shared_files
 from tests.data.test_data import make_episode
 from tests.fuzz.inputs import Entry, Target
 from tests.stages.test_broken import CAMERAS, SIZES
@@ -60,6 +61,7 @@ MAINS: dict[str, tuple[Main, list[tuple[str, str]]]] = {
     "compare": (lambda words: cli.main(["compare", *words]), [("metaworld-sft-0", "metaworld-flow_sde-0")]),
     "scale": (lambda words: cli.main(["scale", *words]), [("--params", "params.yaml")]),
     "plan": (lambda words: cli.main(["plan", *words]), [*OPTIONS[:2], ("--gpus", "2"), ("--gpu-gib", "1")]),
+    "inspect": (lambda words: cli.main(["inspect", "recorded/shared", *words]), [OPTIONS[0], ("--episodes", "2")]),
     "export": (lambda words: cli.main(["export", POLICY, *words]), [("--to", "openpi"), ("--dtype", "keep")]),
     "push": (
         lambda words: cli.main(["push", POLICY, "a/b", "--dry-run", *words]),
@@ -77,7 +79,8 @@ def make_template() -> None:
     content["evaluate"]["exploring_episodes_per_task"] = 1
     content["run"]["checkpoint_minutes"] = 0
     Path("params.yaml").write_text(yaml.safe_dump(content))
-    for name, env in (("images", test_recorded.LIBERO), ("videos", test_recorded_videos.CALVIN)):
+    for name, env in (("images", test_recorded.LIBERO), ("videos", test_recorded_videos.CALVIN),
+                      ("shared", test_shared_files.ALONE)):  # fmt: skip
         other = json.loads(json.dumps(content))
         other["env"] = env.model_dump()
         other["curate"] = test_recorded.CURATE.model_dump() | {"dataset": f"recorded/{name}"}
@@ -86,6 +89,7 @@ def make_template() -> None:
         Path(f"{name}.yaml").write_text(yaml.safe_dump(other))
     test_recorded.write_recorded(Path("recorded/images"), test_recorded.LIBERO, 5, "v2.0", **test_recorded.NAMES)
     test_recorded_videos.write_calvin(Path("recorded/videos"))
+    shutil.copytree(test_shared_files.WRITTEN / "videos", "recorded/shared")
     dataset = Path("outputs/curate/metaworld")
     dataset.mkdir(parents=True)
     rng = np.random.default_rng(0)
@@ -196,6 +200,12 @@ def make_targets() -> dict[str, Target]:
         "videos": Target(
             3, ["recorded/videos/meta/*", "recorded/videos/data/*/*", "recorded/videos/videos/*/*/*"],
             [partial(stage, "curate", "--params", "videos.yaml")], [],
+        ),
+        "shared": Target(
+            4, ["recorded/shared/meta/*.*", "recorded/shared/meta/*/*/*", "recorded/shared/data/*/*",
+                "recorded/shared/videos/*/*/*"],
+            [partial(stage, "curate", "--params", "shared.yaml"), pirl("inspect", "recorded/shared")],
+            [["pirl_core.stages.curate", *ARGUMENTS[:2], "--params", "shared.yaml"]],
         ),
         "weights": Target(2, ["published/weights/*"], [_load_weights], []),
         "openpi": Target(1, ["published/openpi/*/*/*"], [lambda: find_statistics(Path("published/openpi"))], []),

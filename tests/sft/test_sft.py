@@ -9,7 +9,8 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 
-from pirl_core.data.lerobot import Frames, action_chunks
+from pirl_core.data.lerobot import Frames, Pictures, action_chunks, pictures, read_dataset, write_dataset
+from pirl_core.envs.metaworld.facts import FACTS
 from pirl_core.flow import path
 from pirl_core.params.sections import Env, Policy, Sft
 from pirl_core.policy.flow_policy import FlowMatching, FlowPolicy, keyed_normals
@@ -17,6 +18,7 @@ from pirl_core.sft.build import build_policy
 from pirl_core.sft.train import Batch, batch_loss, demonstrated, train_sft
 from pirl_core.training.learner import Learner
 from pirl_core.types import Observation
+from tests.data.test_data import make_episode
 from tests.worlds import INSTRUCTIONS, session
 
 ENV = Env(
@@ -72,6 +74,25 @@ def train(folder: Path, frames: Frames, seed: int = 0, **changes: Any) -> tuple[
 
 def same(one: FlowPolicy, other: FlowPolicy) -> bool:
     return all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+
+
+def test_pictures_on_disk_train_like_pictures_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bit for bit, whether what was decoded is kept or not."""
+    rng = np.random.default_rng(0)
+    (tmp_path / "data").mkdir()
+    episodes = [make_episode(rng, task, length, cameras=1) for task, length in ((0, 9), (1, 6), (2, 8))]
+    write_dataset(tmp_path / "data", episodes, ["corner2"], FACTS)
+    found = []
+    for held in (None, 0, 2**30):
+        monkeypatch.setattr(pictures, "HELD_BYTES", held or 0)
+        frames = read_dataset(tmp_path / "data", ["corner2"], object_state=False)
+        assert isinstance(frames.images, Pictures)
+        frames = frames._replace(
+            images=np.asarray(frames.images) if held is None else frames.images, tasks=INSTRUCTIONS
+        )
+        policy, losses = train(tmp_path / str(held), frames, steps=4, batch_size=6)
+        found.append((losses, {name: value.tolist() for name, value in policy.state_dict().items()}))
+    assert found[0] == found[1] == found[2]
 
 
 def test_it_learns_what_can_be_learnt(tmp_path: Path) -> None:
