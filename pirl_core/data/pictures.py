@@ -50,46 +50,45 @@ def decode_video(path: Path, size: int) -> list[np.ndarray]:
     Raises OSError or ValueError for a file that is missing or damaged; a file that ends early may just have fewer
     frames.
     """
-    return [_resized(frame.to_image(), size) for frame in _decoded(path, 0.0)]
+    return [_resized(frame.to_image(), size) for _, frame in _decoded(path, 0.0)]
 
 
 def decode_span(path: Path, size: int, start: float, count: int, rate: float) -> list[np.ndarray]:
     """The ``count`` frames that a video shows from ``start`` s on, ``rate`` a second; raises as ``decode_video``, and
     where one is not there at its time, or others lie between them."""
     frames: list[np.ndarray] = []
-    for frame in _decoded(path, start):
-        place = (float(frame.time) - start) * rate
+    for time, frame in _decoded(path, start):
+        place = (time - start) * rate
         if place < -0.5:
             continue  # the seek lands on the key frame before
         if place > count - 0.5:
             break
         if abs(place - len(frames)) > 0.25:
-            raise ValueError(
-                f"at {frame.time:g} s it shows a frame, at {rate:g} a second one belongs at"
-                f" {start + len(frames) / rate:g} s"
-            )
+            due = start + len(frames) / rate
+            raise ValueError(f"at {time:g} s it shows a frame, at {rate:g} a second one belongs at {due:g} s")
         frames.append(_resized(frame.to_image(), size))
     if len(frames) < count:
         raise ValueError(f"it ends at {start + len(frames) / rate:g} s, {count - len(frames)} frames early")
     return frames
 
 
-def _decoded(path: Path, start: float) -> Iterator[VideoFrame]:
-    """From the last key frame at or before ``start`` s on."""
+def _decoded(path: Path, start: float) -> Iterator[tuple[float, VideoFrame]]:
+    """Frames from the last key frame at or before ``start`` on, with their times since the first, in s."""
     try:
         # Of this one format: others are lists of further files and addresses to read.
         with av.open(str(path), format="mp4") as container:
             if not container.streams.video:
                 raise ValueError("no video in it")
             stream = container.streams.video[0]
+            unit, first = float(stream.time_base or 1), stream.start_time or 0
             if start:
-                container.seek(round(start / float(stream.time_base or 1)), stream=stream)
+                container.seek(round(start / unit) + first, stream=stream)
             for number, frame in enumerate(container.decode(stream)):
                 if frame.width * frame.height > MOST_PIXELS:
                     raise ValueError(f"frames of {frame.width} x {frame.height} pixels")
                 if frame.is_corrupt:
-                    raise ValueError(f"frame {number} is damaged" if not start else f"damaged at {frame.time:g} s")
-                yield frame
+                    raise ValueError(f"frame {number}{' after the seek' if start else ''} is damaged")
+                yield ((frame.pts or 0) - first) * unit, frame
     except av.FFmpegError as error:
         raise ValueError(error.strerror) from None
 

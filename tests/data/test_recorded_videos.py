@@ -49,14 +49,16 @@ class Episode(NamedTuple):
     videos: dict[str, np.ndarray]
 
 
-def write_video(path: Path, frames: np.ndarray, codec: str = "libx264", rate: int = 30) -> None:
+def write_video(path: Path, frames: np.ndarray, codec: str = "libx264", rate: int = 30, first: int = 0) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as container:
         options = {"crf": "18", "g": "2", "preset": {"libx264": "ultrafast", "libsvtav1": "8"}[codec]}
         stream: Any = container.add_stream(codec, rate=rate, options=options)
         stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "yuv420p"
-        for frame in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        for number, pixels in enumerate(frames, first):
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+            frame.pts = number
+            container.mux(stream.encode(frame))
         container.mux(stream.encode())
 
 

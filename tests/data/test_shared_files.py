@@ -13,6 +13,7 @@ import pytest
 
 from pirl_core.data.curate import make_dataset
 from pirl_core.data.lerobot import Frames, read_dataset
+from pirl_core.data.pictures import decode_span
 from pirl_core.data.recorded import open_recorded, read_episodes
 from pirl_core.data.recorded.rows import Rows
 from pirl_core.errors import UserError
@@ -140,6 +141,16 @@ def test_of_the_hub_only_files_of_kept_episodes_are_downloaded(tmp_path: Path, m
     got = fetched(tmp_path / "cache")
     assert [name for name in got if name.startswith("data")] == ["data/chunk-000/file-001.parquet"]
     assert len(got) == 3  # a video of each camera
+
+
+@pytest.mark.parametrize("first", [0, 7])
+def test_times_count_from_a_videos_first_frame(first: int, tmp_path: Path) -> None:
+    """Whatever its clock says then; of any span, sought or not."""
+    scenes = np.concatenate([raw.pictures[:, 0] for raw in episodes()])
+    write_video(tmp_path / "x.mp4", scenes, rate=RATE, first=first)
+    for start, count in ((0, 22), (0, 1), (7, 1), (8, 9), (17, 5)):
+        found = np.array(decode_span(tmp_path / "x.mp4", SIZE, start / RATE, count, RATE))
+        assert np.abs(found.astype(int) - scenes[start : start + count]).mean((1, 2, 3)).max() < LOSS
 
 
 def add_feature(name: str, **feature: Any) -> None:
