@@ -22,6 +22,7 @@ from pirl_core.envs.metaworld.facts import FACTS
 from pirl_core.envs.vector import slots as vector
 from pirl_core.params.preset import preset_values
 from pirl_core.policy.folder import save_policy
+from pirl_core.serving.policy import unnamed
 from pirl_core.stages import curate, evaluate, report, rl, sft
 from pirl_core.stages.cli import report_main, stage_main
 from pirl_core.stages.job import NEEDS
@@ -49,6 +50,13 @@ class Started(Exception):  # noqa: N818 - no error of the stage
     """The stage found its inputs good and went on to start simulators."""
 
 
+def write_policy(folder: Path, **sizes: Any) -> None:
+    """With names for what it reads and moves, as stage sft gives them."""
+    policy = small_policy(**sizes)
+    policy.interface = unnamed(policy)
+    save_policy(policy, folder)
+
+
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Good surroundings: parameters, a dataset, the policies before and after RL, an earlier result of each stage."""
@@ -64,7 +72,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_dataset(here / DATASET, demos, CAMERAS, FACTS)
     for name in (POLICY, POLICY.replace("sft", "flow_sde")):
         (here / name).mkdir(parents=True)
-        save_policy(small_policy(**SIZES), here / name)
+        write_policy(here / name, **SIZES)
     for earlier in ("evaluate/metaworld-flow_sde-0", "rl/metaworld-flow_sde-0", "sft/metaworld-0", "report"):
         (here / "outputs" / earlier).mkdir(parents=True)
         (here / "outputs" / earlier / "earlier").write_text(earlier)
@@ -195,7 +203,9 @@ def widen(folder: Path, actions: int) -> None:
     path = folder / "data/chunk-000/file-000.parquet"
     table = pq.read_table(path)
     values = pa.array([[0.5] * actions] * len(table), pa.list_(pa.float32(), actions))
-    pq.write_table(table.set_column(table.schema.get_field_index("action"), "action", values), path)
+    widened = table.set_column(table.schema.get_field_index("action"), "action", values)
+    # As the writer leaves it.
+    pq.write_table(widened, path, compression="none", use_dictionary=False)
     edit_json("meta/info.json", lambda info: info["features"]["action"].update(shape=[actions]))(folder)
 
 
@@ -240,7 +250,7 @@ def set_numbers(kind: str, **changes: Any) -> Edit:
 
 def other_policy(**sizes: Any) -> Edit:
     """A good policy that was trained for another ``env``."""
-    return lambda folder: save_policy(small_policy(**(SIZES | sizes)), folder)
+    return lambda folder: write_policy(folder, **(SIZES | sizes))
 
 
 OTHER_POLICIES: dict[str, tuple[Edit, str]] = {
