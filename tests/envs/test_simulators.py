@@ -56,8 +56,9 @@ def env(request: pytest.FixtureRequest) -> Env:
         pytest.skip(f"needs {world.package}")
     if world.assets is not None and assets.missing(world.assets):
         pytest.skip(f"needs assets: python -m pirl_core.envs.assets fetch {world.assets}")
+    limit = facts_of(name).task(world.task).steps or 200
     return Env(
-        benchmark=name, tasks=[world.task], shift=world.shift, episode_steps=200, cameras=[], image_size=64,
+        benchmark=name, tasks=[world.task], shift=world.shift, episode_steps=min(200, limit), cameras=[], image_size=64,
         fast_render=True, object_state=True, sim_backend="cpu",
     )  # fmt: skip
 
