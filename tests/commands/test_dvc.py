@@ -1,12 +1,13 @@
 """DVC as `make` and the flow start it: the same, without its advice."""
 
 import subprocess
+import time
 from pathlib import Path
 
 import psutil
 
 from pirl_core.stages.alive import runs_dvc
-from tests.flows.workspace import PYTHON, environment, make_workspace
+from tests.flows.workspace import PYTHON, environment, make_workspace, words_of
 
 
 def test_dvc_gives_no_advice_and_is_known_for_dvc(tmp_path: Path) -> None:
@@ -22,7 +23,11 @@ def test_dvc_gives_no_advice_and_is_known_for_dvc(tmp_path: Path) -> None:
         with subprocess.Popen(
             words, cwd=folder, env=environment(folder), stdout=-1, stderr=subprocess.STDOUT, text=True
         ) as process:
-            assert runs_dvc(psutil.Process(process.pid))
+            started = psutil.Process(process.pid)
+            # Between fork and exec it has none.
+            while not words_of(started) and process.poll() is None:
+                time.sleep(0.01)
+            assert runs_dvc(started)
             printed[module] = process.communicate(timeout=120)[0]
         assert process.returncode == 0, printed
         assert f"Running stage '{stage}'" in printed[module]
