@@ -88,8 +88,8 @@ def test_the_same_seeds_give_the_same_bits(first: Path, tmp_path: Path) -> None:
     run_all(second, 2)
     for pattern, count in (
         ("outputs/curate/**/*", 6),
-        ("outputs/policy/*/*", 15),
-        ("outputs/rl/*/last/*", 11),
+        ("outputs/policy/*/*", 18),
+        ("outputs/rl/*/last/*", 13),
         ("outputs/evaluate/*/episodes.parquet", 3),
         ("results/smoke/metrics.json", 1),
         ("results/smoke/episodes.parquet", 1),
