@@ -183,7 +183,7 @@ def damaged_table(path: Path, draw: random.Random) -> str:
         table = table.set_column(at, name, pa.array(values))
     else:
         table = table.set_column(at, name, _column(column, draw))
-    pq.write_table(table, path)
+    pq.write_table(table, path, compression="none", use_dictionary=False)
     return f"{kind} of {name}"
 
 
