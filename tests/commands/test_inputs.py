@@ -13,7 +13,7 @@ from dvc.repo import Repo
 from networkx import ancestors
 
 from pirl_core.commands.inputs import lacking, with_needs
-from pirl_core.commands.targets import stage_names
+from pirl_core.commands.targets import evaluations, stage_names
 from pirl_core.facts import facts_of
 from pirl_core.params.file import load_params
 from tests.flows.workspace import PYTHON, environment, make_workspace
@@ -76,6 +76,17 @@ def test_a_source_that_is_not_there(
     found = wrong(folder)
     assert list(found) == ([stage] if stage else [])
     assert not stage or re.match(f"experiment b: {said}", found[stage]), found
+
+
+def test_without_a_benchmark_there_is_sft_alone(folder: Path) -> None:
+    (folder / "data").mkdir()
+    override(folder, env={"benchmark": None, "tasks": ["all"], "cameras": []}, curate={"dataset": "data"})
+    found = wrong(folder)
+    assert set(found) == {"rl@b-flow_sde-0", "evaluate@b-sft-0", "evaluate@b-flow_sde-0"}
+    assert all(said.startswith("experiment b: env.benchmark = null: there is no simulator") for said in found.values())
+    params = load_params(folder / "params.yaml")
+    assert evaluations(params, "b") == ["sft@b-0"]
+    assert evaluations(params, "a") == ["evaluate@a-sft-0", "evaluate@a-flow_sde-0"]
 
 
 def test_assets_in_a_folder_of_ones_own(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,29 +4,33 @@ import io
 import json
 import os
 import subprocess
-from collections.abc import Sequence
-from contextlib import redirect_stdout
+from collections.abc import Callable, Sequence
+from contextlib import chdir, redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from accelerate.state import AcceleratorState
 
 from pirl_core import seeds
 from pirl_core.data.curate import make_dataset
 from pirl_core.data.lerobot import Frames, read_dataset
 from pirl_core.envs.calvin.facts import FACTS as CALVIN
 from pirl_core.envs.contract import Settings
-from pirl_core.envs.vector import replay
+from pirl_core.envs.vector import replay, slots
 from pirl_core.envs.vector.slots import VectorEnv
 from pirl_core.evaluation.evaluate import Outcome, run_episodes
 from pirl_core.evaluation.rollouts import Heard, write_rollouts
-from pirl_core.params.sections import Env, Record
+from pirl_core.params.sections import Env, Record, Rl, Supervision
+from pirl_core.rl import collect, train
+from pirl_core.stages import rl
 from pirl_core.training.resume import Checkpoints
 from pirl_core.training.track import Tracker
 from pirl_core.types import Episode, Observation
 from tests.data.test_curate import CURATE
+from tests.params import probes
 
 ENV = Env(
     benchmark="metaworld", shift="none", tasks=["reach-v3", "button-press-topdown-v3"], episode_steps=60,
@@ -162,6 +166,41 @@ def test_a_sequence_is_an_episode_for_each_sentence(
     assert np.array_equal(np.concatenate([part.actions for part in parts]), actions)
     assert [x for part in parts for x in part.state[:, 0]] == list(range(steps))
     assert sum(part.rewards.sum() for part in parts) == steps // 2
+
+
+def test_an_interrupted_run_keeps_the_same_episodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of its first iteration are remembered with the checkpoint."""
+    monkeypatch.setattr(slots, "VectorEnv", probes.Walk)
+    section = Rl.model_validate(probes.BASE["Rl"] | {"record": "all"})
+    calm = Supervision.model_validate(probes.BASE["Supervision"] | {"checkpoint_minutes": 0})
+    made, collected = [], collect.collect
+    for interrupted in (False, True):
+        home = tmp_path / str(interrupted)
+        home.mkdir()
+        with chdir(home):
+            probes.small_start("e-sft-0")
+            job = probes.job("rl", supervision=calm, env=probes.BLIND, rl=section)
+            if interrupted:
+                monkeypatch.setattr(train, "collect", interrupting(collected))
+                with pytest.raises(KeyboardInterrupt):
+                    rl.run(job)
+                assert not Path("outputs/rl").is_dir() or not any(Path("outputs/rl").iterdir())
+                monkeypatch.setattr(train, "collect", collected)
+            AcceleratorState._reset_state(reset_partial_state=True)
+            rl.run(job)
+            made.append([pair for pair in probes.everything(Path("outputs")) if "rollouts" in pair[0]])
+            assert not Path("outputs/rl/e-m-0/played").exists()
+            assert pq.read_metadata("outputs/rl/e-m-0/rollouts/meta/episodes/chunk-000/file-000.parquet").num_rows == 16
+    assert made[0] == made[1] != []
+
+
+def interrupting(collected: Callable[..., Any]) -> Callable[..., Any]:
+    def play(*given: Any) -> Any:
+        if given[-1] == (0, 1):
+            raise KeyboardInterrupt
+        return collected(*given)
+
+    return play
 
 
 @pytest.mark.skipif("LEROBOT_PYTHON" not in os.environ, reason="LEROBOT_PYTHON: an interpreter that has lerobot 0.6")

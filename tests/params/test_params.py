@@ -92,6 +92,22 @@ BROKEN: dict[str, tuple[Edit, str]] = {
     ),
     "camera twice": (_set(["corner2", "corner2"], "env", "cameras"), r"env\.cameras: lists corner2 twice"),
     "blind": (_set([], "env", "cameras"), r": env: the policy would be blind"),
+    "neither benchmark nor dataset": (
+        _set(None, "env", "benchmark"),
+        r"experiments\.metaworld: curate\.dataset = null: without env\.benchmark there is no script to show the tasks",
+    ),
+    "no benchmark to start in another way": (
+        _set({"benchmark": None, "shift": "visual"}, "experiments", "metaworld", "env"),
+        r"experiments\.metaworld\.env\.shift: 'visual': without a benchmark nothing is started; set none$",
+    ),
+    "columns of no dataset": (
+        _set({"state": "state"}, "curate", "columns"),
+        r"curate: columns are those of a dataset; set them to {}, or give dataset$",
+    ),
+    "a column for what there is not": (
+        _set({"dataset": "me/mine", "columns": {"stat": "state"}}, "experiments", "metaworld", "curate"),
+        r"experiments\.metaworld: curate\.columns\.stat: no such thing; did you mean 'state'\?$",
+    ),
     "bad split name": (_set({}, "evaluate", "splits", "OOD"), r"evaluate\.splits\.OOD = .* name starts with a small"),
     "no id split": (_drop("evaluate", "splits", "id"), r"evaluate: splits needs the key 'id'"),
     "no seeds": (_set([], "seeds"), r"seeds = \[\]: "),
