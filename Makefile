@@ -171,8 +171,9 @@ results: setup ## write the tables of README, docs and results/README.md from re
 	@python -m pirl_core.report.pages
 	@python -m pirl_core.report.papers
 
-# Two files of tests at a time: a file's tests share what it has set up.
-PYTEST = python -m pytest -n 2 --dist loadfile --durations 12
+# Two files of tests at a time: a file's tests share what it has set up. A process that dies ends the run: with another
+# in its place, --dist loadfile waits for ever.
+PYTEST = python -m pytest -n 2 --dist loadfile --max-worker-restart 0 --durations 12
 
 test: setup ## the fast tests
 	@$(PYTEST)

@@ -72,20 +72,33 @@ def column_ranges(path: Path, remedy: str, column: str) -> list[tuple[int, int]]
     """
     with open_regular(path, remedy) as file:
         try:
-            metadata = pq.ParquetFile(file).metadata
-            groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
-            chunks = [[group.column(at) for at in range(group.num_columns)] for group in groups]
-            told = [next(chunk.statistics for chunk in own if chunk.path_in_schema == column) for own in chunks]
-        except StopIteration:
-            raise UserError(f"{path}: column '{column}' is missing; {remedy}") from None
+            told = [[chunk.statistics for chunk in group] for group in column_chunks(pq.ParquetFile(file), [column])]
         except Exception as error:  # of Arrow, which lets other kinds than its own through
             raise _damaged(path, error, remedy) from None
+    if not all(told):
+        raise UserError(f"{path}: column '{column}' is missing; {remedy}")
     return [
         (one.min, one.max)
         if one is not None and one.has_min_max and isinstance(one.min, int)
         else (-LARGEST_WHOLE, LARGEST_WHOLE)
-        for one in told
+        for one, *_ in told
     ]
+
+
+def column_chunks(content: pq.ParquetFile, columns: Sequence[str]) -> list[list[pq.ColumnChunkMetaData]]:
+    """What the file tells of the columns, row group by row group; of a nested column, of each of its leaves.
+
+    Raises what Arrow raises for a damaged file. Arrow 23 ends the process where it is asked for the metadata of a chunk
+    whose histograms cannot be right, so its reader, which raises there, reads a row of the chunk first.
+    """
+    leaves = enumerate(content.schema.column(number).path for number in range(len(content.schema)))
+    places = [place for place, path in leaves if any(path == name or path.startswith(f"{name}.") for name in columns)]
+    found = []
+    for number in range(content.num_row_groups):
+        next(content.iter_batches(batch_size=1, row_groups=[number], columns=list(columns)), None)
+        group = content.metadata.row_group(number)
+        found.append([group.column(place) for place in places])
+    return found
 
 
 def read_table(path: Path, remedy: str, columns: Mapping[str, Kind], groups: Sequence[int] | None = None) -> pa.Table:
@@ -100,7 +113,7 @@ def read_table(path: Path, remedy: str, columns: Mapping[str, Kind], groups: Seq
         try:
             content = pq.ParquetFile(file)
             names = list(content.schema_arrow.names)
-            _check_size(content.metadata)
+            _check_size(content, list(columns))
         except Exception as error:  # of Arrow, which lets other kinds than its own through
             raise _damaged(path, error, remedy) from None
         for name, kind in columns.items():
@@ -136,13 +149,14 @@ def _bounded(values: pa.ChunkedArray) -> bool:
     return bool(pc.all(pc.less_equal(sizes, LARGEST), min_count=0).as_py())
 
 
-def _check_size(metadata: pq.FileMetaData) -> None:
-    """Raises ValueError where the file says that it unpacks to more than any machine should take."""
-    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
-    values = sum(group.column(number).num_values for group in groups for number in range(group.num_columns))
-    size = sum(group.total_byte_size for group in groups)
-    if max(values, metadata.num_rows) > MOST_VALUES or size > MOST_BYTES:
-        raise ValueError(f"it says that it holds {metadata.num_rows:,} rows, {values:,} values, {size:,} bytes")
+def _check_size(content: pq.ParquetFile, columns: Sequence[str]) -> None:
+    """Raises ValueError where the file says that its columns unpack to more than any machine should take."""
+    rows = content.metadata.num_rows
+    chunks = [chunk for group in column_chunks(content, columns) for chunk in group]
+    values = sum(chunk.num_values for chunk in chunks)
+    size = sum(chunk.total_uncompressed_size for chunk in chunks)
+    if max(values, rows) > MOST_VALUES or size > MOST_BYTES:
+        raise ValueError(f"it says that it holds {rows:,} rows, {values:,} values, {size:,} bytes")
 
 
 def _damaged(path: Path, error: Exception, remedy: str) -> UserError:

@@ -119,6 +119,25 @@ def test_damaged_bytes_are_read_or_refused_in_one_line(
     assert "\n" not in said
 
 
+def test_every_damaged_bit_of_a_table_s_metadata_is_read_or_refused(tmp_path: Path) -> None:
+    """Arrow ends the process at some of them, unless it is asked in the right order."""
+    path = sound(tmp_path)["parquet"]
+    content = path.read_bytes()
+    length = int.from_bytes(content[-8:-4], "little")
+    for place in range(len(content) - 8 - length, len(content) - 8):
+        for bit in (1, 2, 4, 16):
+            damaged = bytearray(content)
+            damaged[place] ^= bit
+            path.write_bytes(damaged)
+            said = ""
+            try:
+                READERS["parquet"](path)
+                tables.column_ranges(path, REMEDY, "n")
+            except UserError as error:
+                said = str(error)
+            assert "\n" not in said
+
+
 @given(Json)
 @settings(max_examples=100, deadline=None)
 def test_sound_json_is_what_the_standard_library_reads(value: Any) -> None:

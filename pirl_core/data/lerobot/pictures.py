@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from pirl_core.errors import UserError
 from pirl_core.readers.pictures import decode_picture
+from pirl_core.readers.tables import column_chunks
 
 HELD_BYTES = 2**30
 """Decoded pictures that a process keeps; of a larger dataset it decodes the rest again each time."""
@@ -87,15 +88,12 @@ def offsets(path: Path, column: str, encoded: Sequence[bytes]) -> np.ndarray:
     found = np.empty(len(encoded), np.int64)
     row = 0
     with path.open("rb") as file:
-        metadata = pq.ParquetFile(file).metadata
-        for number in range(metadata.num_row_groups):
-            group = metadata.row_group(number)
-            [chunk] = [
-                part for part in map(group.column, range(group.num_columns)) if part.path_in_schema == f"{column}.bytes"
-            ]
+        table = pq.ParquetFile(file)
+        for number, leaves in enumerate(column_chunks(table, [column])):
+            [chunk] = [leaf for leaf in leaves if leaf.path_in_schema == f"{column}.bytes"]
             content = os.pread(file.fileno(), chunk.total_compressed_size, chunk.data_page_offset)
             at = 0
-            for picture in encoded[row : row + group.num_rows]:
+            for picture in encoded[row : row + table.metadata.row_group(number).num_rows]:
                 at = content.find(picture[:_BEGINNING], at)
                 if at < 0 or content[at : at + len(picture)] != picture:
                     raise ValueError(f"'{column}' is compressed")
