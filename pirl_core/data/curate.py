@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from pirl_core.data.demonstrate import Wish, demonstrations
+from pirl_core.data.domains import REAL, real_half
 from pirl_core.data.fewshot import select_episodes
 from pirl_core.data.lerobot import DemoEpisode, write_dataset
 from pirl_core.data.recorded import (
@@ -27,7 +28,7 @@ from pirl_core.facts import Facts, facts_of
 from pirl_core.files import replace_folder, write_json
 from pirl_core.params.sections import Curate, Env
 from pirl_core.readers.archives import read_arrays
-from pirl_core.seeds import use_of
+from pirl_core.seeds import Domain, use_of
 from pirl_core.training.resume import Checkpoints
 from pirl_core.training.track import Tracker
 
@@ -37,12 +38,33 @@ DEMONSTRATION = "demonstration.npz"
 def make_dataset(
     env: Env, curate: Curate, folder: Path, checkpoints: Checkpoints, tracker: Tracker, workers: int | None = None
 ) -> None:
-    """Writes ``folder`` whole or not at all; ``meta/curation.json`` tells where the episodes come from.
+    """Writes ``folder`` whole or not at all; ``meta/curation.json`` tells where the episodes come from. With
+    ``curate.real`` a folder ``real`` in it is the other domain's dataset.
 
     Demonstration i of a task is the same whichever others are kept, so only the kept ones are made: keeping 5 of 50
     costs a tenth. Each is a checkpoint of its own, so an interrupted run makes only those that are missing. Of a
     dataset of others only the files of the kept episodes are downloaded.
     """
+    with replace_folder(folder) as temporary:
+        made = _write("sim", env, curate, temporary, checkpoints, 0, tracker, workers)
+        if curate.real is not None:
+            real = temporary / REAL
+            real.mkdir()
+            _write("real", *real_half(env, curate, curate.real), real, checkpoints, made, tracker, workers)
+
+
+def _write(
+    domain: Domain,
+    env: Env,
+    curate: Curate,
+    folder: Path,
+    checkpoints: Checkpoints,
+    first: int,
+    tracker: Tracker,
+    workers: int | None,
+) -> int:
+    """The dataset of one domain, in an empty folder; returns of how many episodes. first: how many others have before,
+    in whose place no checkpoint may come."""
     recorded = _recorded(env, curate)
     facts = facts_of(env.benchmark) if recorded is None else recorded.facts
     numbers, task_index, kept = choose_episodes(env, curate, recorded)
@@ -54,52 +76,53 @@ def make_dataset(
         tracker.warn(0, text)
         notes.append(text)
 
-    with replace_folder(folder) as temporary:
-        if recorded is None:
-            shared: list[Shared] = []
-            shown = shown_tasks(env)
-            wishes = [Wish(shown[task_index[e]], int(e) % curate.episodes_per_task) for e in kept]
-            episodes = _made(env, curate, wishes, checkpoints, tracker, workers)
-        else:
-            chosen = [recorded.episodes[position] for position in kept]
-            shared = shared_sentences([episode.sentence for episode in recorded.episodes], recorded.tasks, facts)
-            for text in peculiarities(recorded, curate, chosen, shared):
-                tell(text)
-            episodes = _reported(read_episodes(recorded, env, chosen), tracker)
-        kept_numbers = [numbers[position] for position in kept]
-        episodes = _noted(episodes, kept_numbers, facts, origins)
-        watched = _watched(episodes, facts.state_dim(env.object_state), values)
-        write_dataset(temporary, watched, list(env.cameras), facts)
-        clipped_actions = sum(int(origin["clipped_actions"]) for origin in origins)
-        if clipped_actions:
-            frames = sum(int(origin["frames"]) for origin in origins)
-            tell(f"{clipped_actions} of {frames} actions had numbers beyond ±{facts.action_range:g} and were clipped")
-        state, action = (np.concatenate(part) for part in zip(*values, strict=True))
-        write_json(
-            temporary / "meta/curation.json",
-            {
-                "dataset": curate.dataset,
-                "dataset_commit": None if recorded is None else recorded.commit,
-                "seed": curate.seed,
-                "action_noise": curate.action_noise,
-                "episodes_available": int(np.count_nonzero(task_index >= 0)),
-                "episodes_kept": len(kept),
-                "failed_attempts": sum(int(origin["failed_attempts"]) for origin in origins),
-                "clipped_actions": clipped_actions,
-                "notes": notes,
-                "shared_sentences": [group._asdict() for group in shared],
-                "hardly_varying": [
-                    *variation_notes("state", facts.state, state),
-                    *variation_notes("action", facts.action, action),
-                ],
-                "episodes": origins,
-            },
-        )
+    if recorded is None:
+        shared: list[Shared] = []
+        shown = shown_tasks(env)
+        wishes = [Wish(shown[task_index[e]], int(e) % curate.episodes_per_task, domain) for e in kept]
+        episodes = _made(env, curate, wishes, checkpoints, first, tracker, workers)
+    else:
+        chosen = [recorded.episodes[position] for position in kept]
+        shared = shared_sentences([episode.sentence for episode in recorded.episodes], recorded.tasks, facts)
+        for text in peculiarities(recorded, curate, chosen, shared):
+            tell(text)
+        episodes = _reported(read_episodes(recorded, env, chosen), tracker)
+    kept_numbers = [numbers[position] for position in kept]
+    episodes = _noted(episodes, kept_numbers, facts, origins)
+    watched = _watched(episodes, facts.state_dim(env.object_state), values)
+    write_dataset(folder, watched, list(env.cameras), facts)
+    clipped_actions = sum(int(origin["clipped_actions"]) for origin in origins)
+    if clipped_actions:
+        frames = sum(int(origin["frames"]) for origin in origins)
+        tell(f"{clipped_actions} of {frames} actions had numbers beyond ±{facts.action_range:g} and were clipped")
+    state, action = (np.concatenate(part) for part in zip(*values, strict=True))
+    write_json(
+        folder / "meta/curation.json",
+        {
+            "dataset": curate.dataset,
+            "dataset_commit": None if recorded is None else recorded.commit,
+            "seed": curate.seed,
+            "action_noise": curate.action_noise,
+            "episodes_available": int(np.count_nonzero(task_index >= 0)),
+            "episodes_kept": len(kept),
+            "failed_attempts": sum(int(origin["failed_attempts"]) for origin in origins),
+            "clipped_actions": clipped_actions,
+            "notes": notes,
+            "shared_sentences": [group._asdict() for group in shared],
+            "hardly_varying": [
+                *variation_notes("state", facts.state, state),
+                *variation_notes("action", facts.action, action),
+            ],
+            "episodes": origins,
+        },
+    )
+    return len(kept)
 
 
 def dataset_size(env: Env, curate: Curate) -> int:
-    """Demonstrations that the dataset will hold."""
-    return len(choose_episodes(env, curate, _recorded(env, curate))[2])
+    """Demonstrations that the dataset, or both, will hold."""
+    others = 0 if curate.real is None else dataset_size(*real_half(env, curate, curate.real))
+    return len(choose_episodes(env, curate, _recorded(env, curate))[2]) + others
 
 
 def peculiarities(recorded: Recorded, curate: Curate, chosen: Sequence[Listed], shared: Sequence[Shared]) -> list[str]:
@@ -195,13 +218,20 @@ def _reported(episodes: Iterable[DemoEpisode], tracker: Tracker) -> Iterator[Dem
 
 
 def _made(
-    env: Env, curate: Curate, wishes: list[Wish], checkpoints: Checkpoints, tracker: Tracker, workers: int | None
+    env: Env,
+    curate: Curate,
+    wishes: list[Wish],
+    checkpoints: Checkpoints,
+    first: int,
+    tracker: Tracker,
+    workers: int | None,
 ) -> Iterator[DemoEpisode]:
-    """Every wish's demonstration, in order: from its checkpoint, or from the expert."""
-    found = [checkpoints.at(number, lambda text: tracker.warn(0, text)) for number in range(len(wishes))]
+    """Every wish's demonstration, in order: from its checkpoint, of number ``first`` and on, or from the expert."""
+    places = range(first, first + len(wishes))
+    found = [checkpoints.at(place, lambda text: tracker.warn(0, text)) for place in places]
     missing = [wish for wish, slot in zip(wishes, found, strict=True) if slot is None]
     with closing(demonstrations(env, curate, missing, workers)) as fresh:
-        for number, (wish, slot) in enumerate(zip(wishes, found, strict=True)):
+        for number, wish, slot in zip(places, wishes, found, strict=True):
             if slot is None:
                 episode = next(fresh)
                 checkpoints.save(number, partial(_save, episode))

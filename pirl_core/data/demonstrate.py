@@ -29,10 +29,11 @@ from pirl_core.types import Episode
 
 
 class Wish(NamedTuple):
-    """A demonstration to make: number ``number`` of ``task``."""
+    """A demonstration to make: number ``number`` of ``task`` in the domain."""
 
     task: str
     number: int
+    domain: seeds.Domain = "sim"
 
 
 def demonstrations(
@@ -87,7 +88,7 @@ class Demonstrator:
     def make(self, wish: Wish) -> DemoEpisode | None:
         """First success among the attempts that belong to this wish, or None. Their seeds: ``seeds.demo_seed``."""
         for failures in range(self.curate.max_attempts_per_episode):
-            seed = seeds.demo_seed(self.curate.seed, wish.task, wish.number, failures)
+            seed = seeds.demo_seed(self.curate.seed, wish.task, wish.number, failures, wish.domain)
             episode = Episode(wish.task, seed, self.env.shift, wish.number)
             if self.simulator is None or not self.simulator.fits(episode):
                 if self.simulator is not None:

@@ -240,6 +240,14 @@ class FlowPolicy(nn.Module):
         return lambda x, tau: self.backbone.velocity(context, x, tau)
 
 
+class Noisy(NamedTuple):
+    """What flow matching asks the network at: an observation with noisy actions x (B, H, D) at times tau (B,)."""
+
+    inputs: Inputs
+    x: Tensor
+    tau: Tensor
+
+
 class FlowMatching(nn.Module):
     """The SFT objective as one forward, so that DDP sees it."""
 
@@ -248,8 +256,12 @@ class FlowMatching(nn.Module):
         self.backbone = backbone
 
     def forward(self, inputs: Inputs, x: Tensor, tau: Tensor) -> Tensor:
-        """Velocity (B, H, D) at noisy actions x, encoding the observation with gradient."""
-        return self.backbone.velocity(self.backbone.encode(inputs), x, tau)[0].float()
+        return velocity_at(self.backbone, Noisy(inputs, x, tau))
+
+
+def velocity_at(backbone: Backbone, point: Noisy) -> Tensor:
+    """(B, H, D), encoding the observation with gradient."""
+    return backbone.velocity(backbone.encode(point.inputs), point.x, point.tau)[0].float()
 
 
 def keyed_normals(purpose: seeds.Purpose, keys: Sequence[tuple[int, ...]], shape: tuple[int, ...]) -> Tensor:

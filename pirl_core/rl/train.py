@@ -15,12 +15,14 @@ from pirl_core.errors import UserError
 from pirl_core.flow.chain import Noise
 from pirl_core.flow.noise import learns_std, scheduled
 from pirl_core.params.sections import Rl
+from pirl_core.policy.anchored import AnchoredPolicy
 from pirl_core.policy.dropout import drop, expert_dropout, still
 from pirl_core.policy.flow_policy import FlowPolicy, Process
 from pirl_core.policy.layers import way_to_run
 from pirl_core.policy.lora import EncodingPolicy, add_adapters, merge, merged, save_adapters
 from pirl_core.policy.precision import round_weights
 from pirl_core.rl import guards
+from pirl_core.rl.anchor import Anchor
 from pirl_core.rl.collect import collect
 from pirl_core.rl.rollout import ChunkEnv
 from pirl_core.rl.update import update
@@ -85,8 +87,10 @@ def train_rl(
     validate: Validate,
     on_improved: OnImproved,
     on_rollout: OnRollout = lambda iteration: None,
+    anchor: Anchor | None = None,
 ) -> None:
     """Fine-tune ``policy`` in place on ``tasks``, started by ``shift``. Randomness is a function of (seed, iteration).
+    ``anchor``: demonstrations that it goes on learning from.
 
     Raises UserError when a guard of ``run`` in params.yaml says stop; the last checkpoint stays.
     """
@@ -104,8 +108,9 @@ def train_rl(
     drop(dropout, True)
     policy.backbone.run_layer = way_to_run(rl.activation_checkpointing, rl.compile, compute_device())
     limits, tracker = session.supervision, session.tracker
+    module = EncodingPolicy(policy) if rl.lora_rank else policy
     learner = Learner(
-        EncodingPolicy(policy) if rl.lora_rank else policy,
+        AnchoredPolicy(module) if anchor else module,
         parameter_groups(policy, rl),
         rl.weight_decay,
         rl.max_grad_norm,
@@ -146,7 +151,7 @@ def train_rl(
         rng = seeds.generator("minibatch", seed, iteration)
         warming = iteration < rl.critic_warmup_iterations and process.critic is not None
         learner.release()
-        metrics |= update(learner, rollout, share, noise, process, rl, rng, warming, iteration)
+        metrics |= update(learner, rollout, share, noise, process, rl, rng, warming, iteration, anchor)
         learner.gather()
         updated = time.monotonic()
         timing = {

@@ -44,7 +44,7 @@ ENV = Env(
 )
 CURATE = Curate(
     dataset=None, dataset_revision=None, columns={}, seed=3, episodes_per_task=3, still_frames=0, action_noise=0.1,
-    max_attempts_per_episode=5, keep_per_task=2, keep_episodes=None,
+    max_attempts_per_episode=5, keep_per_task=2, keep_episodes=None, real=None,
 )  # fmt: skip
 
 

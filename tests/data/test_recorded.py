@@ -30,7 +30,7 @@ LIBERO = Env(
 )  # fmt: skip
 CURATE = Curate(
     dataset="recorded", dataset_revision=None, columns={}, seed=0, episodes_per_task=9, still_frames=0,
-    action_noise=0.0, max_attempts_per_episode=1, keep_per_task=None, keep_episodes=None,
+    action_noise=0.0, max_attempts_per_episode=1, keep_per_task=None, keep_episodes=None, real=None,
 )  # fmt: skip
 
 NAMES = {what: name for what, (name,) in facts_of("libero").columns[0].items()}

@@ -57,7 +57,9 @@ CHANGES: dict[str, dict[str, Change]] = {
         "max_attempts_per_episode": Change([3]),
         "keep_per_task": Change([1]),
         "keep_episodes": Change([[1]]),
+        "real": Change([BASE["Real"]]),
     },
+    "Real": {"shift": Change(["position", "real"]), "episodes_per_task": Change([2])},
     "Policy": {
         "backbone": Change(),
         "size": Change(["tiny"]),
@@ -75,6 +77,7 @@ CHANGES: dict[str, dict[str, Change]] = {
     "Sft": {
         "steps": Change([4]),
         "batch_size": Change([5]),
+        "sim_share": Change([0.0, 0.5]),
         "micro_batch_size": Change([3]),
         "lr": Change([2e-3]),
         "warmup_steps": Change([0, 2]),
@@ -130,6 +133,8 @@ CHANGES: dict[str, dict[str, Change]] = {
         "huber_delta": Change([0.01]),
         "value_coef": Change([0.1]),
         "entropy_coef": Change([0.1], LEARNED),
+        "sft_coef": Change([0.1, 0.5]),
+        "sft_batch_size": Change([5], {"sft_coef": 0.5}),
         "max_grad_norm": Change([0.01]),
         "target_kl": Change([1e-9]),
         "critic": Change(),

@@ -37,6 +37,7 @@ from pirl_core.types import Episode
 from tests.params.probes import BASE as VALUES
 from tests.params.probes import job
 from tests.policy.test_families import make
+from tests.rl.test_anchor import anchor_of
 from tests.rl.test_rl import rl_params
 from tests.sft.test_sft import BASE, ENV, POLICY, learnable
 from tests.worlds import INSTRUCTIONS, Bandit, session, small_policy
@@ -164,6 +165,23 @@ def rl(opened: Session, disturbed: bool) -> FlowPolicy:
     return policy
 
 
+def anchored(opened: Session, disturbed: bool) -> FlowPolicy:
+    policy = small_policy(cameras=0, horizon=2, replan=2)
+    chosen = rl_params(iterations=4, episodes_per_iteration=16, sft_coef=0.5, validate_every=1)
+    train_rl(
+        policy, Bandit(4, 0.8), ["b"], "none", chosen, 0, opened, lambda i: {CHOOSES: 0.5},
+        lambda: save_policy(policy, opened.policy), anchor=anchor_of(policy),
+    )  # fmt: skip
+    return policy
+
+
+def mixture(opened: Session, disturbed: bool) -> FlowPolicy:
+    policy = build_policy(ENV, POLICY, learnable(), INSTRUCTIONS, 0).policy
+    section = Sft.model_validate(BASE | {"steps": 4, "log_every": 1, "sim_share": 0.5})
+    train_sft(policy, learnable(), ENV.cameras, section, 0, opened, sim=60)
+    return policy
+
+
 def lora(opened: Session, disturbed: bool) -> FlowPolicy:
     policy = small_policy(cameras=0, horizon=2, replan=2)
     chosen = rl_params(iterations=3, episodes_per_iteration=32, lora_rank=2, micro_batch_size=20, validate_every=1)
@@ -208,7 +226,16 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize(
-    ("train", "stops"), [(sft, (2, 4, 6)), (rl, (0, 1, 3, 5)), (lora, (1, 2)), (dropped_sft, (2,)), (dropped_rl, (2,))]
+    ("train", "stops"),
+    [
+        (sft, (2, 4, 6)),
+        (mixture, (2, 3)),
+        (rl, (0, 1, 3, 5)),
+        (anchored, (1, 3)),
+        (lora, (1, 2)),
+        (dropped_sft, (2,)),
+        (dropped_rl, (2,)),
+    ],
 )
 def test_interrupted_training_ends_with_the_same_bits(train: Train, stops: tuple[int, ...], tmp_path: Path) -> None:
     """Parameters, best policy and metric log; killed once at each of several steps, then again and again."""

@@ -10,6 +10,13 @@ COLUMNS = ("state", "action", "environment", "sentence")
 """What ``columns`` may give the names of, beside the cameras."""
 
 
+class Real(Section):
+    """Demonstrations of a second domain, the "real" one: the script's again, under a shift of the benchmark."""
+
+    shift: Text
+    episodes_per_task: Count
+
+
 class Curate(Section):
     """Demonstrations of the scripted experts or of others, and the few-shot subset that SFT sees."""
 
@@ -23,6 +30,7 @@ class Curate(Section):
     max_attempts_per_episode: Count
     keep_per_task: Count | None
     keep_episodes: Annotated[list[StepsOrNone], Field(min_length=1), AfterValidator(distinct)] | None
+    real: Real | None
 
     @model_validator(mode="after")
     def _of_the_script_or_of_the_dataset(self) -> "Curate":

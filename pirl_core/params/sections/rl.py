@@ -73,6 +73,8 @@ class Rl(Section):
     huber_delta: Positive
     value_coef: Positive
     entropy_coef: NonNegative
+    sft_coef: NonNegative
+    sft_batch_size: Count
     max_grad_norm: Positive
     target_kl: Positive | None
     critic: Literal["vlm", "vlm_unmasked", "expert"]
