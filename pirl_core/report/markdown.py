@@ -24,6 +24,10 @@ EXPLORING = (
     "The first episodes of ID once more, with the noise with which RL explored: success of the policy after RL, and of "
     "the SFT policy that it began from, under the same noise."
 )
+SERVED = (
+    "Policies that somebody else serves, in the same episodes (docs/serving.md). Where the start noise is the server's "
+    "own, another run of the same policy may differ."
+)
 PAIRS = (
     "Every policy plays the same episodes, so each RL episode is paired with the SFT episode of the same task, "
     "initial state and training seed."
@@ -47,6 +51,8 @@ def render_markdown(
         parts += ["## RL − SFT", PAIRS, tables.markdown(*tables.differences_table(metrics, older))]
     if metrics.get("exploring"):
         parts += ["## While exploring", EXPLORING, tables.markdown(*tables.exploring_table(metrics, older))]
+    if metrics.get("served"):
+        parts += ["## Served by others", SERVED, tables.markdown(*tables.served_table(metrics["served"]))]
     if groups[1]:
         parts += ["## By group of tasks", tables.markdown(*groups)]
     parts += ["## Learning", "![Success over RL iterations, one panel per experiment](learning.svg)"]

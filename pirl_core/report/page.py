@@ -13,7 +13,7 @@ from markupsafe import Markup
 from pirl_core.params.sections import Params
 from pirl_core.report import tables
 from pirl_core.report.figures import Panel, color_index
-from pirl_core.report.markdown import CHAINS, EXPLORING, INTERVALS, NO_WARNING, PAIRS, Table, paper_note
+from pirl_core.report.markdown import CHAINS, EXPLORING, INTERVALS, NO_WARNING, PAIRS, SERVED, Table, paper_note
 from pirl_core.report.older import Older, older_note
 from pirl_core.report.runs import parameters, revision_label, versions
 from pirl_core.report.tables import Row, method_label, percent, split_title
@@ -60,6 +60,8 @@ def render_html(
             chains_note=CHAINS,
             exploring=tables.exploring_table(metrics, older),
             exploring_note=EXPLORING,
+            served=tables.served_table(metrics.get("served", [])),
+            served_note=SERVED,
             warned=warned,
             run_table=tables.runs_table(runs),
             parameters=parameters(runs["records"]),
