@@ -23,7 +23,7 @@ from pirl_core.data.recorded import (
 )
 from pirl_core.data.variation import variation_notes
 from pirl_core.errors import UserError
-from pirl_core.facts import Facts, facts_of
+from pirl_core.facts import Facts, facts_in, facts_of
 from pirl_core.files import replace_folder, write_json
 from pirl_core.params.sections import Curate, Env
 from pirl_core.readers.archives import read_arrays
@@ -44,7 +44,7 @@ def make_dataset(
     dataset of others only the files of the kept episodes are downloaded.
     """
     recorded = _recorded(env, curate)
-    facts = facts_of(env.benchmark) if recorded is None else recorded.facts
+    facts = facts_in(env) if recorded is None else recorded.facts
     numbers, task_index, kept = choose_episodes(env, curate, recorded)
     origins: list[dict[str, str | int]] = []
     values: list[tuple[np.ndarray, np.ndarray]] = []

@@ -9,7 +9,7 @@ from pirl_core.stages.job import Job, require
 def run(job: Job) -> None:
     from pirl_core.data.lerobot import read_dataset
     from pirl_core.errors import UserError
-    from pirl_core.facts import facts_of
+    from pirl_core.facts import facts_in
     from pirl_core.files import write_json
     from pirl_core.policy.folder import save_policy
     from pirl_core.sft.build import build_policy
@@ -24,7 +24,7 @@ def run(job: Job) -> None:
     source = Path("outputs/curate") / job.experiment
     require(source, f"curate@{job.experiment}")
     frames = read_dataset(source, list(env.cameras), env.object_state)
-    facts = facts_of(env.benchmark)
+    facts = facts_in(env)
     if env.benchmark is not None and frames.actions.shape[1] != len(facts.action):
         raise UserError(
             f"{source}: action has {frames.actions.shape[1]} numbers, {facts.label} takes {len(facts.action)}"
