@@ -96,6 +96,6 @@ def _shown(
             following += 1
             for part in parts:
                 if which == "all" or part.success[-1]:
-                    yield clipped(part, facts)[0]
+                    yield clipped(part._replace(success=part.success & (env.score == "success")), facts)[0]
     if lost:
         print(f"{lost} of {len(takes)} episodes ended otherwise when simulated again, and were not kept", flush=True)

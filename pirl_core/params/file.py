@@ -134,6 +134,7 @@ def _override_problems(params: Params) -> Iterator[str]:
                         yield describe(e, layers, model)
         with suppress(ValidationError):
             yield from _data_problems(resolve(params, experiment), experiment)
+            yield from _kept_successes(resolve(params, experiment), experiment)
             yield from _all_split_problems(params, experiment)
             for method in params.methods:
                 yield from _untrained_tasks(params, experiment, method)
@@ -150,6 +151,13 @@ def _data_problems(run: Run, experiment: str) -> Iterator[str]:
     for name in run.curate.columns:
         if name not in known:
             yield f"experiments.{experiment}: curate.columns.{name}: {unknown(name, known, 'no such thing')}"
+
+
+def _kept_successes(run: Run, experiment: str) -> Iterator[str]:
+    """Where there is no success, none can be kept."""
+    for key, record in (("evaluate", run.evaluate.record), ("rl", run.rl.record)):
+        if record == "success" and run.env.score == "return":
+            yield f"experiments.{experiment}: {key}.record = success: its episodes count by return; give all or none"
 
 
 def _untrained_tasks(params: Params, experiment: str, method: str) -> Iterator[str]:

@@ -13,6 +13,7 @@ from pirl_core.stages.job import Job, require
 if TYPE_CHECKING:
     from pirl_core.evaluation.evaluate import Outcome, Turn
     from pirl_core.evaluation.players import Player
+    from pirl_core.facts import Score
     from pirl_core.params.sections import Env
     from pirl_core.policy.flow_policy import FlowPolicy
     from pirl_core.types import Episode
@@ -57,7 +58,7 @@ def run(job: Job) -> None:
         Tracker(job.stage, job.name, total, None, resumed=len(done), main=here.main) as tracker,
     ):
         with VectorEnv(env, -(-evaluate.num_envs // here.size)) as envs:
-            outcomes = play_turns(turns, envs, done, evaluate.num_envs, checkpoints, tracker)
+            outcomes = play_turns(turns, envs, done, evaluate.num_envs, checkpoints, tracker, env.score)
             if not here.main:
                 return
             for label, note in shared_starts(env, evaluate).items():
@@ -65,9 +66,9 @@ def run(job: Job) -> None:
             filmed = []
             for label, played in outcomes.items():
                 if label in splits:
-                    filmed += choose(label, played, evaluate.videos_per_outcome)
-                print(f"{job.label} {label} {sum(outcome.success for outcome in played)}/{len(played)}", flush=True)
-            write_videos(envs, filmed, folder / "videos", tracker)
+                    filmed += choose(label, played, evaluate.videos_per_outcome, env.score)
+                print(f"{job.label} {label} {_said(played, env.score)}", flush=True)
+            write_videos(envs, filmed, folder / "videos", tracker, env.score)
             if evaluate.record != "none":
                 for label, played in outcomes.items():
                     home = folder / "rollouts" / label.replace(":", "_")
@@ -75,7 +76,10 @@ def run(job: Job) -> None:
                     print(f"{job.label} {label}: {kept} episodes kept in rollouts/{home.name}", flush=True)
         table = folder / "episodes.parquet"
         with naming(table):
-            pd.DataFrame(_rows(job, outcomes)).to_parquet(table, index=False)
+            frame = pd.DataFrame(_rows(job, outcomes))
+            if env.score == "return":
+                frame["success"] = pd.array([None] * len(frame), "boolean")
+            frame.to_parquet(table, index=False)
 
 
 def _loaded(folder: Path, env: "Env") -> "FlowPolicy":
@@ -107,6 +111,12 @@ def _exploring_turns(
         Turn(EXPLORING, episodes, lambda: exploring(policy, after)),
         Turn(EXPLORING_BEFORE, episodes, player_before),
     ]
+
+
+def _said(played: list["Outcome"], score: "Score") -> str:
+    if score == "success":
+        return f"{sum(outcome.success for outcome in played)}/{len(played)}"
+    return f"return {sum(outcome.reward for outcome in played) / len(played):.1f} of {len(played)}"
 
 
 def _rows(job: Job, outcomes: dict[str, list["Outcome"]]) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 Axes: C cameras, S state numbers, A action numbers.
 """
 
+import math
 from typing import Any
 
 import numpy as np
@@ -54,9 +55,10 @@ class GymnasiumEnv:
         """Apply one action (A,), clipped to the action space."""
         if self._over:
             raise RuntimeError(f"{self.task}: step after the episode's end; reset first")
-        bounded = np.clip(action, self._low, self._high).astype(self._dtype)
+        # np.clip takes longer than a tenth of HalfCheetah's step.
+        bounded = np.minimum(np.maximum(action, self._low), self._high).astype(self._dtype, copy=False)
         self.observation, reward, terminated, truncated, info = self._env.step(bounded)
-        if not np.isfinite(reward):
+        if not math.isfinite(reward):
             raise RuntimeError(f"{self.task}: the reward is {reward}")
         if self._success is not None:
             if self._success not in info:
