@@ -24,7 +24,7 @@ from pirl_core.data.recorded import (
 )
 from pirl_core.data.variation import variation_notes
 from pirl_core.errors import UserError
-from pirl_core.facts import Facts, facts_of
+from pirl_core.facts import Facts, facts_in, facts_of
 from pirl_core.files import replace_folder, write_json
 from pirl_core.params.sections import Curate, Env
 from pirl_core.readers.archives import read_arrays
@@ -66,7 +66,7 @@ def _write(
     """The dataset of one domain, in an empty folder; returns of how many episodes. first: how many others have before,
     in whose place no checkpoint may come."""
     recorded = _recorded(env, curate)
-    facts = facts_of(env.benchmark) if recorded is None else recorded.facts
+    facts = facts_in(env) if recorded is None else recorded.facts
     numbers, task_index, kept = choose_episodes(env, curate, recorded)
     origins: list[dict[str, str | int]] = []
     values: list[tuple[np.ndarray, np.ndarray]] = []

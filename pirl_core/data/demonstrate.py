@@ -101,7 +101,8 @@ class Demonstrator:
         return None
 
     def attempt(self, simulator: Simulator, episode: Episode, failures: int) -> DemoEpisode | None:
-        """The expert's episode up to and including its first step of success, or None if it ends before.
+        """The expert's episode up to and including its first step of success, or None if it ends before; where returns
+        count, whole.
 
         ``curate.still_frames`` follow, in which the world stands still as it is then and the arm is told to stay.
         """
@@ -124,7 +125,8 @@ class Demonstrator:
 
         with suppress(EpisodeOver):
             expert_of(self.env.world)(simulator, act)
-        if not solved:
+        has_success = self.env.score == "success"
+        if has_success and not solved:
             return None
         steps = len(actions)
         still = np.append(np.zeros(len(actions[-1]) - 1, np.float32), actions[-1][-1])  # the gripper stays as it is
@@ -142,7 +144,7 @@ class Demonstrator:
             np.stack(states),
             np.stack(actions),
             np.stack(rewards),
-            np.arange(len(actions)) >= steps - 1,
+            (np.arange(len(actions)) >= steps - 1) & has_success,
         )
 
 

@@ -5,7 +5,7 @@ fits the episode and still has to be reset; ``expert()`` gives the one who shows
 ``batch(settings, episode, num_envs)``, for a benchmark with tasks ``on_gpu`` alone, a ``Batch``.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
@@ -14,7 +14,7 @@ from pirl_core.types import Episode
 
 
 class Settings(NamedTuple):
-    """What a simulator needs of ``params.Env``."""
+    """What a simulator needs of ``params.Env``. tasks: those of training; () where it does not matter."""
 
     benchmark: str
     episode_steps: int
@@ -23,6 +23,8 @@ class Settings(NamedTuple):
     fast_render: bool
     object_state: bool
     sim_backend: Literal["cpu", "gpu"]
+    tasks: Sequence[str] = ()
+    keys: Mapping[str, str | list[str]] = {}
 
 
 class Outcome(NamedTuple):

@@ -17,6 +17,8 @@ def settings_of(env: Env) -> Settings:
         env.fast_render,
         env.object_state,
         env.sim_backend,
+        list(env.tasks),
+        dict(env.keys),
     )
 
 

@@ -43,7 +43,7 @@ def evaluate_served(
         VectorEnv(env, evaluate.num_envs) as envs,
     ):
         turns = [Turn(label, episodes, partial(remote.player, episodes)) for label, episodes in splits.items()]
-        outcomes = play_turns(turns, envs, [], evaluate.num_envs, Checkpoints(new, math.inf), tracker)
+        outcomes = play_turns(turns, envs, [], evaluate.num_envs, Checkpoints(new, math.inf), tracker, env.score)
         for label, note in shared_starts(env, evaluate).items():
             print(f"{said} {label}: {note}", flush=True)
         write_pictures(envs, env, evaluate, outcomes, splits.keys(), new, tracker, said)
@@ -58,4 +58,4 @@ def evaluate_served(
             "params": {"env": env.model_dump(mode="json"), "evaluate": evaluate.model_dump(mode="json")},
         }
         write_json(new / RECORD, record)
-        return write_episodes(outcomes, whose, new)
+        return write_episodes(outcomes, whose, env.score, new)

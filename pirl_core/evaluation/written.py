@@ -10,6 +10,7 @@ from pirl_core.envs.vector.slots import VectorEnv
 from pirl_core.evaluation.evaluate import Outcome
 from pirl_core.evaluation.rollouts import write_rollouts
 from pirl_core.evaluation.videos import choose, write_videos
+from pirl_core.facts import Score
 from pirl_core.files import naming
 from pirl_core.params.sections import Env, Evaluate
 from pirl_core.training.track import Tracker
@@ -43,9 +44,9 @@ def write_pictures(
     filmed = []
     for label, played in outcomes.items():
         if label in splits:
-            filmed += choose(label, played, evaluate.videos_per_outcome)
-        print(f"{said} {label} {sum(outcome.success for outcome in played)}/{len(played)}", flush=True)
-    write_videos(envs, filmed, folder / "videos", tracker)
+            filmed += choose(label, played, evaluate.videos_per_outcome, env.score)
+        print(f"{said} {label} {_said(played, env.score)}", flush=True)
+    write_videos(envs, filmed, folder / "videos", tracker, env.score)
     if evaluate.record != "none":
         for label, played in outcomes.items():
             home = folder / "rollouts" / label.replace(":", "_")
@@ -53,12 +54,20 @@ def write_pictures(
             print(f"{said} {label}: {kept} episodes kept in rollouts/{home.name}", flush=True)
 
 
-def write_episodes(outcomes: dict[str, list[Outcome]], whose: Whose, folder: Path) -> pd.DataFrame:
-    """The table of episodes; returns it."""
+def write_episodes(outcomes: dict[str, list[Outcome]], whose: Whose, score: Score, folder: Path) -> pd.DataFrame:
+    """The table of episodes; returns it. Where returns count, ``success`` says nothing."""
     table = pd.DataFrame(_rows(outcomes, whose))
+    if score == "return":
+        table["success"] = pd.array([None] * len(table), "boolean")
     with naming(folder / TABLE):
         table.to_parquet(folder / TABLE, index=False)
     return table
+
+
+def _said(played: list[Outcome], score: Score) -> str:
+    if score == "success":
+        return f"{sum(outcome.success for outcome in played)}/{len(played)}"
+    return f"return {sum(outcome.reward for outcome in played) / len(played):.1f} of {len(played)}"
 
 
 def _rows(outcomes: dict[str, list[Outcome]], whose: Whose) -> list[dict[str, Any]]:

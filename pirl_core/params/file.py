@@ -135,6 +135,7 @@ def _override_problems(params: Params) -> Iterator[str]:
         with suppress(ValidationError):
             yield from _data_problems(resolve(params, experiment), experiment)
             yield from _real_problems(resolve(params, experiment), experiment)
+            yield from _kept_successes(resolve(params, experiment), experiment)
             yield from _all_split_problems(params, experiment)
             for method in params.methods:
                 yield from _untrained_tasks(params, experiment, method)
@@ -168,6 +169,13 @@ def _real_problems(run: Run, place: str) -> Iterator[str]:
             check_names(run.env.benchmark, "shift", run.curate.real.shift)
         except ValueError as error:
             yield f"experiments.{place}: curate.real.shift: {error}"
+
+
+def _kept_successes(run: Run, experiment: str) -> Iterator[str]:
+    """Where there is no success, none can be kept."""
+    for key, record in (("evaluate", run.evaluate.record), ("rl", run.rl.record)):
+        if record == "success" and run.env.score == "return":
+            yield f"experiments.{experiment}: {key}.record = success: its episodes count by return; give all or none"
 
 
 def _untrained_tasks(params: Params, experiment: str, method: str) -> Iterator[str]:

@@ -14,6 +14,10 @@ INTERVALS = (
     "Success is the share of episodes that reach the goal within the time limit. Every training seed plays the same "
     "initial states; the 95 % intervals are for new training seeds and new initial states (docs/statistics.md)."
 )
+RETURNS = (
+    "Return is the sum of an episode's rewards, and the figures are means of it. Every training seed plays the same "
+    "initial states; the 95 % intervals are bootstrapped over training seeds and initial states (docs/statistics.md)."
+)
 CHAINS = (
     "Len-k is the share of sequences of which at least the first k subtasks were solved, each in turn without a reset; "
     "average is the number solved. An episode that is a sequence succeeds with its last subtask. A subtask has so many "
@@ -41,7 +45,8 @@ def render_markdown(
     groups, chains = tables.groups_table(metrics, older), tables.chains_table(metrics, older)
     parts = [
         f"# {params.report.title}",
-        f"Scale `{params.scale}`, training seeds {', '.join(map(str, params.seeds))}. {INTERVALS}",
+        f"Scale `{params.scale}`, training seeds {', '.join(map(str, params.seeds))}. "
+        + intervals_note(metrics["rows"]),
         "## Results",
         *main_table(metrics, params.scale, older),
     ]
@@ -55,13 +60,20 @@ def render_markdown(
         parts += ["## Served by others", SERVED, tables.markdown(*tables.served_table(metrics["served"]))]
     if groups[1]:
         parts += ["## By group of tasks", tables.markdown(*groups)]
-    parts += ["## Learning", "![Success over RL iterations, one panel per experiment](learning.svg)"]
+    what = tables.score_title(metrics["rows"], "Success", "Return")
+    parts += ["## Learning", f"![{what} over RL iterations, one panel per experiment](learning.svg)"]
     parts += ["## Per task, in distribution"]
     for experiment in params.experiments:
         parts += [f"### {experiment}", tables.markdown(*tables.tasks_table(metrics, experiment, "id", older))]
     parts += ["## Warnings", tables.markdown(*warned) if warned[1] else NO_WARNING]
     parts += ["## What ran", runs_sentence(runs), tables.markdown(*tables.runs_table(runs))]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def intervals_note(rows: Sequence[Row]) -> str:
+    """What the figures of ``metrics["rows"]`` are, and their intervals."""
+    kinds = dict.fromkeys(RETURNS if tables.is_return(row) else INTERVALS for row in rows)
+    return " ".join(kinds)
 
 
 def main_table(metrics: dict[str, list[Row]], scale: str, older: Older) -> list[str]:

@@ -4,6 +4,7 @@ The VLM is frozen: its context is computed once an observation, at rollout, and 
 every update epoch. With ``rl.lora_rank`` it learns through adapters, and every minibatch encodes anew.
 """
 
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 
 from pirl_core import seeds
 from pirl_core.errors import UserError
+from pirl_core.facts import Score
 from pirl_core.flow.chain import Noise
 from pirl_core.flow.noise import learns_std, scheduled
 from pirl_core.params.sections import Rl
@@ -31,13 +33,18 @@ from pirl_core.training.ranks import require_share
 from pirl_core.training.session import Session
 from pirl_core.types import Episode
 
-CHOOSES = "validation/success"
 Validate = Callable[[int], dict[str, float]]
-"""Iterations done → success rates of the deterministic policy on validation seeds: CHOOSES, and others to look at."""
+"""Iterations done → scores of the deterministic policy on validation seeds: that which ``chooses``, and others to look
+at."""
 OnImproved = Callable[[], None]
-"""Called when the validation success is the best so far."""
+"""Called when the validation score is the best so far."""
 OnRollout = Callable[[int], None]
 """Called on all ranks when an iteration's episodes have been played."""
+
+
+def chooses(score: Score) -> str:
+    """The metric by which the best policy is kept."""
+    return f"validation/{score}"
 
 
 def process_of(rl: Rl) -> Process:
@@ -88,9 +95,10 @@ def train_rl(
     on_improved: OnImproved,
     on_rollout: OnRollout = lambda iteration: None,
     anchor: Anchor | None = None,
+    score: Score = "success",
 ) -> None:
     """Fine-tune ``policy`` in place on ``tasks``, started by ``shift``. Randomness is a function of (seed, iteration).
-    ``anchor``: demonstrations that it goes on learning from.
+    ``anchor``: demonstrations that it goes on learning from. score: what episodes count for.
 
     Raises UserError when a guard of ``run`` in params.yaml says stop; the last checkpoint stays.
     """
@@ -131,11 +139,12 @@ def train_rl(
         if rl.lora_rank and session.ranks.main:
             save_adapters(policy.backbone, session.policy)
 
+    choosing = chooses(score)
     numbers = session.restore(learner)
     if numbers is None:
         first = validated(0)
-        numbers = {"iteration": 0, "best": first[CHOOSES]}
-        tracker.log(0, first, (CHOOSES,))
+        numbers = {"iteration": 0, "best": first[choosing]}
+        tracker.log(0, first, (choosing,))
         improved()
         session.save_if_due(0, learner, numbers)
     best = numbers["best"]
@@ -162,7 +171,10 @@ def train_rl(
         if (iteration + 1) % rl.validate_every == 0 or iteration + 1 == rl.iterations:
             metrics |= validated(iteration + 1)
             timing["time/validation_seconds"] = time.monotonic() - updated
-        shown = ("charts/success", CHOOSES, "losses/approx_kl", "losses/clipfrac")
+        if score == "return":
+            metrics["charts/terminated"] = metrics.pop("charts/success")
+        training = "charts/success" if score == "success" else "charts/episodic_return"
+        shown = (training, choosing, "losses/approx_kl", "losses/clipfrac")
         tracker.log(iteration + 1, metrics, shown, timing)
         for text in guards.warnings(metrics, best, limits):
             tracker.warn(iteration + 1, text)
@@ -172,8 +184,8 @@ def train_rl(
                 f"stopped at iteration {iteration + 1}: {trouble}; the last checkpoint before it is kept. Lower "
                 "rl.actor_lr or rl.noise_level, or raise the limit to go on"
             )
-        if metrics.get(CHOOSES, -1.0) >= best:
-            best = metrics[CHOOSES]
+        if metrics.get(choosing, -math.inf) >= best:
+            best = metrics[choosing]
             improved()
         session.save_if_due(iteration + 1, learner, {"iteration": iteration + 1, "best": best})
     if rl.lora_rank and rl.keep == "last" and session.ranks.main:

@@ -54,14 +54,14 @@ def run(job: Job) -> None:
         Tracker(job.stage, job.name, total, None, resumed=len(done), main=here.main) as tracker,
     ):
         with VectorEnv(env, -(-evaluate.num_envs // here.size)) as envs:
-            outcomes = play_turns(turns, envs, done, evaluate.num_envs, checkpoints, tracker)
+            outcomes = play_turns(turns, envs, done, evaluate.num_envs, checkpoints, tracker, env.score)
             if not here.main:
                 return
             for label, note in shared_starts(env, evaluate).items():
                 print(f"{job.label} {label}: {note}", flush=True)
             write_pictures(envs, env, evaluate, outcomes, splits.keys(), folder, tracker, job.label)
         whose = Whose(job.experiment, env.benchmark, job.entry.model, job.method, job.seed)
-        write_episodes(outcomes, whose, folder)
+        write_episodes(outcomes, whose, env.score, folder)
 
 
 def _loaded(folder: Path, env: "Env") -> "FlowPolicy":

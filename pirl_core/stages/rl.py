@@ -14,9 +14,9 @@ def run(job: Job) -> None:
     from pirl_core.envs.vector.slots import VectorEnv
     from pirl_core.evaluation.evaluate import (
         load_outcomes,
+        mean_score,
         run_episodes,
         save_outcomes,
-        success_rate,
         validation_episodes,
         watched_episodes,
     )
@@ -27,7 +27,7 @@ def run(job: Job) -> None:
     from pirl_core.policy.exploration import save_exploration
     from pirl_core.policy.folder import load_policy, require_fit, save_policy
     from pirl_core.rl.anchor import Anchor
-    from pirl_core.rl.train import CHOOSES, iteration_episodes, noise_at, train_rl
+    from pirl_core.rl.train import chooses, iteration_episodes, noise_at, train_rl
     from pirl_core.training import ranks
     from pirl_core.training.session import open_session
 
@@ -65,8 +65,9 @@ def run(job: Job) -> None:
                     take = Take(outcome.episode, outcome.actions)
                     film = render_episode(settings_of(env), take, SIZE, EVERY, fast=True)
                     session.tracker.video(iteration, f"validation/{number}", film.frames, FPS)
-            rates = {label: success_rate(run_episodes(player, envs, those)) for label, those in watched.items()}
-            return {CHOOSES: success_rate(outcomes), **{f"validation/{label}": rates[label] for label in watched}}
+            seen = {label: run_episodes(player, envs, those) for label, those in watched.items()}
+            means = {f"validation/{label}": mean_score(played, env.score) for label, played in seen.items()}
+            return {chooses(env.score): mean_score(outcomes, env.score), **means}
 
         def write(folder: Path) -> None:
             save_policy(policy, folder)
@@ -87,7 +88,9 @@ def run(job: Job) -> None:
                     save_outcomes(sorted(outcomes, key=lambda outcome: outcome.episode), folder)
 
         world = heard if record else envs
-        train_rl(policy, world, env.tasks, env.shift, rl, job.seed, session, validate, keep, remember, anchor)
+        train_rl(
+            policy, world, env.tasks, env.shift, rl, job.seed, session, validate, keep, remember, anchor, env.score
+        )
         if here.main and record:
             outcomes = []
             for iteration in range(rl.iterations):

@@ -10,7 +10,7 @@ def run(job: Job) -> None:
     from pirl_core.data.domains import joined, read_real
     from pirl_core.data.lerobot import read_dataset
     from pirl_core.errors import UserError
-    from pirl_core.facts import facts_of
+    from pirl_core.facts import facts_in
     from pirl_core.files import write_json
     from pirl_core.policy.folder import save_policy
     from pirl_core.sft.build import build_policy
@@ -29,7 +29,7 @@ def run(job: Job) -> None:
         real = read_real(source, env)
         sim = len(frames.state) if sft.sim_share else None
         frames = joined(frames, real) if sft.sim_share else real
-    facts = facts_of(env.benchmark)
+    facts = facts_in(env)
     if env.benchmark is not None and frames.actions.shape[1] != len(facts.action):
         raise UserError(
             f"{source}: action has {frames.actions.shape[1]} numbers, {facts.label} takes {len(facts.action)}"

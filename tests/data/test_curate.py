@@ -40,6 +40,7 @@ ENV = Env(
     image_size=32,
     fast_render=True,
     object_state=True,
+    keys={},
     sim_backend="cpu",
 )
 CURATE = Curate(

@@ -243,7 +243,7 @@ def choices(model: type[params.Section], key: str) -> list[Any]:
 
 
 SINGLE = [(name, key) for name, model in MODELS.items() for key in model.model_fields if len(choices(model, key)) == 1]
-ELSEWHERE = [("Env", "benchmark"), ("Env", "sim_backend")]
+ELSEWHERE = [("Env", "benchmark"), ("Env", "keys"), ("Env", "sim_backend")]
 """Other simulators than MetaWorld, and a GPU, may not be there: they have tests of their own."""
 KEYS = [
     (name, key)

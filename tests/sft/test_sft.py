@@ -32,6 +32,7 @@ ENV = Env(
     image_size=32,
     fast_render=True,
     object_state=False,
+    keys={},
     sim_backend="cpu",
 )
 POLICY = Policy(

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from pirl_core.params.sections import Rl, Sft
 from pirl_core.policy.flow_policy import FlowPolicy
 from pirl_core.rl.anchor import Anchor
-from pirl_core.rl.train import CHOOSES, train_rl
+from pirl_core.rl.train import chooses, train_rl
 from pirl_core.sft.build import build_policy
 from pirl_core.sft.train import train_sft
 from pirl_core.stages.launch import choose_sharding
@@ -78,8 +78,8 @@ def rl_job(kind: str, folder: Path) -> tuple[FlowPolicy, dict[str, torch.Tensor]
     anchor = Anchor(policy, frames, [], SECTION, rl.sft_batch_size, 0) if rl.sft_coef else None
     with session(folder, rl.iterations) as opened:
         train_rl(
-            policy, Bandit(4, 0.8), ["b"], "none", rl, 0, stopped(opened), lambda _: {CHOOSES: 0.0}, lambda: None,
-            anchor=anchor,
+            policy, Bandit(4, 0.8), ["b"], "none", rl, 0, stopped(opened), lambda _: {chooses("success"): 0.0},
+            lambda: None, anchor=anchor,
         )  # fmt: skip
     return policy, start
 

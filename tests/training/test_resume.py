@@ -26,7 +26,7 @@ from pirl_core.params.sections import Curate, Env, Sft
 from pirl_core.policy.flow_policy import FlowPolicy
 from pirl_core.policy.folder import load_policy, save_policy
 from pirl_core.provenance import packages
-from pirl_core.rl.train import CHOOSES, train_rl
+from pirl_core.rl.train import chooses, train_rl
 from pirl_core.sft.build import build_policy
 from pirl_core.sft.train import train_sft
 from pirl_core.stages.sources import source_of
@@ -159,7 +159,7 @@ def rl(opened: Session, disturbed: bool) -> FlowPolicy:
     # The best policy is an early one, so it has to survive the kill.
     score = {0: 0.1, 1: 0.2, 2: 0.9}
     train_rl(
-        policy, Bandit(4, 0.8), ["b"], "none", chosen, 0, opened, lambda i: {CHOOSES: score.get(i, 0.3)},
+        policy, Bandit(4, 0.8), ["b"], "none", chosen, 0, opened, lambda i: {chooses("success"): score.get(i, 0.3)},
         lambda: save_policy(policy, opened.policy),
     )  # fmt: skip
     return policy
@@ -169,7 +169,7 @@ def anchored(opened: Session, disturbed: bool) -> FlowPolicy:
     policy = small_policy(cameras=0, horizon=2, replan=2)
     chosen = rl_params(iterations=4, episodes_per_iteration=16, sft_coef=0.5, validate_every=1)
     train_rl(
-        policy, Bandit(4, 0.8), ["b"], "none", chosen, 0, opened, lambda i: {CHOOSES: 0.5},
+        policy, Bandit(4, 0.8), ["b"], "none", chosen, 0, opened, lambda i: {chooses("success"): 0.5},
         lambda: save_policy(policy, opened.policy), anchor=anchor_of(policy),
     )  # fmt: skip
     return policy
@@ -193,7 +193,7 @@ def lora(opened: Session, disturbed: bool) -> FlowPolicy:
         chosen,
         0,
         opened,
-        lambda i: {CHOOSES: 0.5},
+        lambda i: {chooses("success"): 0.5},
         lambda: save_policy(policy, opened.policy),
     )
     return policy
@@ -210,7 +210,7 @@ def dropped_rl(opened: Session, disturbed: bool) -> FlowPolicy:
     policy = make("groot", cameras=0)
     chosen = rl_params(iterations=3, episodes_per_iteration=16, dropout=True, validate_every=1)
     train_rl(
-        policy, Bandit(4, 0.8), ["b"], "none", chosen, 0, opened, lambda i: {CHOOSES: 0.5},
+        policy, Bandit(4, 0.8), ["b"], "none", chosen, 0, opened, lambda i: {chooses("success"): 0.5},
         lambda: save_policy(policy, opened.policy),
     )  # fmt: skip
     return policy
