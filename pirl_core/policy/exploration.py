@@ -14,10 +14,9 @@ from pirl_core.files import write_json, write_tensors
 from pirl_core.flow.chain import Noise
 from pirl_core.flow.noise import learns_std
 from pirl_core.params.sections.rl import known_rule
-from pirl_core.policy.backbone import Shape
+from pirl_core.policy.backbone import Shape, new_noise_net
 from pirl_core.policy.flow_policy import FlowPolicy
 from pirl_core.policy.folder import RERUN, read_weights
-from pirl_core.policy.heads import NoiseNet
 from pirl_core.readers.text import read_json
 from pirl_core.readers.typed import Strict, check
 
@@ -29,7 +28,7 @@ class Exploration(NamedTuple):
 
     noise: Noise
     mdp: str
-    net: NoiseNet | None
+    net: nn.Module | None
 
 
 class _Exploration(Strict):
@@ -61,7 +60,7 @@ def load_exploration(folder: Path, shape: Shape, when: Literal["before", "after"
         return Exploration(noise, found.mdp, None)
     if not 0 < noise.min_std < noise.max_std:
         raise UserError(f"{path}: min_std = {noise.min_std} must be above 0 and below max_std {noise.max_std}; {RERUN}")
-    nets = {name: NoiseNet(shape.expert_width, shape.action_dim) for name in ("before", "after")}
+    nets = {name: new_noise_net(shape) for name in ("before", "after")}
     both = nn.ModuleDict(nets)
     both.load_state_dict(read_weights(both, folder / "exploration.safetensors"))
     return Exploration(noise, found.mdp, nets[when])

@@ -232,7 +232,7 @@ NAMED = {"noise_rule": (RULES,), "backbone": (FAMILIES, "family")}
 def choices(model: type[params.Section], key: str) -> list[Any]:
     """The values that a Literal key lists, or that are found by name; [] for any other key."""
     if key in NAMED:
-        return known(*NAMED[key])
+        return [name for name in known(*NAMED[key]) if name != "mlp"]  # it does without the cameras
     kind = model.model_fields[key].annotation
     return list(get_args(kind)) if get_origin(kind) is Literal else []
 
