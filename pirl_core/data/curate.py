@@ -5,11 +5,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from pirl_core.data.demonstrate import Wish, demonstrations
+from pirl_core.data.demonstrate import Trained, Wish, demonstrations
 from pirl_core.data.fewshot import select_episodes
 from pirl_core.data.lerobot import DemoEpisode, write_dataset
 from pirl_core.data.recorded import (
@@ -22,16 +22,27 @@ from pirl_core.data.recorded import (
     shared_sentences,
 )
 from pirl_core.data.variation import variation_notes
+from pirl_core.envs.contract import Wanted
+from pirl_core.envs.opening import settings_of, train_expert, trains_expert
 from pirl_core.errors import UserError
 from pirl_core.facts import Facts, facts_in, facts_of
 from pirl_core.files import replace_folder, write_json
 from pirl_core.params.sections import Curate, Env
 from pirl_core.readers.archives import read_arrays
+from pirl_core.readers.text import read_json_list
 from pirl_core.seeds import use_of
 from pirl_core.training.resume import Checkpoints
 from pirl_core.training.track import Tracker
 
 DEMONSTRATION = "demonstration.npz"
+EXPERT, RECORDS = "expert.npz", "experts.json"
+
+
+class _Trained(NamedTuple):
+    """Who shows the tasks, where that is no script. records: of each task, how it was trained and how good it got."""
+
+    arrays: Trained
+    records: list[Any]
 
 
 def make_dataset(
@@ -49,6 +60,7 @@ def make_dataset(
     origins: list[dict[str, str | int]] = []
     values: list[tuple[np.ndarray, np.ndarray]] = []
     notes: list[str] = []
+    trained: _Trained | None = None
 
     def tell(text: str) -> None:
         tracker.warn(0, text)
@@ -59,7 +71,8 @@ def make_dataset(
             shared: list[Shared] = []
             shown = shown_tasks(env)
             wishes = [Wish(shown[task_index[e]], int(e) % curate.episodes_per_task) for e in kept]
-            episodes = _made(env, curate, wishes, checkpoints, tracker, workers)
+            trained = _trained(env, curate, checkpoints, len(wishes), tracker)
+            episodes = _made(env, curate, wishes, checkpoints, tracker, workers, trained)
         else:
             chosen = [recorded.episodes[position] for position in kept]
             shared = shared_sentences([episode.sentence for episode in recorded.episodes], recorded.tasks, facts)
@@ -93,6 +106,7 @@ def make_dataset(
                     *variation_notes("action", facts.action, action),
                 ],
                 "episodes": origins,
+                **({} if trained is None else {"experts": trained.records}),
             },
         )
 
@@ -195,12 +209,19 @@ def _reported(episodes: Iterable[DemoEpisode], tracker: Tracker) -> Iterator[Dem
 
 
 def _made(
-    env: Env, curate: Curate, wishes: list[Wish], checkpoints: Checkpoints, tracker: Tracker, workers: int | None
+    env: Env,
+    curate: Curate,
+    wishes: list[Wish],
+    checkpoints: Checkpoints,
+    tracker: Tracker,
+    workers: int | None,
+    trained: _Trained | None,
 ) -> Iterator[DemoEpisode]:
     """Every wish's demonstration, in order: from its checkpoint, or from the expert."""
     found = [checkpoints.at(number, lambda text: tracker.warn(0, text)) for number in range(len(wishes))]
     missing = [wish for wish, slot in zip(wishes, found, strict=True) if slot is None]
-    with closing(demonstrations(env, curate, missing, workers)) as fresh:
+    arrays = None if trained is None else trained.arrays
+    with closing(demonstrations(env, curate, missing, workers, arrays)) as fresh:
         for number, (wish, slot) in enumerate(zip(wishes, found, strict=True)):
             if slot is None:
                 episode = next(fresh)
@@ -209,6 +230,30 @@ def _made(
                 episode = _load(slot)
             tracker.progress(number + 1, wish.task)
             yield episode
+
+
+def _trained(env: Env, curate: Curate, checkpoints: Checkpoints, at: int, tracker: Tracker) -> _Trained | None:
+    """From its checkpoint ``at``, or trained now; None where the benchmark has a script."""
+    if not trains_expert(env.world):
+        return None
+    if curate.expert_return is None:
+        raise UserError(
+            "curate.expert_return = null: no script shows these tasks; give the return at which a policy may"
+        )
+    slot = checkpoints.at(at, lambda text: tracker.warn(0, text))
+    if slot is None:
+        wanted = Wanted(curate.seed, curate.expert_return, curate.expert_steps)
+        arrays, records = train_expert(settings_of(env), wanted, lambda text: print(text, flush=True))
+
+        def write(folder: Path) -> None:
+            np.savez(folder / EXPERT, **arrays)
+            write_json(folder / RECORDS, records)
+
+        checkpoints.save(at, write)
+        return _Trained(arrays, records)
+    return _Trained(
+        dict(read_arrays(slot / EXPERT, f"delete {slot}")), read_json_list(slot / RECORDS, f"delete {slot}")
+    )
 
 
 def _watched(

@@ -60,6 +60,7 @@ BASE: dict[str, dict[str, Any]] = {
     "Curate": {
         "dataset": None, "dataset_revision": None, "columns": {}, "seed": 0, "episodes_per_task": 2, "still_frames": 0,
         "action_noise": 0.1, "max_attempts_per_episode": 2, "keep_per_task": None, "keep_episodes": None,
+        "expert_return": None, "expert_steps": 1,
     },
     "Policy": {
         "backbone": "pi05", "size": "nano", "pretrained": None, "revision": None, "tokenizer": "words",
@@ -251,7 +252,7 @@ def see_curate(values: dict[str, Any]) -> Any:
 
 
 def demonstrate_here(
-    env: params.Env, section: params.Curate, wishes: list[Wish], workers: int | None
+    env: params.Env, section: params.Curate, wishes: list[Wish], workers: int | None, trained: None
 ) -> Generator[Any]:
     """As ``data.demonstrate.demonstrations``, without processes."""
     yield from map(Demonstrator(env, section).make, wishes)
