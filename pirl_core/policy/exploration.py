@@ -36,12 +36,14 @@ class _Exploration(Strict):
     level: Annotated[float, Field(ge=0, le=2)]
     min_std: Std
     max_std: Std
+    bound: Annotated[float, Field(gt=0, le=1e9)] | None = None
     mdp: Literal["one_layer", "two_layer", "hybrid"]
 
 
 def save_exploration(policy: FlowPolicy, noise: Noise, mdp: str, folder: Path) -> None:
     """Into the policy's ``folder``. The noise net goes along as it is, and as it was before RL."""
-    write_json(folder / "exploration.json", {**noise._asdict(), "mdp": mdp})
+    told = {name: value for name, value in noise._asdict().items() if value is not None}
+    write_json(folder / "exploration.json", {**told, "mdp": mdp})
     if policy.noise_net is not None:
         nets = {"before": policy.noise_net_before, "after": policy.noise_net.state_dict()}
         named = {f"{when}.{name}": value for when, net in nets.items() for name, value in net.items()}
@@ -55,7 +57,7 @@ def load_exploration(folder: Path, shape: Shape, when: Literal["before", "after"
     """
     path = folder / "exploration.json"
     found = check(_Exploration, read_json(path, RERUN), str(path), RERUN)
-    noise = Noise(found.rule, found.level, found.min_std, found.max_std)
+    noise = Noise(found.rule, found.level, found.min_std, found.max_std, found.bound)
     if not learns_std(noise.rule):
         return Exploration(noise, found.mdp, None)
     if not 0 < noise.min_std < noise.max_std:

@@ -115,6 +115,8 @@ CHANGES: dict[str, dict[str, Change]] = {
         "gae_lambda": Change([0.5]),
         "bootstrap_at_time_limit": Change([False]),
         "normalize_advantages": Change([False]),
+        "reward_scale": Change([True]),
+        "chain_bound": Change([0.5]),
         "update_epochs": Change([3]),
         "minibatch_size": Change([16]),
         "micro_batch_size": Change([3]),
