@@ -34,6 +34,7 @@ Purpose = Literal[
     "chunk",  # start noise of a deterministic chunk (episode seed, decision)
     "exploring_chain",  # noise of a chain in an evaluation that explores, start first (episode seed, decision)
     "exploring_step",  # which of its denoising steps is stochastic (episode seed, decision)
+    "expert",  # training of the policy that shows a task (seed of the demonstrations, task)
     "bootstrap",  # seeds and states of an interval (nothing)
 ]
 PURPOSES: tuple[Purpose, ...] = get_args(Purpose)

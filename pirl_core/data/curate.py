@@ -5,11 +5,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from pirl_core.data.demonstrate import Wish, demonstrations
+from pirl_core.data.demonstrate import Trained, Wish, demonstrations
 from pirl_core.data.domains import REAL, real_half
 from pirl_core.data.fewshot import select_episodes
 from pirl_core.data.lerobot import DemoEpisode, write_dataset
@@ -23,16 +23,27 @@ from pirl_core.data.recorded import (
     shared_sentences,
 )
 from pirl_core.data.variation import variation_notes
+from pirl_core.envs.contract import Wanted
+from pirl_core.envs.opening import settings_of, train_expert, trains_expert
 from pirl_core.errors import UserError
 from pirl_core.facts import Facts, facts_in, facts_of
 from pirl_core.files import replace_folder, write_json
 from pirl_core.params.sections import Curate, Env
 from pirl_core.readers.archives import read_arrays
+from pirl_core.readers.text import read_json_list
 from pirl_core.seeds import Domain, use_of
 from pirl_core.training.resume import Checkpoints
 from pirl_core.training.track import Tracker
 
 DEMONSTRATION = "demonstration.npz"
+EXPERT, RECORDS = "expert.npz", "experts.json"
+
+
+class _Trained(NamedTuple):
+    """Who shows the tasks, where that is no script. records: of each task, how it was trained and how good it got."""
+
+    arrays: Trained
+    records: list[Any]
 
 
 def make_dataset(
@@ -71,6 +82,7 @@ def _write(
     origins: list[dict[str, str | int]] = []
     values: list[tuple[np.ndarray, np.ndarray]] = []
     notes: list[str] = []
+    trained: _Trained | None = None
 
     def tell(text: str) -> None:
         tracker.warn(0, text)
@@ -80,7 +92,8 @@ def _write(
         shared: list[Shared] = []
         shown = shown_tasks(env)
         wishes = [Wish(shown[task_index[e]], int(e) % curate.episodes_per_task, domain) for e in kept]
-        episodes = _made(env, curate, wishes, checkpoints, first, tracker, workers)
+        trained = _trained(env, curate, Checkpoints(checkpoints.folder / f"expert-{domain}", 0.0, None), tracker)
+        episodes = _made(env, curate, wishes, checkpoints, first, tracker, workers, trained)
     else:
         chosen = [recorded.episodes[position] for position in kept]
         shared = shared_sentences([episode.sentence for episode in recorded.episodes], recorded.tasks, facts)
@@ -114,6 +127,7 @@ def _write(
                 *variation_notes("action", facts.action, action),
             ],
             "episodes": origins,
+            **({} if trained is None else {"experts": trained.records}),
         },
     )
     return len(kept)
@@ -225,12 +239,14 @@ def _made(
     first: int,
     tracker: Tracker,
     workers: int | None,
+    trained: _Trained | None,
 ) -> Iterator[DemoEpisode]:
     """Every wish's demonstration, in order: from its checkpoint, of number ``first`` and on, or from the expert."""
     places = range(first, first + len(wishes))
     found = [checkpoints.at(place, lambda text: tracker.warn(0, text)) for place in places]
     missing = [wish for wish, slot in zip(wishes, found, strict=True) if slot is None]
-    with closing(demonstrations(env, curate, missing, workers)) as fresh:
+    arrays = None if trained is None else trained.arrays
+    with closing(demonstrations(env, curate, missing, workers, arrays)) as fresh:
         for number, wish, slot in zip(places, wishes, found, strict=True):
             if slot is None:
                 episode = next(fresh)
@@ -239,6 +255,30 @@ def _made(
                 episode = _load(slot)
             tracker.progress(number + 1, wish.task)
             yield episode
+
+
+def _trained(env: Env, curate: Curate, checkpoints: Checkpoints, tracker: Tracker) -> _Trained | None:
+    """From its checkpoint, or trained now; None where the benchmark has a script."""
+    if not trains_expert(env.world):
+        return None
+    if curate.expert_return is None:
+        raise UserError(
+            "curate.expert_return = null: no script shows these tasks; give the return at which a policy may"
+        )
+    slot = checkpoints.at(0, lambda text: tracker.warn(0, text))
+    if slot is None:
+        wanted = Wanted(curate.seed, curate.expert_return, curate.expert_steps)
+        arrays, records = train_expert(settings_of(env), wanted, lambda text: print(text, flush=True))
+
+        def write(folder: Path) -> None:
+            np.savez(folder / EXPERT, **arrays)
+            write_json(folder / RECORDS, records)
+
+        checkpoints.save(0, write)
+        return _Trained(arrays, records)
+    return _Trained(
+        dict(read_arrays(slot / EXPERT, f"delete {slot}")), read_json_list(slot / RECORDS, f"delete {slot}")
+    )
 
 
 def _watched(

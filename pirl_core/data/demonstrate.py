@@ -27,6 +27,9 @@ from pirl_core.facts import facts_of
 from pirl_core.params.sections import Curate, Env
 from pirl_core.types import Episode
 
+Trained = dict[str, np.ndarray]
+"""What ``opening.train_expert`` made."""
+
 
 class Wish(NamedTuple):
     """A demonstration to make: number ``number`` of ``task`` in the domain."""
@@ -37,10 +40,10 @@ class Wish(NamedTuple):
 
 
 def demonstrations(
-    env: Env, curate: Curate, wishes: Sequence[Wish], workers: int | None = None
+    env: Env, curate: Curate, wishes: Sequence[Wish], workers: int | None = None, trained: Trained | None = None
 ) -> Generator[DemoEpisode]:
-    """One episode per wish, in that order; the number of worker processes (default: PIRL_WORKERS, or the processor
-    count) changes nothing but the time.
+    """One episode per wish, in that order, by the benchmark's script or by the expert that was ``trained``; the number
+    of worker processes (default: PIRL_WORKERS, or the processor count) changes nothing but the time.
 
     Raises UserError for an unknown task, or where an expert fails ``max_attempts_per_episode`` times at one episode.
     """
@@ -52,7 +55,7 @@ def demonstrations(
     successes, failures = 0, 0
     context = get_context("spawn")
     stop = context.Event()
-    with ProcessPoolExecutor(count, context, _start, (env, curate, stop)) as pool:
+    with ProcessPoolExecutor(count, context, _start, (env, curate, stop, trained)) as pool:
         # Ctrl-C reaches the whole process group, but only this process shall answer it: children inherit the mask.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         episodes = pool.map(_make, wishes)
@@ -79,8 +82,11 @@ def demonstrations(
 class Demonstrator:
     """A simulator that fits the task at hand: what a worker keeps from one demonstration to the next."""
 
-    def __init__(self, env: Env, curate: Curate, stopped: Callable[[], bool] = lambda: False) -> None:
+    def __init__(
+        self, env: Env, curate: Curate, stopped: Callable[[], bool] = lambda: False, trained: Trained | None = None
+    ) -> None:
         self.env = env
+        self.trained = trained
         self.curate = curate
         self.stopped = stopped
         self.simulator: Simulator | None = None
@@ -124,7 +130,7 @@ class Demonstrator:
                 raise EpisodeOver
 
         with suppress(EpisodeOver):
-            expert_of(self.env.world)(simulator, act)
+            expert_of(self.env.world, self.trained)(simulator, act)
         has_success = self.env.score == "success"
         if has_success and not solved:
             return None
@@ -151,10 +157,10 @@ class Demonstrator:
 _worker: Demonstrator
 
 
-def _start(env: Env, curate: Curate, stop: Event) -> None:
+def _start(env: Env, curate: Curate, stop: Event, trained: Trained | None) -> None:
     global _worker
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    _worker = Demonstrator(env, curate, stop.is_set)
+    _worker = Demonstrator(env, curate, stop.is_set, trained)
 
 
 def _end_with_parent() -> None:

@@ -2,7 +2,9 @@
 
 ``facts`` has ``FACTS``, and ``open`` three functions: ``simulator(settings, episode)`` gives a ``Simulator`` that
 fits the episode and still has to be reset; ``expert()`` gives the one who shows its tasks, an ``Expert``; and
-``batch(settings, episode, num_envs)``, for a benchmark with tasks ``on_gpu`` alone, a ``Batch``.
+``batch(settings, episode, num_envs)``, for a benchmark with tasks ``on_gpu`` alone, a ``Batch``. Where the one who
+shows the tasks is trained first, ``trained(settings, wanted, tell)`` gives arrays by name, for ``expert(arrays)``, and
+a record of each task.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -25,6 +27,15 @@ class Settings(NamedTuple):
     sim_backend: Literal["cpu", "gpu"]
     tasks: Sequence[str] = ()
     keys: Mapping[str, str | list[str]] = {}
+
+
+class Wanted(NamedTuple):
+    """Of an expert that is trained. seed: of the demonstrations; level: the mean return at which it is good enough;
+    steps: in how many of the simulator it has to be."""
+
+    seed: int
+    level: float
+    steps: int
 
 
 class Outcome(NamedTuple):

@@ -50,7 +50,7 @@ def _is_picture(kind: pa.DataType) -> bool:
 TEXT = Kind("text", _is_text)
 TEXTS = Kind("lists of text", _is_texts)
 TRUTH = Kind("true or false", types.is_boolean)
-MAYBE = Kind("true, false or nothing", lambda kind: bool(types.is_boolean(kind) or types.is_null(kind)))
+MAYBE = Kind("true or false", lambda kind: bool(types.is_boolean(kind) or types.is_null(kind)))
 WHOLE = Kind("a whole number", types.is_integer)
 NUMBER = Kind("a number", _is_number)
 VECTOR = Kind("numbers", _is_vector)

@@ -24,6 +24,7 @@ from pirl_core.policy.layers import way_to_run
 from pirl_core.policy.lora import EncodingPolicy, add_adapters, merge, merged, save_adapters
 from pirl_core.policy.precision import round_weights
 from pirl_core.rl import guards
+from pirl_core.rl.advantages import RewardScale
 from pirl_core.rl.anchor import Anchor
 from pirl_core.rl.collect import collect
 from pirl_core.rl.rollout import ChunkEnv
@@ -57,9 +58,9 @@ def noise_at(rl: Rl, iteration: int) -> Noise:
     if learns_std(rl.noise_rule):
         final = 0.3 * rl.noise_min_std + 0.7 * rl.noise_max_std
         bound = scheduled(rl.noise_schedule, rl.noise_max_std, final, progress)
-        return Noise(rl.noise_rule, 0.0, rl.noise_min_std, bound)
+        return Noise(rl.noise_rule, 0.0, rl.noise_min_std, bound, rl.chain_bound)
     level = scheduled(rl.noise_schedule, rl.noise_level, rl.noise_level_final, progress)
-    return Noise(rl.noise_rule, level, 0.0, 0.0)
+    return Noise(rl.noise_rule, level, 0.0, 0.0, rl.chain_bound)
 
 
 def iteration_episodes(tasks: list[str], shift: str, rl: Rl, seed: int, iteration: int) -> list[Episode]:
@@ -148,13 +149,14 @@ def train_rl(
         improved()
         session.save_if_due(0, learner, numbers)
     best = numbers["best"]
+    scale = RewardScale(rl.gamma, numbers) if rl.reward_scale else None
     for iteration in range(numbers["iteration"], rl.iterations):
         started = time.monotonic()
         noise = noise_at(rl, iteration)
         # The masks come from the library's own generator, so each rank's are a function of this alone.
         torch.manual_seed(seeds.integer("rl_dropout", seed, iteration, session.ranks.rank))
         episodes = iteration_episodes(tasks, shift, rl, seed, iteration)
-        rollout, share, metrics = collect(policy, envs, episodes, noise, process, rl, (seed, iteration))
+        rollout, share, metrics = collect(policy, envs, episodes, noise, process, rl, (seed, iteration), scale)
         on_rollout(iteration)
         collected = time.monotonic()
         rng = seeds.generator("minibatch", seed, iteration)
@@ -187,7 +189,8 @@ def train_rl(
         if metrics.get(choosing, -math.inf) >= best:
             best = metrics[choosing]
             improved()
-        session.save_if_due(iteration + 1, learner, {"iteration": iteration + 1, "best": best})
+        numbers = {"iteration": iteration + 1, "best": best, **(scale.numbers if scale else {})}
+        session.save_if_due(iteration + 1, learner, numbers)
     if rl.lora_rank and rl.keep == "last" and session.ranks.main:
         save_adapters(policy.backbone, session.policy)
     merge(policy)

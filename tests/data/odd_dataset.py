@@ -24,7 +24,8 @@ LIBERO = Env(
     sim_backend="cpu",
 )  # fmt: skip
 CURATE = Curate(
-    dataset="odd", dataset_revision=None, columns={}, seed=0, episodes_per_task=2, still_frames=0, action_noise=0.0,
+    dataset="odd", dataset_revision=None, columns={}, expert_return=None, expert_steps=1, seed=0,
+    episodes_per_task=2, still_frames=0, action_noise=0.0,
     max_attempts_per_episode=1, keep_per_task=None, keep_episodes=None, real=None,
 )  # fmt: skip
 IMAGES = ("image", "wrist_image")

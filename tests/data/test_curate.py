@@ -44,7 +44,8 @@ ENV = Env(
     sim_backend="cpu",
 )
 CURATE = Curate(
-    dataset=None, dataset_revision=None, columns={}, seed=3, episodes_per_task=3, still_frames=0, action_noise=0.1,
+    dataset=None, dataset_revision=None, columns={}, expert_return=None, expert_steps=1, seed=3,
+    episodes_per_task=3, still_frames=0, action_noise=0.1,
     max_attempts_per_episode=5, keep_per_task=2, keep_episodes=None, real=None,
 )  # fmt: skip
 

@@ -67,7 +67,8 @@ def env(request: pytest.FixtureRequest) -> Env:
 def test_a_killed_process_loses_no_finished_demonstration(env: Env) -> None:
     curate = Curate(
         dataset=None, dataset_revision=None, columns={}, seed=0, episodes_per_task=8, still_frames=0, action_noise=0.0,
-        max_attempts_per_episode=5, keep_per_task=None, keep_episodes=None, real=None,
+        max_attempts_per_episode=5, expert_return=None, expert_steps=1, keep_per_task=None,
+        keep_episodes=None, real=None,
     )  # fmt: skip
     wishes = [Wish(env.tasks[0], number) for number in range(8)]
     [alone] = demonstrations(env, curate, wishes[:1], workers=1)

@@ -61,6 +61,7 @@ BASE: dict[str, dict[str, Any]] = {
         "dataset": None, "dataset_revision": None, "columns": {}, "seed": 0, "episodes_per_task": 2, "still_frames": 0,
         "action_noise": 0.1, "max_attempts_per_episode": 2, "keep_per_task": None, "keep_episodes": None,
         "real": None,
+        "expert_return": None, "expert_steps": 1,
     },
     "Real": {"shift": "none", "episodes_per_task": 1},
     "Policy": {
@@ -81,6 +82,7 @@ BASE: dict[str, dict[str, Any]] = {
         "noise_level_final": 0.1, "noise_min_std": 0.04, "noise_max_std": 0.1, "mdp": "hybrid", "hybrid_draw": "env",
         "logprob_reduction": "sum", "iterations": 2, "num_envs": 4, "episodes_per_iteration": 8, "group_size": 1,
         "gamma": 0.99, "gae_lambda": 0.95, "bootstrap_at_time_limit": True, "normalize_advantages": True,
+        "reward_scale": False, "chain_bound": None,
         "update_epochs": 2, "minibatch_size": 8, "micro_batch_size": None, "context_device_gib": 1.0,
         "context_host_gib": 1.0, "actor_lr": 3e-3, "critic_lr": 1e-2, "lr_schedule": "constant",
         "final_lr_fraction": 0.1, "weight_decay": 0.01, "clip_ratio": 0.2, "value_clip": 0.2, "huber_delta": 10.0,
@@ -260,7 +262,7 @@ def see_curate(values: dict[str, Any]) -> Any:
 
 
 def demonstrate_here(
-    env: params.Env, section: params.Curate, wishes: list[Wish], workers: int | None
+    env: params.Env, section: params.Curate, wishes: list[Wish], workers: int | None, trained: None
 ) -> Generator[Any]:
     """As ``data.demonstrate.demonstrations``, without processes."""
     yield from map(Demonstrator(env, section).make, wishes)

@@ -118,6 +118,8 @@ CHANGES: dict[str, dict[str, Change]] = {
         "gae_lambda": Change([0.5]),
         "bootstrap_at_time_limit": Change([False]),
         "normalize_advantages": Change([False]),
+        "reward_scale": Change([True]),
+        "chain_bound": Change([0.5]),
         "update_epochs": Change([3]),
         "minibatch_size": Change([16]),
         "micro_batch_size": Change([3]),
@@ -237,13 +239,14 @@ NAMED = {"noise_rule": (RULES,), "backbone": (FAMILIES, "family")}
 def choices(model: type[params.Section], key: str) -> list[Any]:
     """The values that a Literal key lists, or that are found by name; [] for any other key."""
     if key in NAMED:
-        return known(*NAMED[key])
+        return [name for name in known(*NAMED[key]) if name != "mlp"]  # it does without the cameras
     kind = model.model_fields[key].annotation
     return list(get_args(kind)) if get_origin(kind) is Literal else []
 
 
 SINGLE = [(name, key) for name, model in MODELS.items() for key in model.model_fields if len(choices(model, key)) == 1]
-ELSEWHERE = [("Env", "benchmark"), ("Env", "keys"), ("Env", "sim_backend")]
+ELSEWHERE = [("Env", name) for name in ("benchmark", "keys", "sim_backend")]
+ELSEWHERE += [("Curate", "expert_return"), ("Curate", "expert_steps")]
 """Other simulators than MetaWorld, and a GPU, may not be there: they have tests of their own."""
 KEYS = [
     (name, key)

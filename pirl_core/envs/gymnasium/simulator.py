@@ -35,6 +35,7 @@ class GymnasiumEnv:
         space = self._env.observation_space
         state, objects = parts(space, settings.keys, task)
         self._read = reader(space, [*state, *(objects if settings.object_state else ())])
+        self._read_all = reader(space, [*state, *objects])
         self._low, self._high = self._env.action_space.low, self._env.action_space.high
         self._dtype = self._env.action_space.dtype
         self._sentence = FACTS.tasks[task].sentences[0]
@@ -55,9 +56,7 @@ class GymnasiumEnv:
         """Apply one action (A,), clipped to the action space."""
         if self._over:
             raise RuntimeError(f"{self.task}: step after the episode's end; reset first")
-        # np.clip takes longer than a tenth of HalfCheetah's step.
-        bounded = np.minimum(np.maximum(action, self._low), self._high).astype(self._dtype, copy=False)
-        self.observation, reward, terminated, truncated, info = self._env.step(bounded)
+        self.observation, reward, terminated, truncated, info = self._env.step(self.bounded(action))
         if not math.isfinite(reward):
             raise RuntimeError(f"{self.task}: the reward is {reward}")
         if self._success is not None:
@@ -68,9 +67,18 @@ class GymnasiumEnv:
         self._over = bool(terminated or truncated)
         return float(reward), bool(terminated), bool(truncated and not terminated)
 
+    def bounded(self, action: np.ndarray) -> np.ndarray:
+        """Within the action space, of its dtype."""
+        # np.clip takes longer than a tenth of HalfCheetah's step.
+        return np.minimum(np.maximum(action, self._low), self._high).astype(self._dtype, copy=False)
+
     def state(self) -> np.ndarray:
         """What the policy reads now, (S,) float32."""
         return self._read(self.observation)
+
+    def whole_state(self) -> np.ndarray:
+        """The same with the numbers that object state adds."""
+        return self._read_all(self.observation)
 
     def instruction(self) -> str:
         return self._sentence
