@@ -14,7 +14,7 @@ from benchmarks.measure import Row, part_parser, run_part
 from benchmarks.setting import laptop, random_policy, supervision
 from pirl_core.envs.metaworld.facts import TASKS
 from pirl_core.envs.vector.slots import VectorEnv
-from pirl_core.rl.train import CHOOSES, train_rl
+from pirl_core.rl.train import chooses, train_rl
 from pirl_core.training.session import open_session
 
 FLAT = 10.0
@@ -48,7 +48,7 @@ def rows(options: argparse.Namespace) -> list[Row]:
     def sample(iteration: int) -> dict[str, float]:
         """Stands where the loop validates."""
         samples.append(tree_mib())
-        return {CHOOSES: 0.0}
+        return {chooses("success"): 0.0}
 
     with tempfile.TemporaryDirectory() as folder, chdir(folder), VectorEnv(run.env, options.slots) as envs:
         session = open_session("rl", "memory", "", {}, supervision(), options.iterations, Path("policy"), Path("log"))

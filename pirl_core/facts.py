@@ -2,10 +2,17 @@
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
-from typing import NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
 from pirl_core import named
 from pirl_core.errors import UserError
+
+Score = Literal["success", "return"]
+"""What an episode counts for: whether it was solved, or the sum of its rewards where its task is never solved."""
+Keys = Mapping[str, str | list[str]]
+"""Names in an environment of somebody else's, as ``env.keys`` of params.yaml gives them."""
+STATE, OBJECT, SUCCESS = "state", "object", "success"
+"""What ``Keys`` may name beside the cameras."""
 
 
 class Task(NamedTuple):
@@ -44,7 +51,8 @@ class Facts(NamedTuple):
     whatever they are for; empty where each draws its own from its seed. columns: of each known dataset those that it
     has in place of LeRobot's names for a camera, state and action; numbers of several follow one another; for task the
     one whose number tells tasks of one alias apart, as ``numbered`` says. sets: tasks that go by one name, in the order
-    in which it stands for them. assets: whose it draws, by their name in ``envs/assets.py``; "" for none.
+    in which it stands for them. assets: whose it draws, by their name in ``envs/assets.py``; "" for none. score: what
+    an episode counts for. of: the facts of some tasks, where numbers depend on these and on names that the user gives.
     """
 
     label: str
@@ -64,6 +72,8 @@ class Facts(NamedTuple):
     numbered: Mapping[int, str] = {}
     sets: Mapping[str, tuple[str, ...]] = {}
     assets: str = ""
+    score: Score = "success"
+    of: Callable[[Sequence[str], Keys], "Facts"] | None = None
 
     def task(self, name: str) -> Task:
         """Raises UserError, with close matches, when the benchmark has no task of that name."""
@@ -110,3 +120,25 @@ def facts_of(benchmark: str | None) -> Facts:
         return NOWHERE
     facts: Facts = named.part(named.BENCHMARKS, benchmark, "facts").FACTS
     return facts
+
+
+class World(Protocol):
+    """Where a policy acts, as section ``env`` says it, or a simulator's settings."""
+
+    @property
+    def benchmark(self) -> str | None: ...
+
+    @property
+    def tasks(self) -> Sequence[str]: ...
+
+    @property
+    def keys(self) -> Keys: ...
+
+
+def facts_in(world: World) -> Facts:
+    """Of the benchmark with these tasks. May load the simulator, where it alone knows its numbers.
+
+    Raises UserError where the tasks' numbers differ, or cannot be known.
+    """
+    facts = facts_of(world.benchmark)
+    return facts if facts.of is None else facts.of(world.tasks, world.keys)

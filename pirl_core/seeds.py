@@ -23,20 +23,26 @@ Purpose = Literal[
     "demonstration",  # noise on the expert's actions (episode seed)
     "network",  # initial weights of a policy from scratch (training seed)
     "batch",  # rows, noise, times and augmentation of an SFT step, in this order (training seed, step)
+    "mixture",  # which of an SFT step's samples are of the real domain, and their rows (training seed, step)
     "sft_dropout",  # masks of an SFT step (training seed, step, rank)
     "heads",  # initial weights of critic, noise net and adapters (training seed)
     "chain",  # noise of a rollout's denoising chain, start first (training seed, iteration, episode, decision)
     "step",  # which denoising step of a decision is stochastic (as chain)
     "minibatch",  # order of an iteration's decisions in the update (training seed, iteration)
+    "anchor",  # as batch, of the demonstrations in a minibatch of RL (training seed, iteration, minibatch)
     "rl_dropout",  # masks of an iteration, rollout then update (training seed, iteration, rank)
     "chunk",  # start noise of a deterministic chunk (episode seed, decision)
     "exploring_chain",  # noise of a chain in an evaluation that explores, start first (episode seed, decision)
     "exploring_step",  # which of its denoising steps is stochastic (episode seed, decision)
+    "expert",  # training of the policy that shows a task (seed of the demonstrations, task)
+    "bootstrap",  # seeds and states of an interval (nothing)
 ]
 PURPOSES: tuple[Purpose, ...] = get_args(Purpose)
 
 Use = Literal["demonstration", "training", "validation", "evaluation"]
 USES: tuple[Use, ...] = get_args(Use)
+Domain = Literal["sim", "real"]
+"""Of demonstrations; those of the second domain start elsewhere."""
 _EPISODE_BITS, _LIBRARY_BITS = 50, 30
 """Hashed bits of an episode's seed (with the use's it is exact as JSON's number), and of a simulator's own."""
 
@@ -57,9 +63,9 @@ def simulator_seed(episode_seed: int) -> int:
     return USES.index(use_of(episode_seed)) << _LIBRARY_BITS | hashed
 
 
-def demo_seed(seed: int, task: str, number: int, attempt: int) -> int:
-    """Seed of one attempt of the scripted expert at demonstration ``number`` of the task."""
-    return _episode_seed("demonstration", seed, task, number, attempt)
+def demo_seed(seed: int, task: str, number: int, attempt: int, domain: Domain = "sim") -> int:
+    """Seed of one attempt of the scripted expert at demonstration ``number`` of the task in the domain."""
+    return _episode_seed("demonstration", seed, task, number, attempt, *([] if domain == "sim" else [domain]))
 
 
 def train_seed(seed: int, task: str, number: int) -> int:

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from pirl_core import console
-from pirl_core.commands import claims, compare, inspect, plan, runs, scale, serve, status
+from pirl_core.commands import claims, compare, doctor, evaluate, inspect, plan, runs, scale, serve, status
 from pirl_core.commands import publish as checkpoints
 from pirl_core.errors import UserError, told
 
@@ -37,6 +37,8 @@ RUN = {
     "export": checkpoints.run_export,
     "push": checkpoints.run_push,
     "serve": serve.run,
+    "evaluate": evaluate.run,
+    "doctor": doctor.run,
 }
 EVALUATION = {"bash": "_pirl_evaluations", "zsh": "_pirl_evaluations", "tcsh": "d"}
 
@@ -64,6 +66,9 @@ def build_parser() -> argparse.ArgumentParser:
     checkpoints.add_push(add("push", help=about, description=f"Does one thing: {about}."))
     about = serve.SUMMARY
     serve.add_arguments(add("serve", help=about, description=f"Does one thing: {about}."))
+    about = evaluate.SUMMARY
+    evaluate.add_arguments(add("evaluate", help=about, description=f"Does one thing: {about}."))
+    doctor.add_arguments(add("doctor", help=doctor.SUMMARY, description=f"Tells {doctor.SUMMARY}."))
     completion = add("completion", help=COMPLETION_HELP, description=f"To {COMPLETION_HELP}.")
     completion.add_argument("shell", choices=SHELLS, help="the shell to write it for")
     return parser

@@ -8,11 +8,21 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pirl_core.commands.runs import place
 from pirl_core.errors import UserError
-from pirl_core.report.tables import aligned, interval, percent, points, seed_note, split_title
+from pirl_core.report.tables import (
+    aligned,
+    difference,
+    interval,
+    interval_of,
+    seed_note,
+    shown,
+    split_title,
+)
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
+
+    from pirl_core.facts import Score
 
 SUMMARY = "two evaluations side by side, with their paired difference and its interval"
 EVALUATIONS = Path("outputs/evaluate")
@@ -22,11 +32,12 @@ Row = dict[str, Any]
 
 
 class Result(NamedTuple):
-    """One side. files: a table of episodes per training seed; frame: their rows."""
+    """One side. files: a table of episodes per training seed; frame: their rows. score: what they count for."""
 
     name: str
     files: list[Path]
     frame: "pd.DataFrame"
+    score: "Score"
 
     @property
     def seeds(self) -> list[int]:
@@ -80,6 +91,7 @@ def select(frame: "pd.DataFrame", rows: str, name: str, table: Path) -> "pd.Data
 def load(name: str) -> Result:
     import pandas as pd
 
+    from pirl_core.evaluation.scores import score_of, values
     from pirl_core.report.inputs import read_table
 
     files, rows = find(name)
@@ -90,16 +102,19 @@ def load(name: str) -> Result:
         frame = select(frame, rows, name, files[0])
     if frame.duplicated(["seed", *EPISODE]).any():
         raise UserError(f"{name}: holds an episode twice (same training seed, split, task and env_seed)")
-    return Result(name, files, frame)
+    score = score_of(frame)
+    return Result(name, files, frame.assign(value=values(frame, score)), score)
 
 
 def pair(a: Result, b: Result) -> "pd.DataFrame":
-    """Rows of episodes that both played: split, task, env_seed, seed, success_a, success_b.
+    """Rows of episodes that both played: split, task, env_seed, seed, value_a, value_b, the success or the return.
 
     Runs of the same training seed are compared; with one training seed on each side, these two, whatever they are.
     Raises UserError where nothing is common.
     """
-    left, right = (side.frame[["seed", *EPISODE, "success"]] for side in (a, b))
+    if a.score != b.score:
+        raise UserError(f"{a.name} counts by {a.score} and {b.name} by {b.score}: compare two of a kind")
+    left, right = (side.frame[["seed", *EPISODE, "value"]] for side in (a, b))
     if len(a.seeds) == len(b.seeds) == 1:
         left, right = left.assign(seed=0), right.assign(seed=0)
     elif not set(a.seeds) & set(b.seeds):
@@ -116,37 +131,46 @@ def pair(a: Result, b: Result) -> "pd.DataFrame":
 
 
 def compare(a: Result, b: Result, tasks: bool) -> list[Row]:
-    """One row a split, `id` first, with ``tasks`` one a split and task; the difference is B − A, in [-1, 1]."""
+    """One row a split, `id` first, with ``tasks`` one a split and task; the difference is B − A."""
     keys = ["split", "task"] if tasks else ["split"]
     groups = [{_tuple(key): part for key, part in f.groupby(keys)} for f in (a.frame, b.frame, pair(a, b))]
     order = sorted({*groups[0], *groups[1]}, key=lambda key: (key[0] != "id", *key))
-    return [_row(key, *(group.get(key) for group in groups)) for key in order]
+    return [_row(key, a.score, *(group.get(key) for group in groups)) for key in order]
 
 
 def _tuple(key: Any) -> tuple[str, ...]:
     return key if isinstance(key, tuple) else (key,)
 
 
-def _row(key: tuple[str, ...], a: "pd.DataFrame | None", b: "pd.DataFrame | None", pairs: "pd.DataFrame | None") -> Row:
-    from pirl_core.evaluation.stats import difference_interval, grid_of, mean_interval
+def _row(
+    key: tuple[str, ...],
+    score: "Score",
+    a: "pd.DataFrame | None",
+    b: "pd.DataFrame | None",
+    pairs: "pd.DataFrame | None",
+) -> Row:
+    from pirl_core.evaluation.scores import difference_of, mean_of
+    from pirl_core.evaluation.stats import grid_of
 
+    unit = {"score": score} if score == "return" else {}
     row: Row = {"split": key[0], "task": key[1] if len(key) > 1 else None}
     for side, frame in (("a", a), ("b", b)):
         row[side] = None
         if frame is not None:
-            grid = grid_of(*_design(frame), frame["success"].to_numpy(float))
-            rate = mean_interval(grid)
-            row[side] = {"n": grid.n, "successes": int(frame["success"].sum()), "rate": float(rate.mean)}
-            row[side] |= {"low": float(rate.low), "high": float(rate.high), "single_seed": grid.single_seed}
+            grid = grid_of(*_design(frame), frame["value"].to_numpy(float))
+            rate = mean_of(grid, score)
+            counts = {} if unit else {"successes": int(frame["success"].sum())}
+            row[side] = {"n": grid.n, **counts, "rate": float(rate.mean)}
+            row[side] |= {"low": float(rate.low), "high": float(rate.high), "single_seed": grid.single_seed, **unit}
         row[f"unpaired_{side}"] = (0 if frame is None else len(frame)) - (0 if pairs is None else len(pairs))
     row["pairs"] = 0 if pairs is None else len(pairs)
     row["difference"] = None
     if pairs is not None:
-        a_wins, b_wins = (pairs[name].to_numpy(float) for name in ("success_a", "success_b"))
-        grid = grid_of(*_design(pairs), b_wins - a_wins)
-        found = difference_interval(grid)
+        of_a, of_b = (pairs[name].to_numpy(float) for name in ("value_a", "value_b"))
+        grid = grid_of(*_design(pairs), of_b - of_a)
+        found = difference_of(grid, score)
         row["difference"] = {"mean": float(found.mean), "low": float(found.low), "high": float(found.high)}
-        row["difference"]["single_seed"] = grid.single_seed
+        row["difference"] |= {"single_seed": grid.single_seed, **unit}
     return row
 
 
@@ -158,8 +182,9 @@ def render(a: Result, b: Result, rows: list[Row]) -> str:
     """The sides and a table; its columns task and unpaired only where they say something."""
     tasks = rows[0]["task"] is not None
     unpaired = any(row["unpaired_a"] or row["unpaired_b"] for row in rows)
-    header = ["split", *(["task"] if tasks else []), "A %", "95 %", "n", "B %", "95 %", "n"]
-    header += ["B − A, points", "95 %", "pairs", *(["unpaired"] if unpaired else [])]
+    of, unit = ("return", "return") if a.score == "return" else ("%", "points")
+    header = ["split", *(["task"] if tasks else []), f"A {of}", "95 %", "n", f"B {of}", "95 %", "n"]
+    header += [f"B − A, {unit}", "95 %", "pairs", *(["unpaired"] if unpaired else [])]
     cells = [
         [
             split_title(row["split"]),
@@ -183,13 +208,15 @@ def render(a: Result, b: Result, rows: list[Row]) -> str:
 def _side(side: Row | None) -> list[str]:
     if not side:
         return ["–", "–", "0"]
-    return [percent(side["rate"]), interval(side["low"], side["high"], side["single_seed"]), str(side["n"])]
+    limits = {**side, "ci_low": side["low"], "ci_high": side["high"]}
+    return [shown(side["rate"], side), interval_of(limits), str(side["n"])]
 
 
 def _difference(found: Row | None) -> list[str]:
     if not found:
         return ["–", "–"]
-    return [points(found["mean"]), interval(found["low"], found["high"], found["single_seed"], points)]
+    show = difference(found)
+    return [show(found["mean"]), interval(found["low"], found["high"], found["single_seed"], show)]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> list[argparse.Action]:

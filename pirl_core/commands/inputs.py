@@ -45,7 +45,9 @@ def needs(params: Params, name: str) -> list[str]:
             return [each for each in stage_names(params) if each.startswith(("evaluate@", "risk@"))]
         case "evaluate" if middle != ["sft"]:
             return [f"rl@{rest}", f"sft@{experiment}-{seed}"]
-        case "evaluate" | "rl":
+        case "rl":
+            return [f"curate@{experiment}", f"sft@{experiment}-{seed}"]
+        case "evaluate":
             return [f"sft@{experiment}-{seed}"]
         case "sft":
             return [f"curate@{experiment}"]

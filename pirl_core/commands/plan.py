@@ -108,7 +108,7 @@ def model_of(section: Run) -> "FlowPolicy":
     """The policy as RL has it, critic and noise net included, on torch's meta device."""
     import torch
 
-    from pirl_core.facts import facts_of
+    from pirl_core.facts import facts_in
     from pirl_core.flow.noise import learns_std
     from pirl_core.policy.backbone import new_backbone, new_shape, published_sizes
     from pirl_core.policy.context import DataSizes
@@ -118,7 +118,8 @@ def model_of(section: Run) -> "FlowPolicy":
     from pirl_core.rl.train import process_of
 
     env, wish = section.env, section.policy
-    facts = facts_of(env.world)
+    _ = env.world  # raises UserError where there is none
+    facts = facts_in(env)
     numbers, action_numbers = facts.state_dim(env.object_state), len(facts.action)
     tokenizer = build_tokenizer(facts.sentences(), wish.state_in_prompt)
     if wish.size == "full":

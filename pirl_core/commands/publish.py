@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
+from pydantic import Field, FiniteFloat, NonNegativeInt, PositiveInt
 
 from pirl_core.checkpoints.layouts import TARGETS, layout_of
 from pirl_core.errors import UserError
@@ -45,10 +45,11 @@ class _Row(Open):
     model: str
     seeds: list[int]
     n: PositiveInt
-    successes: NonNegativeInt
-    rate: NonNegativeFloat
-    ci_low: NonNegativeFloat
-    ci_high: NonNegativeFloat
+    successes: NonNegativeInt | None = None
+    rate: FiniteFloat
+    ci_low: FiniteFloat
+    ci_high: FiniteFloat
+    score: Literal["success", "return"] = "success"
 
 
 class _Results(Open):

@@ -19,7 +19,7 @@ from pirl_core.params.sections import Params
 from pirl_core.readers.strict_yaml import read_yaml
 from pirl_core.readers.text import read_json
 from pirl_core.report.folder import results_of
-from pirl_core.report.tables import aligned, interval, percent, seed_note
+from pirl_core.report.tables import aligned, interval_of, score_title, seed_note, shown
 from pirl_core.stages.lock import LOCKS
 from pirl_core.training.track import STATUS
 
@@ -158,7 +158,8 @@ def _success(tables: Iterable[Path]) -> Row:
     """Raises UserError for tables that are broken or hold no episode of split id; ValueError for an episode twice."""
     import pandas as pd
 
-    from pirl_core.evaluation.stats import grid_of, mean_interval
+    from pirl_core.evaluation.scores import mean_of, score_of, values
+    from pirl_core.evaluation.stats import grid_of
     from pirl_core.report.inputs import read_table
 
     frame = pd.concat([read_table(table) for table in tables], ignore_index=True)
@@ -166,15 +167,18 @@ def _success(tables: Iterable[Path]) -> Row:
     if frame.empty:
         raise UserError("no episode in distribution")
     design = (frame["seed"].to_numpy(), frame["task"].to_numpy(str), frame["env_seed"].to_numpy())
-    grid = grid_of(*design, frame["success"].to_numpy(float))
-    found = mean_interval(grid)
-    row = {"n": grid.n, "successes": int(frame["success"].sum()), "single_seed": grid.single_seed}
+    score = score_of(frame)
+    grid = grid_of(*design, values(frame, score))
+    found = mean_of(grid, score)
+    row: Row = {"n": grid.n, "successes": int(frame["success"].sum()), "single_seed": grid.single_seed}
+    row |= {"score": score} if score == "return" else {}
     return {**row, "rate": float(found.mean), "low": float(found.low), "high": float(found.high)}
 
 
 def render(runs: list[Row], everything: bool) -> str:
     """A table with a row for each evaluation, what differs below each run; then a line for each run that is broken."""
-    header = ["run", "used", "state", "evaluation", "success %", "95 % interval", "n"]
+    evaluated = [row for run in runs for row in run["evaluations"] if row["n"]]
+    header = ["run", "used", "state", "evaluation", score_title(evaluated), "95 % interval", "n"]
     cells, notes = [], []
     whole = [run for run in runs if not run["problem"]]
     for run in whole:
@@ -204,7 +208,8 @@ def _cells(row: Row) -> list[str]:
     name = f"{row['experiment']}-{row['method']}"
     if not row["n"]:
         return [name, "–", "–", "–"]
-    return [name, percent(row["rate"]), interval(row["low"], row["high"], row["single_seed"]), str(row["n"])]
+    limits = {**row, "ci_low": row["low"], "ci_high": row["high"]}
+    return [name, shown(row["rate"], row), interval_of(limits), str(row["n"])]
 
 
 def _difference(run: Row, everything: bool) -> list[str]:

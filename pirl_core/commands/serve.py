@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("policy", type=Path, help=f"policy folder, such as {POLICY}, or one that pirl export wrote of a small policy")
     add("--protocol", choices=TRANSPORTS, default="openpi", help="what the clients speak (default: %(default)s)")
     add("--host", default="127.0.0.1", help="address to listen at (default: %(default)s, this machine alone)")
-    add("--port", type=_number(0, 65535), help="port; 0 is any free one (default: that of the protocol's clients)")
+    add("--port", type=number(0, 65535), help="port; 0 is any free one (default: that of the protocol's clients)")
     add(
         "--keys",
         metavar="PRESET",
@@ -41,17 +41,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="OURS=THEIRS",
         help="where a camera of the policy, its state or the prompt stands in a client's message; may be repeated",
     )
-    add("--seed", type=_number(0, 2**63), default=0, help="of the noise that actions start from (default: %(default)s)")
+    add("--seed", type=number(0, 2**63), default=0, help="of the noise that actions start from (default: %(default)s)")
     add(
         "--max-batch",
-        type=_number(1, 4096),
+        type=number(1, 4096),
         default=64,
         help="observations of different clients in one forward; 1: no answer depends on others, bit for bit "
         "(default: %(default)s)",
     )
-    add("--max-clients", type=_number(1, 65536), default=64, help="connections at once (default: %(default)s)")
-    add("--max-message", type=_number(1, 2048), default=32, metavar="MIB", help="of a message (default: %(default)s)")
-    add("--timeout", type=_number(1, 86400), default=30, help="seconds for an answer (default: %(default)s)")
+    add("--max-clients", type=number(1, 65536), default=64, help="connections at once (default: %(default)s)")
+    add("--max-message", type=number(1, 2048), default=32, metavar="MIB", help="of a message (default: %(default)s)")
+    add("--timeout", type=number(1, 86400), default=30, help="seconds for an answer (default: %(default)s)")
     add(
         "--api-key-file",
         type=Path,
@@ -68,20 +68,24 @@ def run(args: argparse.Namespace) -> None:
     set_threads()
     # Else gRPC prints lines of its own; it reads this when it loads.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    try:
-        transport = import_module(f"pirl_core.serving.{TRANSPORTS[args.protocol]}")
-        wire: Any = import_module(f"pirl_core.serving.{args.protocol}")
-    except ModuleNotFoundError as error:
-        if not error.name or error.name.startswith("pirl_core"):
-            raise
-        raise UserError(
-            f"--protocol {args.protocol}: package {error.name} is not installed; pip install 'pirl_core[serve]'"
-        ) from None
+    transport, wire = (part(args.protocol, name) for name in (TRANSPORTS[args.protocol], args.protocol))
     from pirl_core.serving.server import Address
 
     server = _server(args, wire)
     at = Address(args.host, wire.PORT if args.port is None else args.port)
     asyncio.run(_until_stopped(server, transport, at, args.protocol))
+
+
+def part(protocol: str, name: str) -> Any:
+    """The module of room serving. Raises UserError where a package that it needs is not installed."""
+    try:
+        return import_module(f"pirl_core.serving.{name}")
+    except ModuleNotFoundError as error:
+        if not error.name or error.name.startswith("pirl_core"):
+            raise
+        raise UserError(
+            f"--protocol {protocol}: package {error.name} is not installed; pip install 'pirl_core[serve]'"
+        ) from None
 
 
 def _server(args: argparse.Namespace, wire: Any) -> "Server":
@@ -98,7 +102,7 @@ def _server(args: argparse.Namespace, wire: Any) -> "Server":
     size, names = policy.flow.backbone.shape.image_size, policy.interface
     policy.predict(dict.fromkeys(names.cameras, np.zeros((size, size, 3), np.uint8)), [0.0] * len(names.state), "")
     limits = Limits(args.max_message * MIB, args.max_clients, float(args.timeout), args.max_batch)
-    return Server(Served(policy, keys, args.policy.resolve().name), wire, limits, args.seed, _key(args.api_key_file))
+    return Server(Served(policy, keys, args.policy.resolve().name), wire, limits, args.seed, api_key(args.api_key_file))
 
 
 async def _until_stopped(server: "Server", transport: Any, at: Any, protocol: str) -> None:
@@ -130,7 +134,7 @@ async def _until_stopped(server: "Server", transport: Any, at: Any, protocol: st
     print("stopped", flush=True)
 
 
-def _key(path: Path | None) -> str | None:
+def api_key(path: Path | None) -> str | None:
     """Raises UserError for a key in two places, and for one that is empty or no single line of ASCII."""
     named, place = os.environ.get(KEY), KEY
     if path is not None:
@@ -151,7 +155,7 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _number(least: int, most: int) -> Any:
+def number(least: int, most: int) -> Any:
     def parse(text: str) -> int:
         if not (text.isascii() and text.isdigit() and len(text) < 20 and least <= int(text) <= most):
             raise argparse.ArgumentTypeError(f"give a whole number from {least} to {most}")

@@ -27,19 +27,23 @@ from pirl_core.facts import facts_of
 from pirl_core.params.sections import Curate, Env
 from pirl_core.types import Episode
 
+Trained = dict[str, np.ndarray]
+"""What ``opening.train_expert`` made."""
+
 
 class Wish(NamedTuple):
-    """A demonstration to make: number ``number`` of ``task``."""
+    """A demonstration to make: number ``number`` of ``task`` in the domain."""
 
     task: str
     number: int
+    domain: seeds.Domain = "sim"
 
 
 def demonstrations(
-    env: Env, curate: Curate, wishes: Sequence[Wish], workers: int | None = None
+    env: Env, curate: Curate, wishes: Sequence[Wish], workers: int | None = None, trained: Trained | None = None
 ) -> Generator[DemoEpisode]:
-    """One episode per wish, in that order; the number of worker processes (default: PIRL_WORKERS, or the processor
-    count) changes nothing but the time.
+    """One episode per wish, in that order, by the benchmark's script or by the expert that was ``trained``; the number
+    of worker processes (default: PIRL_WORKERS, or the processor count) changes nothing but the time.
 
     Raises UserError for an unknown task, or where an expert fails ``max_attempts_per_episode`` times at one episode.
     """
@@ -51,7 +55,7 @@ def demonstrations(
     successes, failures = 0, 0
     context = get_context("spawn")
     stop = context.Event()
-    with ProcessPoolExecutor(count, context, _start, (env, curate, stop)) as pool:
+    with ProcessPoolExecutor(count, context, _start, (env, curate, stop, trained)) as pool:
         # Ctrl-C reaches the whole process group, but only this process shall answer it: children inherit the mask.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         episodes = pool.map(_make, wishes)
@@ -78,8 +82,11 @@ def demonstrations(
 class Demonstrator:
     """A simulator that fits the task at hand: what a worker keeps from one demonstration to the next."""
 
-    def __init__(self, env: Env, curate: Curate, stopped: Callable[[], bool] = lambda: False) -> None:
+    def __init__(
+        self, env: Env, curate: Curate, stopped: Callable[[], bool] = lambda: False, trained: Trained | None = None
+    ) -> None:
         self.env = env
+        self.trained = trained
         self.curate = curate
         self.stopped = stopped
         self.simulator: Simulator | None = None
@@ -87,7 +94,7 @@ class Demonstrator:
     def make(self, wish: Wish) -> DemoEpisode | None:
         """First success among the attempts that belong to this wish, or None. Their seeds: ``seeds.demo_seed``."""
         for failures in range(self.curate.max_attempts_per_episode):
-            seed = seeds.demo_seed(self.curate.seed, wish.task, wish.number, failures)
+            seed = seeds.demo_seed(self.curate.seed, wish.task, wish.number, failures, wish.domain)
             episode = Episode(wish.task, seed, self.env.shift, wish.number)
             if self.simulator is None or not self.simulator.fits(episode):
                 if self.simulator is not None:
@@ -100,7 +107,8 @@ class Demonstrator:
         return None
 
     def attempt(self, simulator: Simulator, episode: Episode, failures: int) -> DemoEpisode | None:
-        """The expert's episode up to and including its first step of success, or None if it ends before.
+        """The expert's episode up to and including its first step of success, or None if it ends before; where returns
+        count, whole.
 
         ``curate.still_frames`` follow, in which the world stands still as it is then and the arm is told to stay.
         """
@@ -122,8 +130,9 @@ class Demonstrator:
                 raise EpisodeOver
 
         with suppress(EpisodeOver):
-            expert_of(self.env.world)(simulator, act)
-        if not solved:
+            expert_of(self.env.world, self.trained)(simulator, act)
+        has_success = self.env.score == "success"
+        if has_success and not solved:
             return None
         steps = len(actions)
         still = np.append(np.zeros(len(actions[-1]) - 1, np.float32), actions[-1][-1])  # the gripper stays as it is
@@ -141,17 +150,17 @@ class Demonstrator:
             np.stack(states),
             np.stack(actions),
             np.stack(rewards),
-            np.arange(len(actions)) >= steps - 1,
+            (np.arange(len(actions)) >= steps - 1) & has_success,
         )
 
 
 _worker: Demonstrator
 
 
-def _start(env: Env, curate: Curate, stop: Event) -> None:
+def _start(env: Env, curate: Curate, stop: Event, trained: Trained | None) -> None:
     global _worker
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    _worker = Demonstrator(env, curate, stop.is_set)
+    _worker = Demonstrator(env, curate, stop.is_set, trained)
 
 
 def _end_with_parent() -> None:

@@ -2,10 +2,12 @@
 
 ``facts`` has ``FACTS``, and ``open`` three functions: ``simulator(settings, episode)`` gives a ``Simulator`` that
 fits the episode and still has to be reset; ``expert()`` gives the one who shows its tasks, an ``Expert``; and
-``batch(settings, episode, num_envs)``, for a benchmark with tasks ``on_gpu`` alone, a ``Batch``.
+``batch(settings, episode, num_envs)``, for a benchmark with tasks ``on_gpu`` alone, a ``Batch``. Where the one who
+shows the tasks is trained first, ``trained(settings, wanted, tell)`` gives arrays by name, for ``expert(arrays)``, and
+a record of each task.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
@@ -14,7 +16,7 @@ from pirl_core.types import Episode
 
 
 class Settings(NamedTuple):
-    """What a simulator needs of ``params.Env``."""
+    """What a simulator needs of ``params.Env``. tasks: those of training; () where it does not matter."""
 
     benchmark: str
     episode_steps: int
@@ -23,6 +25,17 @@ class Settings(NamedTuple):
     fast_render: bool
     object_state: bool
     sim_backend: Literal["cpu", "gpu"]
+    tasks: Sequence[str] = ()
+    keys: Mapping[str, str | list[str]] = {}
+
+
+class Wanted(NamedTuple):
+    """Of an expert that is trained. seed: of the demonstrations; level: the mean return at which it is good enough;
+    steps: in how many of the simulator it has to be."""
+
+    seed: int
+    level: float
+    steps: int
 
 
 class Outcome(NamedTuple):

@@ -13,6 +13,7 @@ import numpy as np
 
 from pirl_core import seeds
 from pirl_core.evaluation.players import Player
+from pirl_core.facts import Score
 from pirl_core.params.sections import Env, Evaluate, Split
 from pirl_core.readers.archives import read_arrays
 from pirl_core.rl.rollout import ChunkEnv, play
@@ -25,7 +26,8 @@ OUTCOMES = "outcomes.npz"
 
 
 class Outcome(NamedTuple):
-    """What came of one episode. actions: (steps, D) as executed, which replays it."""
+    """What came of one episode. success: that it was terminated, which on a benchmark that counts returns says no more.
+    actions: (steps, D) as executed, which replays it."""
 
     episode: Episode
     success: bool
@@ -115,6 +117,7 @@ def play_turns(
     num_envs: int,
     checkpoints: Checkpoints,
     tracker: Tracker,
+    score: Score = "success",
 ) -> dict[str, list[Outcome]]:
     """Outcomes by label. done: of the first episodes, from an interrupted run; whole blocks.
 
@@ -130,7 +133,7 @@ def play_turns(
             first = len(outcomes[label])
             outcomes[label] += run_episodes(playing, envs, episodes[first : first + BLOCK * num_envs])
             everything = [outcome for part in outcomes.values() for outcome in part]
-            tracker.progress(len(everything), metrics={"charts/success": success_rate(everything)})
+            tracker.progress(len(everything), metrics={f"charts/{score}": mean_score(everything, score)})
             if join().main and checkpoints.due():
                 checkpoints.save(len(everything), partial(save_outcomes, everything))
                 tracker.checkpointed(len(everything))
@@ -164,5 +167,6 @@ def load_outcomes(folder: Path, episodes: list[Episode]) -> list[Outcome]:
     return [Outcome(*row) for row in zip(episodes, *columns, strict=True)]
 
 
-def success_rate(outcomes: list[Outcome]) -> float:
-    return float(np.mean([outcome.success for outcome in outcomes]))
+def mean_score(outcomes: list[Outcome], score: Score) -> float:
+    """The success rate, or the mean return."""
+    return float(np.mean([outcome.reward if score == "return" else outcome.success for outcome in outcomes]))

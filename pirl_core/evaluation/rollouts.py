@@ -13,7 +13,7 @@ from pirl_core.data.recorded import clipped
 from pirl_core.envs.vector.replay import Take
 from pirl_core.envs.vector.slots import VectorEnv
 from pirl_core.evaluation.evaluate import Outcome
-from pirl_core.facts import facts_of
+from pirl_core.facts import facts_in
 from pirl_core.params.sections import Env, Record
 from pirl_core.rl.rollout import ChunkEnv
 from pirl_core.training.track import Tracker
@@ -73,7 +73,7 @@ def write_rollouts(
             written += 1
             yield episode
 
-    write_dataset(folder, counted(), list(env.cameras), facts_of(env.benchmark))
+    write_dataset(folder, counted(), list(env.cameras), facts_in(env))
     return written
 
 
@@ -81,7 +81,7 @@ def _shown(
     envs: VectorEnv, env: Env, outcomes: list[Outcome], which: Record, tracker: Tracker
 ) -> Iterator[DemoEpisode]:
     """In the outcomes' order, whichever worker is ready first."""
-    facts = facts_of(env.benchmark)
+    facts = facts_in(env)
     ready: dict[int, list[DemoEpisode]] = {}
     takes = [Take(outcome.episode, outcome.actions) for outcome in outcomes]
     following, lost = 0, 0
@@ -96,6 +96,6 @@ def _shown(
             following += 1
             for part in parts:
                 if which == "all" or part.success[-1]:
-                    yield clipped(part, facts)[0]
+                    yield clipped(part._replace(success=part.success & (env.score == "success")), facts)[0]
     if lost:
         print(f"{lost} of {len(takes)} episodes ended otherwise when simulated again, and were not kept", flush=True)

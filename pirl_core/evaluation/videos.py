@@ -7,6 +7,7 @@ from typing import NamedTuple
 from pirl_core.envs.vector.replay import Take
 from pirl_core.envs.vector.slots import VectorEnv
 from pirl_core.evaluation.evaluate import Outcome
+from pirl_core.facts import Score
 from pirl_core.files import naming, write_json
 from pirl_core.training.gif import encoded
 from pirl_core.training.track import Tracker
@@ -23,23 +24,30 @@ class Filmed(NamedTuple):
     outcome: Outcome
 
 
-def choose(label: str, outcomes: list[Outcome], per_outcome: int) -> list[Filmed]:
-    """The first ``per_outcome`` successes and failures, each from another task as long as there is one."""
+def choose(label: str, outcomes: list[Outcome], per_outcome: int, score: Score = "success") -> list[Filmed]:
+    """The first ``per_outcome`` successes and failures, each from another task as long as there is one; where returns
+    count, the highest and the lowest."""
+    if score == "return":
+        ranked = sorted(outcomes, key=lambda outcome: -outcome.reward)
+        ends = [*ranked[:per_outcome], *ranked[max(per_outcome, len(ranked) - per_outcome) :]]
+        return [Filmed(label, outcome) for outcome in ends]
     chosen = []
     for success in (True, False):
         seen: dict[str, int] = {}
-        ranked: list[tuple[int, int, Outcome]] = []
+        numbered: list[tuple[int, int, Outcome]] = []
         for outcome in outcomes:
             if outcome.success == success:
                 task = outcome.episode.task
                 seen[task] = seen.get(task, 0) + 1
-                ranked.append((seen[task], len(ranked), outcome))
-        chosen += [Filmed(label, outcome) for _, _, outcome in sorted(ranked, key=lambda row: row[:2])[:per_outcome]]
+                numbered.append((seen[task], len(numbered), outcome))
+        chosen += [Filmed(label, outcome) for _, _, outcome in sorted(numbered, key=lambda row: row[:2])[:per_outcome]]
     return chosen
 
 
-def write_videos(envs: VectorEnv, filmed: list[Filmed], folder: Path, tracker: Tracker) -> None:
-    """GIFs, then ``videos.json``, which lists them with split, task, success and episode seed.
+def write_videos(
+    envs: VectorEnv, filmed: list[Filmed], folder: Path, tracker: Tracker, score: Score = "success"
+) -> None:
+    """GIFs, then ``videos.json``, which lists them with split, task, success or return, and episode seed.
 
     An episode that ends otherwise when it is simulated again, as on a GPU it may, is left out with a word.
     """
@@ -50,7 +58,7 @@ def write_videos(envs: VectorEnv, filmed: list[Filmed], folder: Path, tracker: T
         tracker.aside("videos", 0, len(filmed))
     for done, (number, film) in enumerate(envs.film(takes, SIZE, EVERY), 1):
         label, outcome = filmed[number]
-        result = "success" if outcome.success else "failure"
+        result = f"return_{outcome.reward:.0f}" if score == "return" else "success" if outcome.success else "failure"
         if film.success == outcome.success:
             name = f"{number:02d}-{label}-{outcome.episode.task}-{result}".replace(":", "-").replace("/", "-")
             path = folder / f"{name}.gif"
@@ -62,6 +70,7 @@ def write_videos(envs: VectorEnv, filmed: list[Filmed], folder: Path, tracker: T
                 "split": label,
                 "task": outcome.episode.task,
                 "success": outcome.success,
+                **({"return": outcome.reward} if score == "return" else {}),
                 "episode": outcome.episode.seed,
             }
         else:

@@ -18,17 +18,24 @@ from pirl_core.flow.noise import Weights
 
 Velocity = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """(x (B, H, D), tau (B,)) → velocity (B, H, D), features (B, H, W)."""
+WIDEST = 3.0
+"""Std that a draw of a bounded chain is from its mean at most."""
 LearnedStd = Callable[[Tensor], Tensor]
 """features (B, H, W) → raw output of the noise net (B, H, D)."""
 
 
 class Noise(NamedTuple):
-    """A noise rule by its name, with its present strength: ``level``, or the std bounds where a net learns it."""
+    """A noise rule by its name, with its present strength: ``level``, or the std bounds where a net learns it.
+
+    bound: the chain is kept within ± this, as ReinFlow has it: mean and last state are clamped, and a draw is within
+    three std of its mean; the density stays that of the normal. None: it is not.
+    """
 
     rule: str
     level: float
     min_std: float
     max_std: float
+    bound: float | None = None
 
 
 class Score(NamedTuple):
@@ -69,6 +76,8 @@ def transition(
     w_e = torch.where(here, drawn.noise, plain.noise)
     std = torch.where(here, drawn.std, plain.std)
     mean = w_a * (x + (1 - tau) * v) + w_e * (x - tau * v)
+    if noise.bound is not None:
+        mean = mean.clamp(-noise.bound, noise.bound)
     return mean, std.expand_as(mean), features
 
 
@@ -84,7 +93,11 @@ def sample(
     for k in range(count):
         step = torch.full((len(normals),), k, device=normals.device)
         mean, std, features = transition(velocity, states[-1], step, count, stochastic[:, k], noise, noise_net)
-        states.append(mean + std * normals[:, k + 1])
+        if noise.bound is None:
+            states.append(mean + std * normals[:, k + 1])
+        else:
+            drawn = mean + std * normals[:, k + 1].clamp(-WIDEST, WIDEST)
+            states.append(drawn.clamp(-noise.bound, noise.bound) if k == count - 1 else drawn)
         parts.append((log_density(states[-1], mean, std), entropy(std), features))
     return torch.stack(states, 1), Score(*(torch.stack(part, 1) for part in zip(*parts, strict=True)))
 

@@ -134,9 +134,12 @@ def _override_problems(params: Params) -> Iterator[str]:
                         yield describe(e, layers, model)
         with suppress(ValidationError):
             yield from _data_problems(resolve(params, experiment), experiment)
+            yield from _real_problems(resolve(params, experiment), experiment)
+            yield from _kept_successes(resolve(params, experiment), experiment)
             yield from _all_split_problems(params, experiment)
             for method in params.methods:
                 yield from _untrained_tasks(params, experiment, method)
+                yield from _real_problems(resolve(params, experiment, method), f"{experiment} with methods.{method}")
 
 
 def _data_problems(run: Run, experiment: str) -> Iterator[str]:
@@ -150,6 +153,29 @@ def _data_problems(run: Run, experiment: str) -> Iterator[str]:
     for name in run.curate.columns:
         if name not in known:
             yield f"experiments.{experiment}: curate.columns.{name}: {unknown(name, known, 'no such thing')}"
+
+
+def _real_problems(run: Run, place: str) -> Iterator[str]:
+    """Of the demonstrations of a second domain, and of what asks for them."""
+    if run.curate.real is None:
+        wanted = {"sft.sim_share": (run.sft.sim_share, "null"), "rl.sft_coef": (run.rl.sft_coef or None, "0")}
+        for key, (value, nothing) in wanted.items():
+            if value is not None:
+                yield f"experiments.{place}: {key} = {value:g}: curate.real is null; give it, or set {key} to {nothing}"
+    elif run.env.benchmark is None:
+        yield f"experiments.{place}: curate.real: without env.benchmark there is no script to show it; set it to null"
+    else:
+        try:
+            check_names(run.env.benchmark, "shift", run.curate.real.shift)
+        except ValueError as error:
+            yield f"experiments.{place}: curate.real.shift: {error}"
+
+
+def _kept_successes(run: Run, experiment: str) -> Iterator[str]:
+    """Where there is no success, none can be kept."""
+    for key, record in (("evaluate", run.evaluate.record), ("rl", run.rl.record)):
+        if record == "success" and run.env.score == "return":
+            yield f"experiments.{experiment}: {key}.record = success: its episodes count by return; give all or none"
 
 
 def _untrained_tasks(params: Params, experiment: str, method: str) -> Iterator[str]:

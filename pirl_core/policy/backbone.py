@@ -4,25 +4,30 @@ A family's folder, here or in a package of one's own, has a module ``family``: `
 shape, with the attributes and methods of ``families.pi0.network.Pi0``; ``Shape``, a NamedTuple of its sizes, those of
 ``DataSizes`` among them, that tells its ``family`` by the name that params.yaml gives; ``shape(size, data)``, which
 makes one; ``published_sizes(cameras, horizon)``, what released weights expect of their data, and ``PROMPT``, how they
-were told the task. A module ``layout`` may know the names of published weights.
+were told the task. It may have heads of its own, ``critic(shape)`` on pooled output and state, and ``noise_net(shape)``
+on the features of ``velocity``. A module ``layout`` may know the names of published weights.
 """
 
 from typing import TYPE_CHECKING, Any, Union
 
+from torch import nn
+
 from pirl_core import named
 from pirl_core.params.sizes import Size
 from pirl_core.policy.context import DataSizes
+from pirl_core.policy.heads import NoiseNet
 from pirl_core.policy.tokenizer import Prompt
 
 if TYPE_CHECKING:
     from pirl_core.policy.families.groot.network import Groot, GrootShape
+    from pirl_core.policy.families.mlp.network import Mlp, MlpShape
     from pirl_core.policy.families.pi0.network import Pi0, Pi0Shape
     from pirl_core.policy.families.smolvla.network import SmolVla, SmolVlaShape
 
 # In words, since an experiment loads its own family alone.
-Backbone = Union["Pi0", "SmolVla", "Groot"]
+Backbone = Union["Pi0", "SmolVla", "Groot", "Mlp"]
 """Or anything that has what these have."""
-Shape = Union["Pi0Shape", "SmolVlaShape", "GrootShape"]
+Shape = Union["Pi0Shape", "SmolVlaShape", "GrootShape", "MlpShape"]
 
 
 def family_module(family: str) -> Any:
@@ -51,6 +56,17 @@ def new_backbone(shape: Shape) -> Backbone:
     """With random weights, from torch's own generator."""
     backbone: Backbone = family_module(shape.family).Network(shape)
     return backbone
+
+
+def own_head(shape: Shape, name: str) -> nn.Module | None:
+    """``critic`` or ``noise_net`` of the family's own; None where it has none."""
+    make = getattr(family_module(shape.family), name, None)
+    return None if make is None else make(shape)
+
+
+def new_noise_net(shape: Shape) -> nn.Module:
+    """(features of ``velocity``) → (B, H, D)."""
+    return own_head(shape, "noise_net") or NoiseNet(shape.expert_width, shape.action_dim)
 
 
 def shape_class(family: str) -> type[Shape]:

@@ -14,10 +14,9 @@ from pirl_core.files import write_json, write_tensors
 from pirl_core.flow.chain import Noise
 from pirl_core.flow.noise import learns_std
 from pirl_core.params.sections.rl import known_rule
-from pirl_core.policy.backbone import Shape
+from pirl_core.policy.backbone import Shape, new_noise_net
 from pirl_core.policy.flow_policy import FlowPolicy
 from pirl_core.policy.folder import RERUN, read_weights
-from pirl_core.policy.heads import NoiseNet
 from pirl_core.readers.text import read_json
 from pirl_core.readers.typed import Strict, check
 
@@ -29,7 +28,7 @@ class Exploration(NamedTuple):
 
     noise: Noise
     mdp: str
-    net: NoiseNet | None
+    net: nn.Module | None
 
 
 class _Exploration(Strict):
@@ -37,12 +36,14 @@ class _Exploration(Strict):
     level: Annotated[float, Field(ge=0, le=2)]
     min_std: Std
     max_std: Std
+    bound: Annotated[float, Field(gt=0, le=1e9)] | None = None
     mdp: Literal["one_layer", "two_layer", "hybrid"]
 
 
 def save_exploration(policy: FlowPolicy, noise: Noise, mdp: str, folder: Path) -> None:
     """Into the policy's ``folder``. The noise net goes along as it is, and as it was before RL."""
-    write_json(folder / "exploration.json", {**noise._asdict(), "mdp": mdp})
+    told = {name: value for name, value in noise._asdict().items() if value is not None}
+    write_json(folder / "exploration.json", {**told, "mdp": mdp})
     if policy.noise_net is not None:
         nets = {"before": policy.noise_net_before, "after": policy.noise_net.state_dict()}
         named = {f"{when}.{name}": value for when, net in nets.items() for name, value in net.items()}
@@ -56,12 +57,12 @@ def load_exploration(folder: Path, shape: Shape, when: Literal["before", "after"
     """
     path = folder / "exploration.json"
     found = check(_Exploration, read_json(path, RERUN), str(path), RERUN)
-    noise = Noise(found.rule, found.level, found.min_std, found.max_std)
+    noise = Noise(found.rule, found.level, found.min_std, found.max_std, found.bound)
     if not learns_std(noise.rule):
         return Exploration(noise, found.mdp, None)
     if not 0 < noise.min_std < noise.max_std:
         raise UserError(f"{path}: min_std = {noise.min_std} must be above 0 and below max_std {noise.max_std}; {RERUN}")
-    nets = {name: NoiseNet(shape.expert_width, shape.action_dim) for name in ("before", "after")}
+    nets = {name: new_noise_net(shape) for name in ("before", "after")}
     both = nn.ModuleDict(nets)
     both.load_state_dict(read_weights(both, folder / "exploration.safetensors"))
     return Exploration(noise, found.mdp, nets[when])

@@ -20,9 +20,9 @@ from pirl_core.errors import UserError
 from pirl_core.flow import chain
 from pirl_core.flow.chain import Noise
 from pirl_core.params.sections import Precision
-from pirl_core.policy.backbone import Backbone
+from pirl_core.policy.backbone import Backbone, new_noise_net, own_head
 from pirl_core.policy.context import Context, Inputs
-from pirl_core.policy.heads import NoiseNet, critic_head
+from pirl_core.policy.heads import critic_head
 from pirl_core.policy.images import network_images
 from pirl_core.policy.interface import Interface
 from pirl_core.policy.normalize import Normalization, moving, pad_last
@@ -89,10 +89,10 @@ class FlowPolicy(nn.Module):
         self.interface: Interface | None = None
         # Weights before they were rounded to be frozen, by their names in the backbone: see ``precision``.
         self.originals: dict[str, Tensor] = {}
-        self.noise_net: NoiseNet | None = None
+        self.noise_net: nn.Module | None = None
         # What the noise net was before its training.
         self.noise_net_before: dict[str, Tensor] = {}
-        self.critic: nn.Sequential | None = None
+        self.critic: nn.Module | None = None
         for name in ("state", "action"):
             for part, numbers in getattr(normalization, name)._asdict().items():
                 self.register_buffer(f"{name}_{part}", torch.tensor(numbers, dtype=torch.float32), persistent=False)
@@ -114,9 +114,10 @@ class FlowPolicy(nn.Module):
             self.critic = critic_head(shape.vlm_width, critic_layers)
         elif process.critic is not None:
             width = self.backbone.context_width if process.critic == "vlm" else shape.expert_width
-            self.critic = critic_head(width, critic_layers)
+            own = own_head(shape, "critic") if process.critic == "vlm" else None
+            self.critic = own or critic_head(width, critic_layers)
         if learned_noise:
-            self.noise_net = NoiseNet(shape.expert_width, shape.action_dim)
+            self.noise_net = new_noise_net(shape)
             self.noise_net_before = {name: value.clone() for name, value in self.noise_net.state_dict().items()}
 
     @property
@@ -240,6 +241,14 @@ class FlowPolicy(nn.Module):
         return lambda x, tau: self.backbone.velocity(context, x, tau)
 
 
+class Noisy(NamedTuple):
+    """What flow matching asks the network at: an observation with noisy actions x (B, H, D) at times tau (B,)."""
+
+    inputs: Inputs
+    x: Tensor
+    tau: Tensor
+
+
 class FlowMatching(nn.Module):
     """The SFT objective as one forward, so that DDP sees it."""
 
@@ -248,8 +257,12 @@ class FlowMatching(nn.Module):
         self.backbone = backbone
 
     def forward(self, inputs: Inputs, x: Tensor, tau: Tensor) -> Tensor:
-        """Velocity (B, H, D) at noisy actions x, encoding the observation with gradient."""
-        return self.backbone.velocity(self.backbone.encode(inputs), x, tau)[0].float()
+        return velocity_at(self.backbone, Noisy(inputs, x, tau))
+
+
+def velocity_at(backbone: Backbone, point: Noisy) -> Tensor:
+    """(B, H, D), encoding the observation with gradient."""
+    return backbone.velocity(backbone.encode(point.inputs), point.x, point.tau)[0].float()
 
 
 def keyed_normals(purpose: seeds.Purpose, keys: Sequence[tuple[int, ...]], shape: tuple[int, ...]) -> Tensor:

@@ -9,7 +9,7 @@ from pydantic import Field, create_model
 from torch import Tensor, nn
 
 from pirl_core.errors import UserError, first_line
-from pirl_core.facts import facts_of
+from pirl_core.facts import facts_in
 from pirl_core.files import write_json, write_tensors, write_text
 from pirl_core.params.sections import Env, Precision
 from pirl_core.policy.backbone import Backbone, Shape, new_backbone, shape_class
@@ -165,7 +165,7 @@ def _normalization(numbers: _Normalization, shape: Shape, path: Path) -> Normali
 
 def require_fit(policy: FlowPolicy, env: Env, folder: Path) -> None:
     """Raises UserError where the policy was made for other cameras, images, states or actions than ``env`` has."""
-    shape, facts = policy.backbone.shape, facts_of(env.benchmark)
+    shape, facts = policy.backbone.shape, facts_in(env)
     pairs = {
         "env.cameras": (shape.cameras, len(env.cameras)),
         "env.image_size": (shape.image_size, env.image_size if env.cameras else shape.image_size),

@@ -7,7 +7,7 @@ from typing import Annotated, NamedTuple
 from pydantic import Field
 
 from pirl_core.errors import UserError
-from pirl_core.facts import facts_of
+from pirl_core.facts import facts_in
 from pirl_core.params.sections import Env
 from pirl_core.readers.text import read_json
 from pirl_core.readers.typed import Strict, check
@@ -40,7 +40,7 @@ class _Interface(Strict):
 def interface_of(env: Env, state_numbers: int, action_numbers: int, instructions: list[str]) -> Interface:
     """Of a policy that is trained in ``env``. What object state adds to the named numbers is object0, object1, …; where
     no benchmark has names they are state0, action0 and so on."""
-    facts = facts_of(env.benchmark)
+    facts = facts_in(env)
     state = numbered(facts.state, "object" if facts.state else "state", state_numbers)
     action = numbered(facts.action, "action", action_numbers)
     return Interface(env.benchmark or "", list(env.cameras), state, action, facts.rate or None, instructions)

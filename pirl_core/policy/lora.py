@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from pirl_core.errors import UserError
 from pirl_core.files import write_json, write_tensors
 from pirl_core.flow.chain import Noise
+from pirl_core.policy.backbone import Backbone
 from pirl_core.policy.context import Inputs
 from pirl_core.policy.flow_policy import Evaluation, FlowPolicy, Process
 
@@ -29,6 +30,10 @@ class EncodingPolicy(nn.Module):
     def __init__(self, policy: FlowPolicy) -> None:
         super().__init__()
         self.policy = policy
+
+    @property
+    def backbone(self) -> Backbone:
+        return self.policy.backbone
 
     def forward(self, inputs: Inputs, states: Tensor, stochastic: Tensor, noise: Noise, process: Process) -> Evaluation:
         """As ``FlowPolicy.forward``, from the network's inputs instead of the context."""

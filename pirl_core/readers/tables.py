@@ -50,6 +50,7 @@ def _is_picture(kind: pa.DataType) -> bool:
 TEXT = Kind("text", _is_text)
 TEXTS = Kind("lists of text", _is_texts)
 TRUTH = Kind("true or false", types.is_boolean)
+MAYBE = Kind("true or false", lambda kind: bool(types.is_boolean(kind) or types.is_null(kind)))
 WHOLE = Kind("a whole number", types.is_integer)
 NUMBER = Kind("a number", _is_number)
 VECTOR = Kind("numbers", _is_vector)
@@ -102,7 +103,8 @@ def column_chunks(content: pq.ParquetFile, columns: Sequence[str]) -> list[list[
 
 
 def read_table(path: Path, remedy: str, columns: Mapping[str, Kind], groups: Sequence[int] | None = None) -> pa.Table:
-    """The columns, each with a value of its kind in every row. Whole numbers come as int64, text as strings.
+    """The columns, each with a value of its kind in every row; one of MAYBE may have none. Whole numbers come as int64,
+    text as strings.
 
     groups: the row groups to read; None: all.
 
@@ -130,7 +132,7 @@ def read_table(path: Path, remedy: str, columns: Mapping[str, Kind], groups: Seq
             raise _damaged(path, error, remedy) from None
     for place, (name, kind) in enumerate(columns.items()):
         values = table.column(place)
-        if values.null_count:
+        if values.null_count and kind is not MAYBE:
             raise UserError(f"{path}: column '{name}' has no value in {values.null_count} rows; {remedy}")
         if kind in (WHOLE, TEXT):
             try:

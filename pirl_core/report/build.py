@@ -24,6 +24,7 @@ from pirl_core.report.page import Section, render_html
 from pirl_core.report.papers.beside import check_models
 from pirl_core.report.risk.build import build_risk_report
 from pirl_core.report.runs import build_runs
+from pirl_core.report.served import served_rows
 from pirl_core.report.tables import warnings_table
 from pirl_core.report.videos import MAX_BYTES, Embedded, choose, embed
 
@@ -40,6 +41,8 @@ def build_report(params: Params, outputs: Path, results: Path, present: Present)
         return build_risk_report(params, outputs, results, present)
     episodes = read_episodes(outputs, params)
     metrics = build_metrics(params, episodes)
+    if served := served_rows(params, outputs):
+        metrics["served"] = served
     runs = build_runs(read_runs(outputs, params), len(stage_names(params)))
     warned = warnings_table(read_warnings(outputs, params))
     older = older_rows(metrics["rows"], runs["records"], present)

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from pirl_core.errors import UserError
-from pirl_core.report.tables import SINGLE_SEED
+from pirl_core.report.tables import SINGLE_SEED, amount, is_return, score_title
 
 Row = Mapping[str, Any]
 
@@ -105,8 +105,13 @@ def _metadata(facts: Facts) -> str:
 
 
 def _table(rows: list[Row]) -> str:
-    lines = ["| policy | split | success | 95 % interval | episodes |", "|---|---|---:|---:|---:|"]
+    title = score_title(rows, "success")
+    lines = [f"| policy | split | {title} | 95 % interval | episodes |", "|---|---|---:|---:|---:|"]
     for row in rows:
+        if is_return(row):
+            low, high = amount(row["ci_low"]), amount(row["ci_high"])
+            lines.append(f"| {row['method']} | {row['split']} | {amount(row['rate'])} | {low} to {high} | {row['n']} |")
+            continue
         lines.append(
             f"| {row['method']} | {row['split']} | {100 * row['rate']:.1f} % "
             f"| {100 * row['ci_low']:.1f} to {100 * row['ci_high']:.1f} % | {row['successes']} of {row['n']} |"

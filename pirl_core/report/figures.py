@@ -15,8 +15,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
+from pirl_core.facts import Score
 from pirl_core.report.inputs import Curve
-from pirl_core.report.tables import Row, method_label, percent, split_title
+from pirl_core.report.tables import Row, amount, is_return, method_label, percent, shown, split_title
 
 TEXT, GRID, INK = "#0a0b01", "#0a0b02", "#0a0b03"
 SERIES = ("#0a0b10", "#0a0b11", "#0a0b12", "#0a0b13", "#0a0b14")
@@ -34,6 +35,8 @@ DIAGNOSTICS = {
     "losses/clipfrac": "Clip fraction",
     "losses/explained_variance": "Explained variance",
 }
+TRAINING: dict[Score, str] = {"success": "charts/success", "return": "charts/episodic_return"}
+"""The metric of the episodes that RL learns from."""
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "pirl",
@@ -77,11 +80,13 @@ def color_index(methods: Sequence[str], method: str) -> int:
 def learning_panels(methods: Sequence[str], sft: list[Curve], rl: Curves) -> list[Panel]:
     """Success, SFT loss and PPO's diagnostics over training; a panel without any point is left out."""
     panels = []
-    if any("charts/success" in curve or "validation/success" in curve for curves in rl.values() for curve in curves):
+    score = score_of(rl)
+    if any(f"validation/{score}" in curve or TRAINING[score] in curve for curves in rl.values() for curve in curves):
         with mpl.rc_context(STYLE):
             figure, axes = canvas()
-            _success(axes, methods, rl)
-            panels.append(Panel("Success over RL iterations (%)", to_svg(figure, PAGE), _success_alt(rl)))
+            _scores(axes, methods, rl)
+            title = "Return over RL iterations" if score == "return" else "Success over RL iterations (%)"
+            panels.append(Panel(title, to_svg(figure, PAGE), _scores_alt(rl)))
     if points := [curve["losses/flow_matching"] for curve in sft if "losses/flow_matching" in curve]:
         panels.append(_line_panel("SFT: flow-matching loss", {"sft": points}, methods, "step", log=True))
     for key, title in DIAGNOSTICS.items():
@@ -100,29 +105,35 @@ def split_panel(title: str, methods: Sequence[str], rows: list[Row]) -> Panel:
         for row in rows:
             x = splits.index(row["split"]) + (methods.index(row["method"]) - (len(methods) - 1) / 2) * width
             color = SERIES[color_index(methods, row["method"])]
-            rate, low, high = (100 * row[key] for key in ("rate", "ci_low", "ci_high"))
+            scale = 1 if is_return(row) else 100
+            rate, low, high = (scale * row[key] for key in ("rate", "ci_low", "ci_high"))
             axes.bar(x, rate, width * 0.86, color=color, alpha=0.8)
             axes.vlines(x, low, high, color=INK, linewidth=1.3)
             axes.hlines([low, high], x - width * 0.14, x + width * 0.14, color=INK, linewidth=1.3)
         axes.set_xticks(range(len(splits)), [split_title(split) for split in splits])
-        axes.set_ylim(0, 100)
+        of_returns = any(map(is_return, rows))
+        if not of_returns:
+            axes.set_ylim(0, 100)
         figure_svg = to_svg(figure, PAGE)
+    unit = "" if of_returns else "% "
     said = "; ".join(
-        f"{split_title(row['split'])} {method_label(row['method'])} {percent(row['rate'])} % "
-        f"({percent(row['ci_low'])} to {percent(row['ci_high'])})"
+        f"{split_title(row['split'])} {method_label(row['method'])} {shown(row['rate'], row)} {unit}"
+        f"({shown(row['ci_low'], row)} to {shown(row['ci_high'], row)})"
         for row in rows
     )
-    return Panel(title, figure_svg, f"Bar chart of success by evaluation set, {title}: {said}.")
+    what = "return" if of_returns else "success"
+    return Panel(title, figure_svg, f"Bar chart of {what} by evaluation set, {title}: {said}.")
 
 
 def learning_picture(methods: Sequence[str], curves: dict[str, Curves]) -> str:
-    """The picture for README: success over RL iterations, one panel per experiment, on white."""
+    """The picture for README: success or return over RL iterations, one panel per experiment, on white."""
     with mpl.rc_context({**STYLE, "figure.facecolor": "white", "axes.titlesize": 10}):
         figure = Figure(figsize=(4.2 * max(1, len(curves)), 2.9))
         for index, (experiment, rl) in enumerate(curves.items()):
             axes = figure.add_subplot(1, len(curves), index + 1)
-            axes.set_title(f"{experiment}: success (%)", loc="left", color=INK)
-            _success(axes, methods, rl)
+            what = "return" if score_of(rl) == "return" else "success (%)"
+            axes.set_title(f"{experiment}: {what}", loc="left", color=INK)
+            _scores(axes, methods, rl)
             if axes.get_legend_handles_labels()[0]:
                 axes.legend(fontsize=8, loc="upper left", ncols=len(rl))
         return to_svg(figure, PRINT, scalable=False)
@@ -137,29 +148,40 @@ def canvas(width: float = 3.6, height: float = 2.3) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _success(axes: Axes, methods: Sequence[str], rl: Curves) -> None:
-    """Training success thin and pale, validation success bold with dots; the mean over training seeds."""
+def score_of(rl: Curves) -> Score:
+    """What the curves of an experiment tell."""
+    is_return = any("validation/return" in curve for curves in rl.values() for curve in curves)
+    return "return" if is_return else "success"
+
+
+def _scores(axes: Axes, methods: Sequence[str], rl: Curves) -> None:
+    """Training success or return thin and pale, of validation bold with dots; the mean over training seeds."""
+    score = score_of(rl)
+    scale = 1 if score == "return" else 100
     for method, curves in rl.items():
         color = SERIES[color_index(methods, method)]
+        bold = {"linewidth": 2.0, "marker": "o", "markersize": 3.5, "label": method_label(method)}
         for key, style in (
-            ("charts/success", {"linewidth": 1.0, "alpha": 0.45}),
-            ("validation/success", {"linewidth": 2.0, "marker": "o", "markersize": 3.5, "label": method_label(method)}),
+            (TRAINING[score], {"linewidth": 1.0, "alpha": 0.45}),
+            (f"validation/{score}", bold),
         ):
             x, y = mean_curve([curve[key] for curve in curves if key in curve])
             if len(x):
-                axes.plot(x, 100 * y, color=color, **style)
-    axes.set_ylim(0, 100)
+                axes.plot(x, scale * y, color=color, **style)
+    if score == "success":
+        axes.set_ylim(0, 100)
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.set_xlabel("iteration")
 
 
-def _success_alt(rl: Curves) -> str:
-    parts = []
+def _scores_alt(rl: Curves) -> str:
+    score, parts = score_of(rl), []
+    show = amount if score == "return" else lambda value: f"{percent(value)} %"
     for method, curves in rl.items():
-        x, y = mean_curve([curve["validation/success"] for curve in curves if "validation/success" in curve])
+        x, y = mean_curve([curve[f"validation/{score}"] for curve in curves if f"validation/{score}" in curve])
         if len(x):
-            parts.append(f"{method_label(method)} from {percent(y[0])} % to {percent(y[-1])} % at iteration {x[-1]:g}")
-    return "Line chart of success over RL iterations. Validation: " + ("; ".join(parts) or "not recorded") + "."
+            parts.append(f"{method_label(method)} from {show(y[0])} to {show(y[-1])} at iteration {x[-1]:g}")
+    return f"Line chart of {score} over RL iterations. Validation: " + ("; ".join(parts) or "not recorded") + "."
 
 
 def _line_panel(

@@ -14,7 +14,7 @@ from pirl_core.params.file import resolve, resolve_risk
 from pirl_core.params.sections import Params, exploring_labels, split_label
 from pirl_core.readers.hub import COMMIT
 from pirl_core.readers.paths import bare
-from pirl_core.readers.tables import NUMBER, TEXT, TRUTH, WHOLE, column_names
+from pirl_core.readers.tables import MAYBE, NUMBER, TEXT, WHOLE, column_names
 from pirl_core.readers.tables import read_table as read_columns
 from pirl_core.readers.text import read_json, read_json_lines, read_json_list
 from pirl_core.readers.typed import Open, check
@@ -26,7 +26,7 @@ COLUMNS = {
     "split": TEXT,
     "task": TEXT,
     "env_seed": WHOLE,
-    "success": TRUTH,
+    "success": MAYBE,  # nothing where the task has none, and its return counts
     "steps": WHOLE,
     "reward": NUMBER,
 }
@@ -69,6 +69,7 @@ class _Video(Open):
     task: str
     success: bool
     episode: EpisodeSeed
+    returned: Annotated[float | None, Field(alias="return")] = None
 
 
 class _Machine(Open):
@@ -109,13 +110,14 @@ class Warned(NamedTuple):
 
 
 class Clip(NamedTuple):
-    """One video of an evaluated episode."""
+    """One video of an evaluated episode. returned: its return, where that is what counts."""
 
     path: Path
     split: str
     task: str
     success: bool
     episode: int
+    returned: float | None = None
 
 
 def listed_splits(params: Params, experiment: str) -> list[str]:
@@ -255,7 +257,7 @@ def read_clips(outputs: Path, experiment: str, policy: str, seed: int) -> list[C
     clips = []
     for number, entry in enumerate(read_json_list(path, REMEDY)):
         video = check(_Video, entry, f"{path} entry {number}", REMEDY)
-        clip = Clip(folder / video.file, video.split, video.task, video.success, video.episode)
+        clip = Clip(folder / video.file, video.split, video.task, video.success, video.episode, video.returned)
         if not clip.path.is_file():
             raise UserError(f"{clip.path} does not exist though videos.json lists it: {REMEDY}")
         clips.append(clip)

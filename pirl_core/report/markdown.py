@@ -14,6 +14,10 @@ INTERVALS = (
     "Success is the share of episodes that reach the goal within the time limit. Every training seed plays the same "
     "initial states; the 95 % intervals are for new training seeds and new initial states (docs/statistics.md)."
 )
+RETURNS = (
+    "Return is the sum of an episode's rewards, and the figures are means of it. Every training seed plays the same "
+    "initial states; the 95 % intervals are bootstrapped over training seeds and initial states (docs/statistics.md)."
+)
 CHAINS = (
     "Len-k is the share of sequences of which at least the first k subtasks were solved, each in turn without a reset; "
     "average is the number solved. An episode that is a sequence succeeds with its last subtask. A subtask has so many "
@@ -23,6 +27,10 @@ NO_WARNING = "No training run raised a warning."
 EXPLORING = (
     "The first episodes of ID once more, with the noise with which RL explored: success of the policy after RL, and of "
     "the SFT policy that it began from, under the same noise."
+)
+SERVED = (
+    "Policies that somebody else serves, in the same episodes (docs/serving.md). Where the start noise is the server's "
+    "own, another run of the same policy may differ."
 )
 PAIRS = (
     "Every policy plays the same episodes, so each RL episode is paired with the SFT episode of the same task, "
@@ -37,7 +45,8 @@ def render_markdown(
     groups, chains = tables.groups_table(metrics, older), tables.chains_table(metrics, older)
     parts = [
         f"# {params.report.title}",
-        f"Scale `{params.scale}`, training seeds {', '.join(map(str, params.seeds))}. {INTERVALS}",
+        f"Scale `{params.scale}`, training seeds {', '.join(map(str, params.seeds))}. "
+        + intervals_note(metrics["rows"]),
         "## Results",
         *main_table(metrics, params.scale, older),
     ]
@@ -47,15 +56,24 @@ def render_markdown(
         parts += ["## RL − SFT", PAIRS, tables.markdown(*tables.differences_table(metrics, older))]
     if metrics.get("exploring"):
         parts += ["## While exploring", EXPLORING, tables.markdown(*tables.exploring_table(metrics, older))]
+    if metrics.get("served"):
+        parts += ["## Served by others", SERVED, tables.markdown(*tables.served_table(metrics["served"]))]
     if groups[1]:
         parts += ["## By group of tasks", tables.markdown(*groups)]
-    parts += ["## Learning", "![Success over RL iterations, one panel per experiment](learning.svg)"]
+    what = tables.score_title(metrics["rows"], "Success", "Return")
+    parts += ["## Learning", f"![{what} over RL iterations, one panel per experiment](learning.svg)"]
     parts += ["## Per task, in distribution"]
     for experiment in params.experiments:
         parts += [f"### {experiment}", tables.markdown(*tables.tasks_table(metrics, experiment, "id", older))]
     parts += ["## Warnings", tables.markdown(*warned) if warned[1] else NO_WARNING]
     parts += ["## What ran", runs_sentence(runs), tables.markdown(*tables.runs_table(runs))]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def intervals_note(rows: Sequence[Row]) -> str:
+    """What the figures of ``metrics["rows"]`` are, and their intervals."""
+    kinds = dict.fromkeys(RETURNS if tables.is_return(row) else INTERVALS for row in rows)
+    return " ".join(kinds)
 
 
 def main_table(metrics: dict[str, list[Row]], scale: str, older: Older) -> list[str]:

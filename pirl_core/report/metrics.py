@@ -11,9 +11,10 @@ import numpy as np
 import pandas as pd
 
 from pirl_core.errors import UserError
+from pirl_core.evaluation.scores import difference_of, mean_of, score_of, values
 from pirl_core.evaluation.starts import shared_starts
-from pirl_core.evaluation.stats import Estimate, Grid, difference_interval, grid_of, mean_interval
-from pirl_core.facts import facts_of
+from pirl_core.evaluation.stats import Estimate, Grid, grid_of, mean_interval
+from pirl_core.facts import Score, facts_of
 from pirl_core.params.file import resolve
 from pirl_core.params.sections import Params
 from pirl_core.report.inputs import listed_exploring, listed_splits
@@ -28,7 +29,8 @@ def build_metrics(params: Params, episodes: pd.DataFrame) -> dict[str, list[Row]
     of episodes that are sequences of subtasks; exploring: with RL's noise, after RL and before; shared_starts: what
     evaluation plays that training may have, in words. The last three are there where there are such.
 
-    episodes: the frame of `inputs.read_episodes`. Rates and the paper's figures are fractions in [0, 1].
+    episodes: the frame of `inputs.read_episodes`. Rates and the paper's figures are fractions in [0, 1], mean
+    returns where ``score`` says so.
     """
     metrics: dict[str, list[Row]] = {"rows": [], "differences": [], "groups": [], "tasks": []}
     chains: list[Row] = []
@@ -67,19 +69,21 @@ def build_metrics(params: Params, episodes: pd.DataFrame) -> dict[str, list[Row]
 def build_success(metrics: dict[str, list[Row]]) -> dict[str, Any]:
     """For `dvc metrics show`: {experiment: {method: {split: {success, low, high, n}}}}, all but n in [0, 1].
 
-    A method of RL has rl_minus_sft beside them: {points, low, high}, in percentage points. Of risk-sensitive RL:
+    A method of RL has rl_minus_sft beside them: {points, low, high}, in percentage points. Where returns count, they
+    stand under return in place of success and points. Of risk-sensitive RL:
     {experiment: {method: {gamma_1: {regret, low, high, value}}}}, regret of all episodes, J of the last one's policy.
     """
     found: dict[str, Any] = {}
     for row in metrics["rows"]:
         splits = found.setdefault(row["experiment"], {}).setdefault(row["method"], {})
         splits[row["split"]] = {
-            "success": row["rate"], "low": row["ci_low"], "high": row["ci_high"], "n": row["n"],
+            row.get("score", "success"): row["rate"], "low": row["ci_low"], "high": row["ci_high"], "n": row["n"],
         }  # fmt: skip
     for row in metrics["differences"]:
-        points = {"points": row["diff"], "low": row["ci_low"], "high": row["ci_high"]}
+        is_return = row.get("score") == "return"
+        unit = {"return" if is_return else "points": row["diff"], "low": row["ci_low"], "high": row["ci_high"]}
         split = found[row["experiment"]][row["method"]][row["split"]]
-        split["rl_minus_sft"] = {key: round(100 * value, 4) for key, value in points.items()}
+        split["rl_minus_sft"] = {key: round((1 if is_return else 100) * value, 4) for key, value in unit.items()}
     for row in metrics.get("regret", []):
         end = row["regret"][-1]
         found.setdefault(row["experiment"], {}).setdefault(row["method"], {})[f"gamma_{row['gamma']:.15g}"] = {
@@ -112,15 +116,17 @@ def _rate_row(params: Params, experiment: str, benchmark: str, method: str, spli
 
 def _difference_row(params: Params, experiment: str, method: str, split: str, here: pd.DataFrame) -> Row:
     """Pairs episodes of the policy and of its own SFT start (same training seed) by task and initial state."""
-    sft, rl = (here.loc[here["method"] == name, [*PAIR, "success"]] for name in ("sft", method))
+    score = score_of(here)
+    sft, rl = (here.loc[here["method"] == name, PAIR] for name in ("sft", method))
+    sft, rl = (part.assign(value=values(here.loc[part.index], score)) for part in (sft, rl))
     pairs = sft.merge(rl, on=PAIR, suffixes=("_sft", "_rl"), validate="one_to_one").sort_values(PAIR)
     if not len(pairs) == len(sft) == len(rl):
         raise UserError(
             f"outputs/evaluate: {experiment}-{method} and {experiment}-sft saw different episodes of split '{split}': "
             "run `dvc repro -f evaluate` so that both follow one protocol"
         )
-    grid = _grid(pairs, pairs["success_rl"].to_numpy(float) - pairs["success_sft"].to_numpy(float))
-    estimate = difference_interval(grid)
+    grid = _grid(pairs, (pairs["value_rl"] - pairs["value_sft"]).to_numpy(float))
+    estimate = difference_of(grid, score)
     return {
         "experiment": experiment,
         "method": method,
@@ -128,6 +134,7 @@ def _difference_row(params: Params, experiment: str, method: str, split: str, he
         "n": grid.n,
         "diff": float(estimate.mean),
         **_interval(grid, estimate),
+        **_unit(score),
     }
 
 
@@ -208,14 +215,21 @@ def _grid(episodes: pd.DataFrame, value: np.ndarray) -> Grid:
 
 
 def _rate(part: pd.DataFrame) -> Row:
-    grid = _grid(part, part["success"].to_numpy(float))
-    estimate = mean_interval(grid)
+    score = score_of(part)
+    grid = _grid(part, values(part, score))
+    estimate = mean_of(grid, score)
     return {
         "n": grid.n,
-        "successes": int(part["success"].sum()),
+        **({} if score == "return" else {"successes": int(part["success"].sum())}),
         "rate": float(estimate.mean),
         **_interval(grid, estimate),
+        **_unit(score),
     }
+
+
+def _unit(score: Score) -> Row:
+    """What a row says of itself where it is no success rate."""
+    return {"score": score} if score == "return" else {}
 
 
 def _interval(grid: Grid, estimate: Estimate) -> Row:

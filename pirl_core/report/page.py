@@ -2,7 +2,7 @@
 
 import itertools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +13,7 @@ from markupsafe import Markup
 from pirl_core.params.sections import Params
 from pirl_core.report import tables
 from pirl_core.report.figures import Panel, color_index
-from pirl_core.report.markdown import CHAINS, EXPLORING, INTERVALS, NO_WARNING, PAIRS, Table, paper_note
+from pirl_core.report.markdown import CHAINS, EXPLORING, NO_WARNING, PAIRS, SERVED, Table, intervals_note, paper_note
 from pirl_core.report.older import Older, older_note
 from pirl_core.report.runs import parameters, revision_label, versions
 from pirl_core.report.tables import Row, method_label, percent, split_title
@@ -60,6 +60,8 @@ def render_html(
             chains_note=CHAINS,
             exploring=tables.exploring_table(metrics, older),
             exploring_note=EXPLORING,
+            served=tables.served_table(metrics.get("served", [])),
+            served_note=SERVED,
             warned=warned,
             run_table=tables.runs_table(runs),
             parameters=parameters(runs["records"]),
@@ -68,13 +70,22 @@ def render_html(
             paper_note=paper_note(metrics["rows"], params.scale),
             shared_starts=tables.shared_starts(metrics),
             no_warning=NO_WARNING,
-            intervals=INTERVALS,
+            returns=any(map(tables.is_return, metrics["rows"])),
+            score=tables.score_title(metrics["rows"], "Success", "Return"),
+            intervals=intervals_note(metrics["rows"]),
             pairs=PAIRS,
-            point_format=tables.points,
             seed_note=tables.seed_note(metrics["rows"]),
             dropped_clips=dropped_clips,
         )
     )
+
+
+def place(value: float, rows: Sequence[Row]) -> float:
+    """Where on a rail from 0 to 1: a rate where it is, a return between the lowest and the highest of ``rows``."""
+    if not any(map(tables.is_return, rows)):
+        return value
+    ends: list[float] = [row[key] for row in rows for key in ("ci_low", "ci_high")]
+    return (value - min(ends)) / (max(ends) - min(ends) or 1)
 
 
 def environment() -> jinja2.Environment:
@@ -91,8 +102,12 @@ def environment() -> jinja2.Environment:
         method=method_label,
         revision=revision_label,
         split=split_title,
-        points=tables.points,
-        interval=tables.interval,
+        shown=tables.shown,
+        amount=tables.amount,
+        place=place,
+        interval_of=tables.interval_of,
+        difference=lambda value, row: tables.difference(row)(value),
+        difference_interval=tables.difference_interval,
         seconds=tables.seconds,
         memory=tables.memory,
         inline=_inliner(),

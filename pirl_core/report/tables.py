@@ -1,7 +1,7 @@
 """Metrics as text. Imports nothing heavy: the terminal table at the end of a run must cost no time."""
 
 import re
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 METHODS = {
@@ -38,6 +38,47 @@ def split_title(split: str) -> str:
 
 def percent(rate: float | None, digits: int = 1) -> str:
     return "–" if rate is None else f"{100 * rate:.{digits}f}"
+
+
+def amount(value: float | None) -> str:
+    """A return: three digits, and no fewer than its whole ones."""
+    if value is None:
+        return "–"
+    return (f"{value:.1f}" if abs(value) >= 100 else f"{value:.3g}").replace("-", "−")
+
+
+def gain(diff: float) -> str:
+    """A difference of returns, always with its sign."""
+    return ("+" if diff >= 0 else "") + amount(diff)
+
+
+def difference(row: Row) -> Callable[[float], str]:
+    """How a row's difference is written."""
+    return gain if is_return(row) else points
+
+
+def is_return(row: Mapping[str, Any]) -> bool:
+    """Whether a row of metrics is of returns, not of successes."""
+    return row.get("score") == "return"
+
+
+def shown(value: float | None, row: Row) -> str:
+    """A number of ``row``, as what it is."""
+    return amount(value) if is_return(row) else percent(value)
+
+
+def interval_of(row: Row) -> str:
+    return interval(row["ci_low"], row["ci_high"], row["single_seed"], amount if is_return(row) else percent)
+
+
+def difference_interval(row: Row) -> str:
+    return interval(row["ci_low"], row["ci_high"], row["single_seed"], difference(row))
+
+
+def score_title(rows: Iterable[Mapping[str, Any]], success: str = "success %", returns: str = "return") -> str:
+    """Of a column with the numbers of ``rows``."""
+    kinds = dict.fromkeys(returns if is_return(row) else success for row in rows)
+    return ", ".join(kinds) or success
 
 
 def interval(low: float, high: float, single_seed: bool, show: Callable[[float], str] = percent) -> str:
@@ -82,7 +123,7 @@ def rates_table(metrics: dict[str, list[Row]], older: Keys = ()) -> tuple[list[s
     """Header and cells of the main table. The column of group means appears only where it says something new."""
     rows = metrics["rows"]
     means = any(row["group_mean"] not in (None, row["rate"]) for row in rows)
-    header = ["experiment", "model", "split", "method", "n", "success %", "95 % interval"]
+    header = ["experiment", "model", "split", "method", "n", score_title(rows), "95 % interval"]
     header += ["mean of groups %", "paper %"] if means else ["paper %"]
     cells = []
     for row in rows:
@@ -92,23 +133,24 @@ def rates_table(metrics: dict[str, list[Row]], older: Keys = ()) -> tuple[list[s
             split_title(row["split"]),
             marked_method(row["experiment"], row["method"], older),
             str(row["n"]),
-            percent(row["rate"]),
-            interval(row["ci_low"], row["ci_high"], row["single_seed"]),
+            shown(row["rate"], row),
+            interval_of(row),
         ]
-        cells.append(line + ([percent(row["group_mean"])] if means else []) + [percent(row["paper"])])
+        cells.append(line + ([shown(row["group_mean"], row)] if means else []) + [shown(row["paper"], row)])
     return header, cells
 
 
 def differences_table(metrics: dict[str, list[Row]], older: Keys = ()) -> tuple[list[str], list[list[str]]]:
-    header = ["experiment", "split", "method", "pairs", "RL − SFT, points", "95 % interval"]
+    title = score_title(metrics["differences"], "RL − SFT, points", "RL − SFT, return")
+    header = ["experiment", "split", "method", "pairs", title, "95 % interval"]
     cells = [
         [
             row["experiment"],
             split_title(row["split"]),
             marked_method(row["experiment"], row["method"], older, "sft"),
             str(row["n"]),
-            points(row["diff"]),
-            interval(row["ci_low"], row["ci_high"], row["single_seed"], points),
+            difference(row)(row["diff"]),
+            difference_interval(row),
         ]
         for row in metrics["differences"]
     ]
@@ -117,7 +159,7 @@ def differences_table(metrics: dict[str, list[Row]], older: Keys = ()) -> tuple[
 
 def groups_table(metrics: dict[str, list[Row]], older: Keys = ()) -> tuple[list[str], list[list[str]]]:
     """Rates by group of tasks; no rows unless some experiment spans more than one group."""
-    header = ["experiment", "method", "group", "n", "success %", "95 % interval", "paper %"]
+    header = ["experiment", "method", "group", "n", score_title(metrics["groups"]), "95 % interval", "paper %"]
     spans = {row["experiment"] for row in metrics["groups"]}
     spans = {e for e in spans if len({r["group"] for r in metrics["groups"] if r["experiment"] == e}) > 1}
     cells = [
@@ -126,9 +168,9 @@ def groups_table(metrics: dict[str, list[Row]], older: Keys = ()) -> tuple[list[
             marked_method(row["experiment"], row["method"], older),
             row["group"].replace("_", " "),
             str(row["n"]),
-            percent(row["rate"]),
-            interval(row["ci_low"], row["ci_high"], row["single_seed"]),
-            percent(row["paper"]),
+            shown(row["rate"], row),
+            interval_of(row),
+            shown(row["paper"], row),
         ]
         for row in metrics["groups"]
         if row["experiment"] in spans
@@ -162,17 +204,36 @@ def chains_table(metrics: dict[str, list[Row]], older: Keys = ()) -> tuple[list[
 
 def exploring_table(metrics: dict[str, list[Row]], older: Keys = ()) -> tuple[list[str], list[list[str]]]:
     """Policies that explored, under the noise of a method; no rows where none did."""
-    header = ["experiment", "noise of", "policy", "n", "success %", "95 % interval"]
+    rows = metrics.get("exploring", [])
+    header = ["experiment", "noise of", "policy", "n", score_title(rows), "95 % interval"]
     cells = [
         [
             row["experiment"],
             marked_method(row["experiment"], row["method"], older),
             method_label("sft" if row["split"] == "id:exploring_before" else row["method"]),
             str(row["n"]),
+            shown(row["rate"], row),
+            interval_of(row),
+        ]
+        for row in rows
+    ]
+    return header, cells
+
+
+def served_table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
+    """Policies that somebody else serves; no rows where there are none."""
+    header = ["experiment", "policy", "split", "n", "success %", "95 % interval", "start noise"]
+    cells = [
+        [
+            row["experiment"],
+            row["policy"],
+            split_title(row["split"]),
+            str(row["n"]),
             percent(row["rate"]),
             interval(row["ci_low"], row["ci_high"], row["single_seed"]),
+            "of the episode" if row["noise"] == "episode" else "the server's own",
         ]
-        for row in metrics.get("exploring", [])
+        for row in rows
     ]
     return header, cells
 
@@ -190,15 +251,21 @@ def shared_starts(metrics: dict[str, list[Row]]) -> list[str]:
 def tasks_table(
     metrics: dict[str, list[Row]], experiment: str, split: str, older: Keys = ()
 ) -> tuple[list[str], list[list[str]]]:
-    """Tasks down, methods across: successes of episodes and the rate in per cent."""
+    """Tasks down, methods across: successes of episodes and the rate in per cent, or the mean return of so many."""
     rows = [row for row in metrics["tasks"] if row["experiment"] == experiment and row["split"] == split]
     methods = list(dict.fromkeys(row["method"] for row in rows))
     by_task = {(row["task"], row["method"]): row for row in rows}
     cells = []
     for task in sorted({row["task"] for row in rows}):
         here = [by_task[task, method] for method in methods]
-        cells.append([task, *[f"{percent(row['rate'], 0)} ({row['successes']}/{row['n']})" for row in here]])
+        cells.append([task, *[task_cell(row) for row in here]])
     return ["task", *[marked_method(experiment, method, older) for method in methods]], cells
+
+
+def task_cell(row: Row) -> str:
+    if is_return(row):
+        return f"{amount(row['rate'])} ({row['n']})"
+    return f"{percent(row['rate'], 0)} ({row['successes']}/{row['n']})"
 
 
 def runs_table(runs: dict[str, Any]) -> tuple[list[str], list[list[str]]]:

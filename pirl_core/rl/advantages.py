@@ -3,7 +3,43 @@
 Axes: N decisions of all episodes, flat and in order (an episode's decisions are consecutive).
 """
 
+from collections.abc import Mapping
+
 import numpy as np
+
+MOST_REWARD = 10.0
+
+
+def discounted_so_far(reward: np.ndarray, last: np.ndarray, gamma: float) -> np.ndarray:
+    """G_t = γ G_{t−1} + r_t from each episode's start on. reward, last: (N,) → (N,)."""
+    total = np.array(reward, np.float64)
+    starts = np.flatnonzero(np.append(True, last[:-1]))
+    lengths = np.diff(np.append(starts, len(last)))
+    for forward in range(1, lengths.max()):
+        at = (starts + forward)[lengths > forward]
+        total[at] += gamma * total[at - 1]
+    return total
+
+
+class RewardScale:
+    """Rewards over the running std of the discounted return so far, at most ``MOST_REWARD`` (ReinFlow, Sec. C; Engstrom
+    et al. 2020). The moments are those of all iterations, the present one among them."""
+
+    def __init__(self, gamma: float, numbers: Mapping[str, float]) -> None:
+        """numbers: of a run that is resumed."""
+        self._gamma = gamma
+        self.numbers = {name: numbers.get(name, 0.0) for name in ("reward_count", "reward_mean", "reward_squares")}
+
+    def scaled(self, reward: np.ndarray, last: np.ndarray) -> np.ndarray:
+        """Of one iteration, after whose returns the moments are moved (Chan et al. 1979). Both (N,) → (N,)."""
+        fresh = discounted_so_far(reward, last, self._gamma)
+        count, mean, squares = self.numbers.values()
+        total, shift = count + len(fresh), float(fresh.mean()) - mean
+        squares += float(((fresh - fresh.mean()) ** 2).sum()) + shift**2 * count * len(fresh) / total
+        mean += shift * len(fresh) / total
+        self.numbers = {"reward_count": total, "reward_mean": mean, "reward_squares": squares}
+        scaled: np.ndarray = reward / np.sqrt(squares / total + 1e-8)
+        return scaled.clip(-MOST_REWARD, MOST_REWARD)
 
 
 def gae(

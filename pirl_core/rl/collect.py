@@ -14,7 +14,7 @@ from pirl_core.flow.chain import Noise
 from pirl_core.params.sections import Rl
 from pirl_core.policy.context import Context
 from pirl_core.policy.flow_policy import Decision, FlowPolicy, Process, keyed_normals, keyed_uniforms
-from pirl_core.rl.advantages import gae, group_advantage
+from pirl_core.rl.advantages import RewardScale, gae, group_advantage
 from pirl_core.rl.losses import explained_variance
 from pirl_core.rl.rollout import ChunkEnv, Step, play
 from pirl_core.rl.store import ContextStore, Fill
@@ -58,8 +58,9 @@ def collect(
     process: Process,
     rl: Rl,
     key: tuple[int, ...],
+    scale: RewardScale | None = None,
 ) -> tuple[Rollout, Share, dict[str, float]]:
-    """Play ``episodes`` with the stochastic policy; ranks share them.
+    """Play ``episodes`` with the stochastic policy; ranks share them. scale: of the rewards that count as advantage.
 
     Noise depends on ``key``, the episode and the decision alone. The metrics are those of all ranks.
     """
@@ -105,7 +106,12 @@ def collect(
     everyone = sorted(gathered(list(zip(steps, choice.value.tolist(), finals, [here.rank] * len(steps), strict=True))))
     all_steps = [row[0] for row in everyone]
     value = np.array([row[1] for row in everyone])
-    advantage, target = advantages(all_steps, value, np.array([row[2] for row in everyone]), len(episodes), rl)
+    paid = all_steps
+    if scale is not None:
+        last = np.array([step.terminated or step.truncated for step in all_steps])
+        scaled = scale.scaled(np.array([step.reward for step in all_steps]), last)
+        paid = [step._replace(reward=float(reward)) for step, reward in zip(all_steps, scaled, strict=True)]
+    advantage, target = advantages(paid, value, np.array([row[2] for row in everyone]), len(episodes), rl)
     owner = np.array([row[3] for row in everyone])
     own = owner == here.rank
     samples = Samples(

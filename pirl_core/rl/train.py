@@ -4,6 +4,7 @@ The VLM is frozen: its context is computed once an observation, at rollout, and 
 every update epoch. With ``rl.lora_rank`` it learns through adapters, and every minibatch encodes anew.
 """
 
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -12,15 +13,19 @@ import torch
 
 from pirl_core import seeds
 from pirl_core.errors import UserError
+from pirl_core.facts import Score
 from pirl_core.flow.chain import Noise
 from pirl_core.flow.noise import learns_std, scheduled
 from pirl_core.params.sections import Rl
+from pirl_core.policy.anchored import AnchoredPolicy
 from pirl_core.policy.dropout import drop, expert_dropout, still
 from pirl_core.policy.flow_policy import FlowPolicy, Process
 from pirl_core.policy.layers import way_to_run
 from pirl_core.policy.lora import EncodingPolicy, add_adapters, merge, merged, save_adapters
 from pirl_core.policy.precision import round_weights
 from pirl_core.rl import guards
+from pirl_core.rl.advantages import RewardScale
+from pirl_core.rl.anchor import Anchor
 from pirl_core.rl.collect import collect
 from pirl_core.rl.rollout import ChunkEnv
 from pirl_core.rl.update import update
@@ -29,13 +34,18 @@ from pirl_core.training.ranks import require_share
 from pirl_core.training.session import Session
 from pirl_core.types import Episode
 
-CHOOSES = "validation/success"
 Validate = Callable[[int], dict[str, float]]
-"""Iterations done → success rates of the deterministic policy on validation seeds: CHOOSES, and others to look at."""
+"""Iterations done → scores of the deterministic policy on validation seeds: that which ``chooses``, and others to look
+at."""
 OnImproved = Callable[[], None]
-"""Called when the validation success is the best so far."""
+"""Called when the validation score is the best so far."""
 OnRollout = Callable[[int], None]
 """Called on all ranks when an iteration's episodes have been played."""
+
+
+def chooses(score: Score) -> str:
+    """The metric by which the best policy is kept."""
+    return f"validation/{score}"
 
 
 def process_of(rl: Rl) -> Process:
@@ -48,9 +58,9 @@ def noise_at(rl: Rl, iteration: int) -> Noise:
     if learns_std(rl.noise_rule):
         final = 0.3 * rl.noise_min_std + 0.7 * rl.noise_max_std
         bound = scheduled(rl.noise_schedule, rl.noise_max_std, final, progress)
-        return Noise(rl.noise_rule, 0.0, rl.noise_min_std, bound)
+        return Noise(rl.noise_rule, 0.0, rl.noise_min_std, bound, rl.chain_bound)
     level = scheduled(rl.noise_schedule, rl.noise_level, rl.noise_level_final, progress)
-    return Noise(rl.noise_rule, level, 0.0, 0.0)
+    return Noise(rl.noise_rule, level, 0.0, 0.0, rl.chain_bound)
 
 
 def iteration_episodes(tasks: list[str], shift: str, rl: Rl, seed: int, iteration: int) -> list[Episode]:
@@ -85,8 +95,11 @@ def train_rl(
     validate: Validate,
     on_improved: OnImproved,
     on_rollout: OnRollout = lambda iteration: None,
+    anchor: Anchor | None = None,
+    score: Score = "success",
 ) -> None:
     """Fine-tune ``policy`` in place on ``tasks``, started by ``shift``. Randomness is a function of (seed, iteration).
+    ``anchor``: demonstrations that it goes on learning from. score: what episodes count for.
 
     Raises UserError when a guard of ``run`` in params.yaml says stop; the last checkpoint stays.
     """
@@ -104,8 +117,9 @@ def train_rl(
     drop(dropout, True)
     policy.backbone.run_layer = way_to_run(rl.activation_checkpointing, rl.compile, compute_device())
     limits, tracker = session.supervision, session.tracker
+    module = EncodingPolicy(policy) if rl.lora_rank else policy
     learner = Learner(
-        EncodingPolicy(policy) if rl.lora_rank else policy,
+        AnchoredPolicy(module) if anchor else module,
         parameter_groups(policy, rl),
         rl.weight_decay,
         rl.max_grad_norm,
@@ -126,27 +140,29 @@ def train_rl(
         if rl.lora_rank and session.ranks.main:
             save_adapters(policy.backbone, session.policy)
 
+    choosing = chooses(score)
     numbers = session.restore(learner)
     if numbers is None:
         first = validated(0)
-        numbers = {"iteration": 0, "best": first[CHOOSES]}
-        tracker.log(0, first, (CHOOSES,))
+        numbers = {"iteration": 0, "best": first[choosing]}
+        tracker.log(0, first, (choosing,))
         improved()
         session.save_if_due(0, learner, numbers)
     best = numbers["best"]
+    scale = RewardScale(rl.gamma, numbers) if rl.reward_scale else None
     for iteration in range(numbers["iteration"], rl.iterations):
         started = time.monotonic()
         noise = noise_at(rl, iteration)
         # The masks come from the library's own generator, so each rank's are a function of this alone.
         torch.manual_seed(seeds.integer("rl_dropout", seed, iteration, session.ranks.rank))
         episodes = iteration_episodes(tasks, shift, rl, seed, iteration)
-        rollout, share, metrics = collect(policy, envs, episodes, noise, process, rl, (seed, iteration))
+        rollout, share, metrics = collect(policy, envs, episodes, noise, process, rl, (seed, iteration), scale)
         on_rollout(iteration)
         collected = time.monotonic()
         rng = seeds.generator("minibatch", seed, iteration)
         warming = iteration < rl.critic_warmup_iterations and process.critic is not None
         learner.release()
-        metrics |= update(learner, rollout, share, noise, process, rl, rng, warming, iteration)
+        metrics |= update(learner, rollout, share, noise, process, rl, rng, warming, iteration, anchor)
         learner.gather()
         updated = time.monotonic()
         timing = {
@@ -157,7 +173,10 @@ def train_rl(
         if (iteration + 1) % rl.validate_every == 0 or iteration + 1 == rl.iterations:
             metrics |= validated(iteration + 1)
             timing["time/validation_seconds"] = time.monotonic() - updated
-        shown = ("charts/success", CHOOSES, "losses/approx_kl", "losses/clipfrac")
+        if score == "return":
+            metrics["charts/terminated"] = metrics.pop("charts/success")
+        training = "charts/success" if score == "success" else "charts/episodic_return"
+        shown = (training, choosing, "losses/approx_kl", "losses/clipfrac")
         tracker.log(iteration + 1, metrics, shown, timing)
         for text in guards.warnings(metrics, best, limits):
             tracker.warn(iteration + 1, text)
@@ -167,10 +186,11 @@ def train_rl(
                 f"stopped at iteration {iteration + 1}: {trouble}; the last checkpoint before it is kept. Lower "
                 "rl.actor_lr or rl.noise_level, or raise the limit to go on"
             )
-        if metrics.get(CHOOSES, -1.0) >= best:
-            best = metrics[CHOOSES]
+        if metrics.get(choosing, -math.inf) >= best:
+            best = metrics[choosing]
             improved()
-        session.save_if_due(iteration + 1, learner, {"iteration": iteration + 1, "best": best})
+        numbers = {"iteration": iteration + 1, "best": best, **(scale.numbers if scale else {})}
+        session.save_if_due(iteration + 1, learner, numbers)
     if rl.lora_rank and rl.keep == "last" and session.ranks.main:
         save_adapters(policy.backbone, session.policy)
     merge(policy)

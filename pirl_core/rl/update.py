@@ -16,6 +16,7 @@ from torch import Tensor
 from pirl_core.flow.chain import Noise
 from pirl_core.params.sections import Rl
 from pirl_core.policy.flow_policy import Evaluation, Process
+from pirl_core.rl.anchor import Anchor
 from pirl_core.rl.collect import Rollout, Samples, Share
 from pirl_core.rl.losses import policy_loss, value_loss
 from pirl_core.training.learner import Learner, cosine_factor
@@ -24,14 +25,21 @@ from pirl_core.training.ranks import largest, summed
 DIAGNOSTICS = ("losses/approx_kl", "losses/clipfrac")
 """What tells how far an iteration went: of the minibatch that stopped it too, or they would say it stood still."""
 
+SFT_LOSS = "losses/sft_loss"
+
 
 class Part(NamedTuple):
     """Rows (B,) of this rank that are computed on at once. weight: their part of the minibatch; 0 where a stand-in row
-    keeps the ranks in step. last: of its minibatch."""
+    keeps the ranks in step. number: which of the ``parts`` of its minibatch, from 1 on."""
 
     rows: np.ndarray
     weight: float
-    last: bool
+    number: int
+    parts: int
+
+    @property
+    def last(self) -> bool:
+        return self.number == self.parts
 
 
 def parts(share: Share, rng: np.random.Generator, size: int, micro: int | None) -> Iterator[Part]:
@@ -47,7 +55,7 @@ def parts(share: Share, rng: np.random.Generator, size: int, micro: int | None) 
         pieces = np.array_split(own[own >= 0], -(-most // (micro or most)))
         for number, piece in enumerate(pieces, 1):
             stand_in = np.zeros(1, np.int64)
-            yield Part(piece if len(piece) else stand_in, len(piece) / len(chosen), number == len(pieces))
+            yield Part(piece if len(piece) else stand_in, len(piece) / len(chosen), number, len(pieces))
 
 
 class Tally:
@@ -60,9 +68,13 @@ class Tally:
 
     def add(self, losses: dict[str, Tensor], log_ratio: Tensor, weight: float) -> None:
         for name, loss in losses.items():
-            self.sums[name] = self.sums.get(name, 0) + loss.detach() * weight
+            self.note(name, loss * weight)
         if weight:
             self.error = torch.maximum(self.error, log_ratio.detach().exp().sub(1).abs().max())
+
+    def note(self, name: str, part: Tensor) -> None:
+        """A loss that is weighed already."""
+        self.sums[name] = self.sums.get(name, 0) + part.detach()
 
     def take(self) -> tuple[dict[str, float], float]:
         """The means, and how far a ratio is from 1 at most, of all ranks; then it starts anew."""
@@ -82,10 +94,12 @@ def update(
     rng: np.random.Generator,
     warming: bool,
     iteration: int,
+    anchor: Anchor | None = None,
 ) -> dict[str, float]:
     """``update_epochs`` passes over the rollout in fresh permutations; stops early once a minibatch exceeds target_kl.
 
     ``warming``: only the critic learns; the actor's terms weigh 0, since DDP wants every parameter in the loss.
+    ``anchor``: each minibatch learns a batch of its demonstrations too; ``learner`` then has an `AnchoredPolicy`.
     Returns the means over the minibatches: of what measures the step (DIAGNOSTICS) with the one that stopped it, of
     the losses without.
     """
@@ -98,24 +112,37 @@ def update(
         "losses/entropy": -actor * rl.entropy_coef,
         "losses/value_loss": rl.value_coef if process.critic is not None else 0.0,
     }
+    coef = actor * rl.sft_coef
     done: list[dict[str, float]] = []
     stopped: list[dict[str, float]] = []
     first_error: float | None = None
-    skipped = 0
+    skipped = minibatch = 0
     tally = Tally(learner.device)
     passes = (parts(share, rng, rl.minibatch_size, rl.micro_batch_size) for _ in range(rl.update_epochs))
     present, coming = tee(chain.from_iterable(passes))
     contexts = rollout.contexts.batches(part.rows for part in coming)
     for part in present:
+        if anchor and part.number == 1:
+            questions = anchor.questions(iteration, minibatch, part.parts, learner.ranks, learner.device)
+            minibatch += 1
         with nullcontext() if part.last else learner.accumulating():
             batch = take(rollout.samples, part.rows)
-            context = next(contexts)
+            decisions = (next(contexts), batch.states, batch.stochastic, noise, process)
+            question = next(questions) if anchor else None
             with learner.accelerator.autocast():
-                result = learner.module(context, batch.states, batch.stochastic, noise, process)
+                if question:
+                    result, velocity = learner.module(question.point, *decisions)
+                else:
+                    result = learner.module(*decisions)
             losses = losses_of(result, batch, process, rl)
             tally.add(losses, result.log_prob - batch.log_prob, part.weight)
             objective = sum((losses[name] * by for name, by in terms.items()), torch.zeros((), device=learner.device))
-            objective = objective * part.weight * learner.ranks.size
+            objective = objective * part.weight
+            if question:
+                demonstrated = question.loss(velocity)
+                tally.note(SFT_LOSS, demonstrated)
+                objective = objective + coef * demonstrated
+            objective = objective * learner.ranks.size
             if not part.last:
                 learner.accumulate(objective)
                 continue
@@ -125,7 +152,7 @@ def update(
             learner.discard()
             stopped = [means]
             break
-        total = sum(means[name] * by for name, by in terms.items())
+        total = sum(means[name] * by for name, by in terms.items()) + coef * means.get(SFT_LOSS, 0.0)
         norm = learner.step(objective, total, factor, "critic" if warming else None)
         if norm is None:
             skipped += 1

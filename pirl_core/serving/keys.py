@@ -116,6 +116,16 @@ def find(message: Mapping[Any, Any], place: str) -> Any:
     return found
 
 
+def put(message: dict[str, Any], place: str, value: Any) -> None:
+    """Where ``find`` looks. A place that begins with ``observation/`` is one key, as openpi's policies have it; with
+    other slashes it goes one map deeper."""
+    head, slash, rest = place.partition("/")
+    if not slash or head == "observation":
+        message[place] = value
+    else:
+        put(message.setdefault(head, {}), rest, value)
+
+
 def _flat(value: Any, place: str) -> np.ndarray:
     try:
         numbers = np.asarray(value)

@@ -110,4 +110,6 @@ def about(served: Served) -> dict[str, Any]:
         "action": interface.action,
         "chunk": served.policy.flow.replan,
         "rate": interface.rate,
+        # The client's own number that fixes an episode's start noise; see the protocol's ``parse``.
+        "noise": "seed",
     }

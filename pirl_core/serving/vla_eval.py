@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from pirl_core.envs.conventions import conventions_of
 from pirl_core.serving import packing
 from pirl_core.serving.keys import read_observation
 from pirl_core.serving.protocol import Act, Begin, Message, Refused, Request, Say, Served, Timing, about, whole_number
@@ -17,12 +18,7 @@ PORT = 8000
 SINGLE = True
 CLOSES = False
 VERSION = 1
-# What vla-eval compares with its benchmark's: LIBERO's displacement, rotation vector and gripper (1 closes), and state.
-LIBERO_ACTION = {
-    "position": {"name": "position", "dims": 3, "format": "delta_xyz", "range": [-1, 1]},
-    "rotation": {"name": "rotation", "dims": 3, "format": "axis_angle", "range": [-3.15, 3.15]},
-    "gripper": {"name": "gripper", "dims": 1, "format": "binary_close_positive", "range": [-1, 1]},
-}
+# What vla-eval compares with its benchmark's, of LIBERO.
 STATE = {"name": "state", "dims": 8, "format": "eef_pos3_axisangle3_gripper2"}
 LANGUAGE = {"name": "language", "dims": 0, "format": "language"}
 IMAGE = {"name": "image", "dims": 0, "format": "rgb_hwc_uint8"}
@@ -67,13 +63,13 @@ def _hello(payload: dict[str, Any], seq: int, served: Served) -> Say:
         "observation_params": {"send_wrist_image": "eye_in_hand" in served.keys.cameras, "send_state": True},
         "pirl": about(served),
     }
-    if served.policy.interface.benchmark == "libero":
+    benchmark = served.policy.interface.benchmark
+    if conventions := conventions_of(benchmark) if benchmark else None:
+        content["action_spec"] = {part.name: part.spec() for part in conventions.action}
+    if benchmark == "libero":
         names = {"agentview": "agentview", "eye_in_hand": "wrist"}
         seen = {names[camera]: IMAGE for camera in served.keys.cameras if camera in names}
-        content |= {
-            "action_spec": LIBERO_ACTION,
-            "observation_spec": {**seen, "state": STATE, "language": LANGUAGE},
-        }
+        content["observation_spec"] = {**seen, "state": STATE, "language": LANGUAGE}
     return Say(_packed("hello", content, seq))
 
 

@@ -1,36 +1,38 @@
-"""Supervised flow matching (Eq. 3): the whole model, VLM included, learns the demonstrations.
-
-Axes: B batch, H horizon, D action numbers.
-"""
+"""Supervised flow matching (Eq. 3): the whole model, VLM included, learns the demonstrations."""
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from pirl_core import seeds
-from pirl_core.data.lerobot import Frames, action_chunks
+from pirl_core.data.lerobot import Frames
 from pirl_core.flow import path
 from pirl_core.params.sections import Sft
 from pirl_core.policy.flow_policy import FlowMatching, FlowPolicy
 from pirl_core.policy.layers import way_to_run
 from pirl_core.policy.precision import round_weights
-from pirl_core.sft.augment import augment, draw, draw_shift
+from pirl_core.sft.batches import Batch, batch_of, draw_samples, mixed, noised, pieces_of, share_of, shown
 from pirl_core.training.learner import Learner, compute_device, cosine_factor
 from pirl_core.training.ranks import require_share, summed
 from pirl_core.training.session import Session
-from pirl_core.types import Observation
 
 
 def train_sft(
-    policy: FlowPolicy, frames: Frames, cameras: Sequence[str], sft: Sft, seed: int, session: Session
+    policy: FlowPolicy,
+    frames: Frames,
+    cameras: Sequence[str],
+    sft: Sft,
+    seed: int,
+    session: Session,
+    sim: int | None = None,
 ) -> None:
     """Train ``policy`` in place. Batch b of step t depends on (seed, t) alone; each rank takes its share of it.
 
-    cameras: names of the frames' ones.
+    cameras: names of the frames' ones. sim: so many frames, the first, are of one domain, the others of another, and
+    ``sft.sim_share`` says how often a sample is of the first; None: all are of one.
     """
     require_share("sft.batch_size", sft.batch_size)
     policy.train()
@@ -52,41 +54,28 @@ def train_sft(
         numbers = {"step": 0}
         session.tracker.log(0, demonstrated(frames), ())
     learner.release()
-    chunk_index, chunk_real = action_chunks(frames, policy.backbone.shape.horizon)
+    data, count = shown(frames, cameras, policy.backbone.shape.horizon), len(frames.state)
+    # Equally many parts on all ranks, since FSDP's compute in step.
+    largest = -(-sft.batch_size // session.ranks.size)
+    parts = -(-largest // (sft.micro_batch_size or largest))
+    pieces = pieces_of(session.ranks.rank, session.ranks.size, sft.batch_size, parts)
     losses: list[float] = []
     skipped = 0
     for step in range(numbers["step"], sft.steps):
         rng = seeds.generator("batch", seed, step)
         # Dropout's masks come from the library's own generator.
         torch.manual_seed(seeds.integer("sft_dropout", seed, step, session.ranks.rank))
-        rows = rng.choice(len(frames.state), sft.batch_size, replace=len(frames.state) < sft.batch_size)
-        shift = draw_shift(rng, sft.batch_size, sft)
-        noise = rng.standard_normal((sft.batch_size, *policy.chunk_shape), np.float32)
-        tau = path.sample_tau(rng, sft.batch_size, sft.tau_alpha, sft.tau_beta)
-        change = draw(rng, shift, sft)
-        mine = np.arange(session.ranks.rank, sft.batch_size, session.ranks.size)
-        largest = -(-sft.batch_size // session.ranks.size)
-        # Equally many on all ranks, since FSDP's compute in step; for an empty one stands a row that counts nothing.
-        pieces = np.array_split(mine, -(-largest // (sft.micro_batch_size or largest)))
+        samples = draw_samples(rng, sim or count, sft.batch_size, policy.chunk_shape, sft)
+        if sim is not None and sft.sim_share is not None:
+            chance = seeds.generator("mixture", seed, step)
+            samples = samples._replace(rows=mixed(chance, samples.rows, sim, count, sft.sim_share))
         total = torch.zeros((), device=learner.device)
         for number, own in enumerate(pieces, 1):
-            piece = own if len(own) else mine[:1]
-            batch = Batch(
-                Observation(
-                    augment(frames.images[rows[piece]], cameras, change.of(piece), sft),
-                    frames.state[rows[piece]],
-                    [frames.tasks[index] for index in frames.task_index[rows[piece]]],
-                ),
-                torch.from_numpy(frames.actions[chunk_index[rows[piece]]]),
-                torch.from_numpy(noise[piece]),
-                tau[piece],
-                torch.from_numpy(chunk_real[rows[piece]]),
-            )
-            # Weighed by its share of the batch's real steps, the sum over parts and ranks is the batch's mean.
-            share = chunk_real[rows[own]].sum() / max(1, chunk_real[rows].sum())
+            # For an empty one stands a row that counts nothing.
+            batch = batch_of(data, samples, own if len(own) else pieces[0][:1], sft)
             last = number == len(pieces)
             with nullcontext() if last else learner.accumulating():
-                loss = batch_loss(learner, policy, batch) * share
+                loss = batch_loss(learner, policy, batch) * share_of(data, samples, own)
                 total += loss.detach()
                 loss = loss * session.ranks.size  # DDP averages over ranks
                 if not last:
@@ -124,21 +113,7 @@ def demonstrated(frames: Frames) -> dict[str, float]:
     }
 
 
-class Batch(NamedTuple):
-    """This rank's part of a batch. action: (B, H, D) in simulator units; noise: (B, H, D); tau: (B,); real: (B, H)."""
-
-    observation: Observation
-    action: Tensor
-    noise: Tensor
-    tau: Tensor
-    real: Tensor
-
-
 def batch_loss(learner: Learner, policy: FlowPolicy, batch: Batch) -> Tensor:
     """Flow-matching loss, the mean over the real steps of ``batch``."""
-    device = learner.device
-    state = torch.from_numpy(batch.observation.state).to(device)
-    action = policy.normalize_actions(batch.action.to(device), state)
-    noise, tau = batch.noise.to(device), batch.tau.to(device)
-    velocity = learner.module(policy.inputs(batch.observation), path.interpolate(action, noise, tau), tau)
-    return path.flow_matching_loss(velocity, path.velocity_target(action, noise), batch.real.to(device))
+    point, target = noised(policy, batch, learner.device)
+    return path.flow_matching_loss(learner.module(*point), target, batch.real.to(learner.device))

@@ -9,6 +9,7 @@ from pirl_core.stages.job import Job
 
 def run(job: Job) -> None:
     from pirl_core.data.curate import dataset_size, make_dataset
+    from pirl_core.data.domains import REAL
     from pirl_core.training.resume import open_checkpoints
     from pirl_core.training.track import Tracker
 
@@ -18,8 +19,9 @@ def run(job: Job) -> None:
     with Tracker(job.stage, job.name, dataset_size(env, curate), None) as tracker:
         folder = Path("outputs/curate") / job.name
         make_dataset(env, curate, folder, checkpoints, tracker)
-    for note in json.loads((folder / "meta/curation.json").read_text())["hardly_varying"]:
-        print(f"{job.label} note: {note}", flush=True)
+    for path in (folder, folder / REAL) if curate.real else (folder,):
+        for note in json.loads((path / "meta/curation.json").read_text())["hardly_varying"]:
+            print(f"{job.label} note: {note}", flush=True)
 
 
 if __name__ == "__main__":

@@ -4,14 +4,14 @@ With ``exploring_episodes_per_task`` a policy after RL, and the one that RL bega
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from pirl_core.files import naming, replace_folder
+from pirl_core.files import replace_folder
 from pirl_core.stages.cli import stage_main
 from pirl_core.stages.job import Job, require
 
 if TYPE_CHECKING:
-    from pirl_core.evaluation.evaluate import Outcome, Turn
+    from pirl_core.evaluation.evaluate import Turn
     from pirl_core.evaluation.players import Player
     from pirl_core.params.sections import Env
     from pirl_core.policy.flow_policy import FlowPolicy
@@ -19,14 +19,11 @@ if TYPE_CHECKING:
 
 
 def run(job: Job) -> None:
-    import pandas as pd
-
     from pirl_core.envs.vector.slots import VectorEnv
     from pirl_core.evaluation.evaluate import Turn, play_turns, resumed, split_episodes
     from pirl_core.evaluation.players import deterministic
-    from pirl_core.evaluation.rollouts import write_rollouts
     from pirl_core.evaluation.starts import shared_starts
-    from pirl_core.evaluation.videos import choose, write_videos
+    from pirl_core.evaluation.written import Whose, write_episodes, write_pictures
     from pirl_core.params.sections import exploring_labels, split_label
     from pirl_core.training import ranks
     from pirl_core.training.resume import open_checkpoints
@@ -57,25 +54,14 @@ def run(job: Job) -> None:
         Tracker(job.stage, job.name, total, None, resumed=len(done), main=here.main) as tracker,
     ):
         with VectorEnv(env, -(-evaluate.num_envs // here.size)) as envs:
-            outcomes = play_turns(turns, envs, done, evaluate.num_envs, checkpoints, tracker)
+            outcomes = play_turns(turns, envs, done, evaluate.num_envs, checkpoints, tracker, env.score)
             if not here.main:
                 return
             for label, note in shared_starts(env, evaluate).items():
                 print(f"{job.label} {label}: {note}", flush=True)
-            filmed = []
-            for label, played in outcomes.items():
-                if label in splits:
-                    filmed += choose(label, played, evaluate.videos_per_outcome)
-                print(f"{job.label} {label} {sum(outcome.success for outcome in played)}/{len(played)}", flush=True)
-            write_videos(envs, filmed, folder / "videos", tracker)
-            if evaluate.record != "none":
-                for label, played in outcomes.items():
-                    home = folder / "rollouts" / label.replace(":", "_")
-                    kept = write_rollouts(envs, env, played, evaluate.record, home, tracker)
-                    print(f"{job.label} {label}: {kept} episodes kept in rollouts/{home.name}", flush=True)
-        table = folder / "episodes.parquet"
-        with naming(table):
-            pd.DataFrame(_rows(job, outcomes)).to_parquet(table, index=False)
+            write_pictures(envs, env, evaluate, outcomes, splits.keys(), folder, tracker, job.label)
+        whose = Whose(job.experiment, env.benchmark, job.entry.model, job.method, job.seed)
+        write_episodes(outcomes, whose, env.score, folder)
 
 
 def _loaded(folder: Path, env: "Env") -> "FlowPolicy":
@@ -106,28 +92,6 @@ def _exploring_turns(
     return [
         Turn(EXPLORING, episodes, lambda: exploring(policy, after)),
         Turn(EXPLORING_BEFORE, episodes, player_before),
-    ]
-
-
-def _rows(job: Job, outcomes: dict[str, list["Outcome"]]) -> list[dict[str, Any]]:
-    """One row an episode."""
-    return [
-        {
-            "experiment": job.experiment,
-            "benchmark": job.run.env.benchmark,
-            "model": job.entry.model,
-            "method": job.method,
-            "seed": job.seed,
-            "split": label,
-            "task": outcome.episode.task,
-            "episode": outcome.episode.number,
-            "env_seed": outcome.episode.seed,
-            "success": outcome.success,
-            "steps": outcome.steps,
-            "reward": outcome.reward,
-        }
-        for label, played in outcomes.items()
-        for outcome in played
     ]
 
 

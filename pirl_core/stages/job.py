@@ -29,7 +29,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
 READS: dict[str, tuple[str, ...]] = {
     "curate": ("env", "curate"),
     "sft": ("env", "policy", "sft"),
-    "rl": ("env", "rl"),
+    "rl": ("env", "sft", "rl"),
     "evaluate": ("env", "evaluate"),
     "risk": ("risk",),
     "report": ("report", "evaluate"),

@@ -8,14 +8,15 @@ from pirl_core.stages.job import Job, require
 
 
 def run(job: Job) -> None:
+    from pirl_core.data.domains import REAL, read_real
     from pirl_core.envs.opening import settings_of
     from pirl_core.envs.vector.replay import Take, render_episode
     from pirl_core.envs.vector.slots import VectorEnv
     from pirl_core.evaluation.evaluate import (
         load_outcomes,
+        mean_score,
         run_episodes,
         save_outcomes,
-        success_rate,
         validation_episodes,
         watched_episodes,
     )
@@ -25,15 +26,20 @@ def run(job: Job) -> None:
     from pirl_core.params.sections import split_label
     from pirl_core.policy.exploration import save_exploration
     from pirl_core.policy.folder import load_policy, require_fit, save_policy
-    from pirl_core.rl.train import CHOOSES, iteration_episodes, noise_at, train_rl
+    from pirl_core.rl.anchor import Anchor
+    from pirl_core.rl.train import chooses, iteration_episodes, noise_at, train_rl
     from pirl_core.training import ranks
     from pirl_core.training.session import open_session
 
-    env, rl = job.run.env, job.run.rl
+    env, rl, shown = job.run.env, job.run.rl, Path("outputs/curate") / job.experiment
     source = Path("outputs/policy") / f"{job.experiment}-sft-{job.seed}"
     require(source, f"sft@{job.experiment}-{job.seed}")
     policy = load_policy(source)
     require_fit(policy, env, source)
+    inputs, anchor = [source], None
+    if rl.sft_coef:
+        anchor = Anchor(policy, read_real(shown, env), env.cameras, job.run.sft, rl.sft_batch_size, job.seed)
+        inputs.append(shown / REAL)
     held_out = validation_episodes(env, job.seed, rl.validation_episodes_per_task)
     watched = {split_label(name): watched_episodes(env, job.seed, split) for name, split in rl.watch.items()}
     here = ranks.join()
@@ -41,7 +47,7 @@ def run(job: Job) -> None:
         open_session(
             job.stage,
             job.name,
-            job.fingerprint([source]),
+            job.fingerprint(inputs),
             job.parameters(),
             job.supervision,
             rl.iterations,
@@ -59,8 +65,9 @@ def run(job: Job) -> None:
                     take = Take(outcome.episode, outcome.actions)
                     film = render_episode(settings_of(env), take, SIZE, EVERY, fast=True)
                     session.tracker.video(iteration, f"validation/{number}", film.frames, FPS)
-            rates = {label: success_rate(run_episodes(player, envs, those)) for label, those in watched.items()}
-            return {CHOOSES: success_rate(outcomes), **{f"validation/{label}": rates[label] for label in watched}}
+            seen = {label: run_episodes(player, envs, those) for label, those in watched.items()}
+            means = {f"validation/{label}": mean_score(played, env.score) for label, played in seen.items()}
+            return {chooses(env.score): mean_score(outcomes, env.score), **means}
 
         def write(folder: Path) -> None:
             save_policy(policy, folder)
@@ -81,7 +88,9 @@ def run(job: Job) -> None:
                     save_outcomes(sorted(outcomes, key=lambda outcome: outcome.episode), folder)
 
         world = heard if record else envs
-        train_rl(policy, world, env.tasks, env.shift, rl, job.seed, session, validate, keep, remember)
+        train_rl(
+            policy, world, env.tasks, env.shift, rl, job.seed, session, validate, keep, remember, anchor, env.score
+        )
         if here.main and record:
             outcomes = []
             for iteration in range(rl.iterations):

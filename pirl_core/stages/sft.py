@@ -7,9 +7,10 @@ from pirl_core.stages.job import Job, require
 
 
 def run(job: Job) -> None:
+    from pirl_core.data.domains import joined, read_real
     from pirl_core.data.lerobot import read_dataset
     from pirl_core.errors import UserError
-    from pirl_core.facts import facts_of
+    from pirl_core.facts import facts_in
     from pirl_core.files import write_json
     from pirl_core.policy.folder import save_policy
     from pirl_core.sft.build import build_policy
@@ -23,8 +24,12 @@ def run(job: Job) -> None:
         )
     source = Path("outputs/curate") / job.experiment
     require(source, f"curate@{job.experiment}")
-    frames = read_dataset(source, list(env.cameras), env.object_state)
-    facts = facts_of(env.benchmark)
+    frames, sim = read_dataset(source, list(env.cameras), env.object_state), None
+    if sft.sim_share is not None and sft.sim_share < 1:
+        real = read_real(source, env)
+        sim = len(frames.state) if sft.sim_share else None
+        frames = joined(frames, real) if sft.sim_share else real
+    facts = facts_in(env)
     if env.benchmark is not None and frames.actions.shape[1] != len(facts.action):
         raise UserError(
             f"{source}: action has {frames.actions.shape[1]} numbers, {facts.label} takes {len(facts.action)}"
@@ -46,7 +51,7 @@ def run(job: Job) -> None:
             for note in origin["notes"]:
                 print(f"{job.label} note: {note}", flush=True)
         if sft.steps:
-            train_sft(policy, frames, env.cameras, sft, job.seed, session)
+            train_sft(policy, frames, env.cameras, sft, job.seed, session, sim)
         else:
             session.tracker.log(0, demonstrated(frames), ())
             policy.precision = sft.precision

@@ -20,11 +20,13 @@ from pirl_core.params.sections import Curate, Env
 SIZE, RATE = 32, 10
 LIBERO = Env(
     benchmark="libero", tasks=["libero_object_9", "libero_10_3"], shift="none", episode_steps=9,
-    cameras=["agentview", "eye_in_hand"], image_size=SIZE, fast_render=True, object_state=False, sim_backend="cpu",
+    cameras=["agentview", "eye_in_hand"], image_size=SIZE, fast_render=True, object_state=False, keys={},
+    sim_backend="cpu",
 )  # fmt: skip
 CURATE = Curate(
-    dataset="odd", dataset_revision=None, columns={}, seed=0, episodes_per_task=2, still_frames=0, action_noise=0.0,
-    max_attempts_per_episode=1, keep_per_task=None, keep_episodes=None,
+    dataset="odd", dataset_revision=None, columns={}, expert_return=None, expert_steps=1, seed=0,
+    episodes_per_task=2, still_frames=0, action_noise=0.0,
+    max_attempts_per_episode=1, keep_per_task=None, keep_episodes=None, real=None,
 )  # fmt: skip
 IMAGES = ("image", "wrist_image")
 

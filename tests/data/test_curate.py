@@ -40,11 +40,13 @@ ENV = Env(
     image_size=32,
     fast_render=True,
     object_state=True,
+    keys={},
     sim_backend="cpu",
 )
 CURATE = Curate(
-    dataset=None, dataset_revision=None, columns={}, seed=3, episodes_per_task=3, still_frames=0, action_noise=0.1,
-    max_attempts_per_episode=5, keep_per_task=2, keep_episodes=None,
+    dataset=None, dataset_revision=None, columns={}, expert_return=None, expert_steps=1, seed=3,
+    episodes_per_task=3, still_frames=0, action_noise=0.1,
+    max_attempts_per_episode=5, keep_per_task=2, keep_episodes=None, real=None,
 )  # fmt: skip
 
 

@@ -26,11 +26,13 @@ from tests.checkpoints.fake_hub import REPO, Hub, serve
 
 LIBERO = Env(
     benchmark="libero", tasks=["libero_object_0", "libero_10_3"], shift="none", episode_steps=9,
-    cameras=["eye_in_hand", "agentview"], image_size=48, fast_render=True, object_state=False, sim_backend="cpu",
+    cameras=["eye_in_hand", "agentview"], image_size=48, fast_render=True, object_state=False, keys={},
+    sim_backend="cpu",
 )  # fmt: skip
 CURATE = Curate(
-    dataset="recorded", dataset_revision=None, columns={}, seed=0, episodes_per_task=9, still_frames=0,
-    action_noise=0.0, max_attempts_per_episode=1, keep_per_task=None, keep_episodes=None,
+    dataset="recorded", dataset_revision=None, columns={}, expert_return=None, expert_steps=1, seed=0,
+    episodes_per_task=9, still_frames=0,
+    action_noise=0.0, max_attempts_per_episode=1, keep_per_task=None, keep_episodes=None, real=None,
 )  # fmt: skip
 
 NAMES = {what: name for what, (name,) in facts_of("libero").columns[0].items()}
@@ -198,7 +200,7 @@ def test_a_fault_is_one_line_and_leaves_nothing(fault: str) -> None:
 def test_simulators_states_come_along_where_they_are_recorded(tmp_path: Path) -> None:
     env = Env(
         benchmark="metaworld", tasks=["reach-v3"], shift="none", episode_steps=9, cameras=[], image_size=32,
-        fast_render=True, object_state=True, sim_backend="cpu",
+        fast_render=True, object_state=True, keys={}, sim_backend="cpu",
     )  # fmt: skip
     with chdir(tmp_path):
         [table] = write_recorded(Path("recorded"), env, 1)

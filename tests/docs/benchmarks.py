@@ -5,6 +5,7 @@ from pathlib import Path
 
 from pirl_core import named
 from pirl_core.envs.assets import ASSETS
+from pirl_core.envs.conventions import conventions_of
 from pirl_core.facts import facts_of
 from pirl_core.report.pages import replaced
 from tests import ROOT
@@ -33,6 +34,8 @@ def render(name: str) -> str:
     tasks = tuple(facts.tasks)
     many = f"{len(tasks)}, such as {_listed(tasks[:2])}" if len(tasks) > MANY else f"{len(tasks)}: {_listed(tasks)}"
     bound = f"clipped to ± {facts.action_range:g}" if facts.action_range else "in units of their own, not clipped"
+    conventions = conventions_of(name)
+    parts = conventions.action if conventions else ()
     rows = {
         "tasks": many,
         "sets of tasks": _listed(tuple(facts.sets)),
@@ -42,6 +45,7 @@ def render(name: str) -> str:
         "state numbers": _numbers(facts.state),
         "with `env.object_state: true`": str(facts.object_state),
         "action numbers": f"{_numbers(facts.action)}; {bound}",
+        **{f"of these, {part.name}": f"{part.dims}, `{part.format}`: {part.meaning}" for part in parts},
         "actions a second": str(facts.rate),
         "robot": facts.robot,
         "tasks that a GPU can simulate": str(len(facts.on_gpu)),

@@ -59,7 +59,7 @@ def env(request: pytest.FixtureRequest) -> Env:
     limit = facts_of(name).task(world.task).steps or 200
     return Env(
         benchmark=name, tasks=[world.task], shift=world.shift, episode_steps=min(200, limit), cameras=[], image_size=64,
-        fast_render=True, object_state=True, sim_backend="cpu",
+        fast_render=True, object_state=True, keys={}, sim_backend="cpu",
     )  # fmt: skip
 
 
@@ -67,7 +67,8 @@ def env(request: pytest.FixtureRequest) -> Env:
 def test_a_killed_process_loses_no_finished_demonstration(env: Env) -> None:
     curate = Curate(
         dataset=None, dataset_revision=None, columns={}, seed=0, episodes_per_task=8, still_frames=0, action_noise=0.0,
-        max_attempts_per_episode=5, keep_per_task=None, keep_episodes=None,
+        max_attempts_per_episode=5, expert_return=None, expert_steps=1, keep_per_task=None,
+        keep_episodes=None, real=None,
     )  # fmt: skip
     wishes = [Wish(env.tasks[0], number) for number in range(8)]
     [alone] = demonstrations(env, curate, wishes[:1], workers=1)

@@ -17,7 +17,7 @@ from pirl_core.data.demonstrate import Wish
 from pirl_core.envs.opening import settings_of
 from pirl_core.envs.vector.replay import replay
 from pirl_core.envs.vector.slots import VectorEnv
-from pirl_core.evaluation.evaluate import Outcome, run_episodes, split_episodes, success_rate, validation_episodes
+from pirl_core.evaluation.evaluate import Outcome, mean_score, run_episodes, split_episodes, validation_episodes
 from pirl_core.evaluation.players import deterministic
 from pirl_core.evaluation.videos import EVERY, SIZE, Filmed, write_videos
 from pirl_core.params.file import resolve
@@ -40,6 +40,7 @@ ENV = Env(
     image_size=32,
     fast_render=True,
     object_state=True,
+    keys={},
     sim_backend="cpu",
 )
 EPISODES = [
@@ -78,7 +79,7 @@ def test_outcomes_depend_on_nothing_else(num_envs: int, workers: int, order: int
 def test_outcomes_say_what_happened(outcomes: list[Outcome]) -> None:
     """Recorded actions are all that was executed, and replay to the same end."""
     assert [outcome.episode for outcome in outcomes] == EPISODES
-    assert 0 < success_rate(outcomes) < 1
+    assert 0 < mean_score(outcomes, "success") < 1
     for outcome in outcomes:
         assert outcome.actions.shape == (outcome.steps, 4)
         assert outcome.steps <= ENV.episode_steps and (outcome.success or outcome.steps == ENV.episode_steps)

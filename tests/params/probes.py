@@ -4,7 +4,7 @@ The stages are the real ones; where they would simulate, a small world of two or
 """
 
 import hashlib
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -55,20 +55,23 @@ EXPERIMENT = {
 BASE: dict[str, dict[str, Any]] = {
     "Env": {
         "benchmark": "metaworld", "tasks": ["reach-v3"], "shift": "none", "episode_steps": 6, "cameras": ["corner2"],
-        "image_size": 32, "fast_render": True, "object_state": False, "sim_backend": "cpu",
+        "image_size": 32, "fast_render": True, "object_state": False, "keys": {}, "sim_backend": "cpu",
     },
     "Curate": {
         "dataset": None, "dataset_revision": None, "columns": {}, "seed": 0, "episodes_per_task": 2, "still_frames": 0,
         "action_noise": 0.1, "max_attempts_per_episode": 2, "keep_per_task": None, "keep_episodes": None,
+        "real": None,
+        "expert_return": None, "expert_steps": 1,
     },
+    "Real": {"shift": "none", "episodes_per_task": 1},
     "Policy": {
         "backbone": "pi05", "size": "nano", "pretrained": None, "revision": None, "tokenizer": "words",
         "state_in_prompt": False, "normalization": "mean_std", "normalization_from": "data", "delta_actions": 0,
         "horizon": 4, "replan": 2, "denoise_steps": 2,
     },
     "Sft": {
-        "steps": 3, "batch_size": 4, "micro_batch_size": None, "lr": 1e-3, "warmup_steps": 1, "final_lr_fraction": 0.1,
-        "weight_decay": 0.01,
+        "steps": 3, "batch_size": 4, "sim_share": None, "micro_batch_size": None, "lr": 1e-3, "warmup_steps": 1,
+        "final_lr_fraction": 0.1, "weight_decay": 0.01,
         "max_grad_norm": 1.0, "tau_alpha": 1.5, "tau_beta": 1.0, "image_shift": 0, "image_crop": 0.0,
         "image_rotation": 0.0, "image_brightness": 0.0, "image_contrast": 0.0, "image_saturation": 0.0,
         "image_hue": 0.0, "precision": "fp32",
@@ -79,10 +82,12 @@ BASE: dict[str, dict[str, Any]] = {
         "noise_level_final": 0.1, "noise_min_std": 0.04, "noise_max_std": 0.1, "mdp": "hybrid", "hybrid_draw": "env",
         "logprob_reduction": "sum", "iterations": 2, "num_envs": 4, "episodes_per_iteration": 8, "group_size": 1,
         "gamma": 0.99, "gae_lambda": 0.95, "bootstrap_at_time_limit": True, "normalize_advantages": True,
+        "reward_scale": False, "chain_bound": None,
         "update_epochs": 2, "minibatch_size": 8, "micro_batch_size": None, "context_device_gib": 1.0,
         "context_host_gib": 1.0, "actor_lr": 3e-3, "critic_lr": 1e-2, "lr_schedule": "constant",
         "final_lr_fraction": 0.1, "weight_decay": 0.01, "clip_ratio": 0.2, "value_clip": 0.2, "huber_delta": 10.0,
-        "value_coef": 1.0, "entropy_coef": 0.0, "max_grad_norm": 1.0, "target_kl": None, "critic": "expert",
+        "value_coef": 1.0, "entropy_coef": 0.0, "sft_coef": 0.0, "sft_batch_size": 4, "max_grad_norm": 1.0,
+        "target_kl": None, "critic": "expert",
         "critic_layers": 4, "critic_warmup_iterations": 0, "precision": "fp32",
         "activation_checkpointing": False, "compile": False, "dropout": False, "lora_rank": 0, "lora_alpha": 4,
         "lora_targets": ["q_proj", "v_proj"], "validate_every": 1, "validation_episodes_per_task": 1, "keep": "best",
@@ -182,6 +187,8 @@ def job(
     **sections: params.Section,
 ) -> Job:
     name = {"curate": "e", "sft": "e-0", "rl": "e-m-0", "evaluate": "e-m-0", "risk": "e-m-0"}[stage]
+    if stage == "rl":
+        sections = {"sft": params.Sft.model_validate(BASE["Sft"])} | sections
     read: Any = [sections.get(field) for field in Sections._fields]
     return Job(stage, name, "e", "m", 0, entry, Sections(*read), supervision, NO_SOURCE)
 
@@ -230,6 +237,10 @@ def see_env(values: dict[str, Any]) -> Any:
     return [(array.shape, hashlib.sha256(array.tobytes()).hexdigest()) for array in (images, state, told, *outcome)]
 
 
+def see_real(values: dict[str, Any]) -> Any:
+    return see_curate(BASE["Curate"] | {"real": values})
+
+
 class Counting(Demonstrator):
     attempts = 0
 
@@ -251,17 +262,19 @@ def see_curate(values: dict[str, Any]) -> Any:
 
 
 def demonstrate_here(
-    env: params.Env, section: params.Curate, wishes: list[Wish], workers: int | None
+    env: params.Env, section: params.Curate, wishes: list[Wish], workers: int | None, trained: None
 ) -> Generator[Any]:
     """As ``data.demonstrate.demonstrations``, without processes."""
     yield from map(Demonstrator(env, section).make, wishes)
 
 
-def write_demonstrations() -> None:
+def write_demonstrations(cameras: Sequence[str] = ("corner2",)) -> None:
+    """Of two domains."""
     rng = np.random.default_rng(0)
-    Path("outputs/curate/e").mkdir(parents=True)
-    demos = [make_episode(rng, task, length, cameras=1) for task, length in ((0, 9), (1, 6))]
-    write_dataset(Path("outputs/curate/e"), demos, ["corner2"], FACTS)
+    for folder in (Path("outputs/curate/e"), Path("outputs/curate/e/real")):
+        folder.mkdir(parents=True)
+        demos = [make_episode(rng, task, length, cameras=len(cameras)) for task, length in ((0, 9), (1, 6))]
+        write_dataset(folder, demos, list(cameras), FACTS)
 
 
 def see_sft(values: dict[str, Any]) -> Any:
@@ -329,6 +342,7 @@ def small_start(name: str) -> None:
 
 def see_rl(values: dict[str, Any]) -> Any:
     small_start("e-sft-0")
+    write_demonstrations([])
     try:
         with watched() as work:
             rl.run(job("rl", env=BLIND, rl=params.Rl.model_validate(values)))
@@ -378,7 +392,7 @@ def see_params(values: dict[str, Any]) -> Any:
 
 
 SEE: dict[str, Callable[[dict[str, Any]], Any]] = {
-    "Env": see_env, "Curate": see_curate, "Policy": see_policy, "Sft": see_sft, "Rl": see_rl,
+    "Env": see_env, "Curate": see_curate, "Real": see_real, "Policy": see_policy, "Sft": see_sft, "Rl": see_rl,
     "Evaluate": see_evaluate, "Split": see_split, "Report": see_report, "Experiment": see_experiment,
     "Supervision": see_supervision, "Params": see_params,
 }  # fmt: skip

@@ -57,7 +57,9 @@ CHANGES: dict[str, dict[str, Change]] = {
         "max_attempts_per_episode": Change([3]),
         "keep_per_task": Change([1]),
         "keep_episodes": Change([[1]]),
+        "real": Change([BASE["Real"]]),
     },
+    "Real": {"shift": Change(["position", "real"]), "episodes_per_task": Change([2])},
     "Policy": {
         "backbone": Change(),
         "size": Change(["tiny"]),
@@ -75,6 +77,7 @@ CHANGES: dict[str, dict[str, Change]] = {
     "Sft": {
         "steps": Change([4]),
         "batch_size": Change([5]),
+        "sim_share": Change([0.0, 0.5]),
         "micro_batch_size": Change([3]),
         "lr": Change([2e-3]),
         "warmup_steps": Change([0, 2]),
@@ -115,6 +118,8 @@ CHANGES: dict[str, dict[str, Change]] = {
         "gae_lambda": Change([0.5]),
         "bootstrap_at_time_limit": Change([False]),
         "normalize_advantages": Change([False]),
+        "reward_scale": Change([True]),
+        "chain_bound": Change([0.5]),
         "update_epochs": Change([3]),
         "minibatch_size": Change([16]),
         "micro_batch_size": Change([3]),
@@ -130,6 +135,8 @@ CHANGES: dict[str, dict[str, Change]] = {
         "huber_delta": Change([0.01]),
         "value_coef": Change([0.1]),
         "entropy_coef": Change([0.1], LEARNED),
+        "sft_coef": Change([0.1, 0.5]),
+        "sft_batch_size": Change([5], {"sft_coef": 0.5}),
         "max_grad_norm": Change([0.01]),
         "target_kl": Change([1e-9]),
         "critic": Change(),
@@ -232,13 +239,14 @@ NAMED = {"noise_rule": (RULES,), "backbone": (FAMILIES, "family")}
 def choices(model: type[params.Section], key: str) -> list[Any]:
     """The values that a Literal key lists, or that are found by name; [] for any other key."""
     if key in NAMED:
-        return known(*NAMED[key])
+        return [name for name in known(*NAMED[key]) if name != "mlp"]  # it does without the cameras
     kind = model.model_fields[key].annotation
     return list(get_args(kind)) if get_origin(kind) is Literal else []
 
 
 SINGLE = [(name, key) for name, model in MODELS.items() for key in model.model_fields if len(choices(model, key)) == 1]
-ELSEWHERE = [("Env", "benchmark"), ("Env", "sim_backend")]
+ELSEWHERE = [("Env", name) for name in ("benchmark", "keys", "sim_backend")]
+ELSEWHERE += [("Curate", "expert_return"), ("Curate", "expert_steps")]
 """Other simulators than MetaWorld, and a GPU, may not be there: they have tests of their own."""
 KEYS = [
     (name, key)

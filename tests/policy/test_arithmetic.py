@@ -17,7 +17,7 @@ from pirl_core.params.sections import Precision, Sft
 from pirl_core.policy.flow_policy import FlowPolicy, keyed_normals
 from pirl_core.policy.folder import load_policy, save_policy
 from pirl_core.policy.precision import round_weights
-from pirl_core.rl.train import CHOOSES, train_rl
+from pirl_core.rl.train import chooses, train_rl
 from pirl_core.sft.build import build_policy
 from pirl_core.sft.train import train_sft
 from pirl_core.stages import evaluate
@@ -90,7 +90,7 @@ def test_validation_in_rl_is_evaluation_of_what_is_saved(precision: Precision, r
 
     def validate(iteration: int) -> dict[str, float]:
         seen.append(np.stack([outcome.actions for outcome in run_episodes(deterministic(policy), bandit, EPISODES)]))
-        return {CHOOSES: iteration / 2}
+        return {chooses("success"): iteration / 2}
 
     with session(tmp_path, rl.iterations) as opened:
         train_rl(

@@ -15,7 +15,7 @@ from pirl_core.params.sizes import Size
 from pirl_core.policy.context import DataSizes
 from pirl_core.policy.dropout import expert_dropout
 from pirl_core.policy.families.groot.network import Groot, groot_shape
-from pirl_core.rl.train import CHOOSES, train_rl
+from pirl_core.rl.train import chooses, train_rl
 from pirl_core.types import Episode
 from tests.policy.test_families import FAMILIES, make
 from tests.rl.test_rl import rl_params
@@ -58,7 +58,7 @@ def test_the_first_ratio_is_1_without_dropout_alone(dropout: bool, tmp_path: Pat
         one, other = ([outcome.reward for outcome in outcomes] for outcomes in twice)
         assert one == other
         seen.append(one)
-        return {CHOOSES: 0.0}
+        return {chooses("success"): 0.0}
 
     with session(tmp_path, rl.iterations) as opened:
         train_rl(policy, Bandit(4, 0.8), ["b"], "none", rl, 0, opened, validate, lambda: None)

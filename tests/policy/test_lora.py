@@ -16,7 +16,7 @@ from pirl_core.policy.flow_policy import FlowPolicy, keyed_normals
 from pirl_core.policy.folder import load_policy, save_policy
 from pirl_core.policy.lora import EncodingPolicy, add_adapters, merge, merged, save_adapters
 from pirl_core.rl.collect import collect
-from pirl_core.rl.train import CHOOSES, noise_at, parameter_groups, process_of, train_rl
+from pirl_core.rl.train import chooses, noise_at, parameter_groups, process_of, train_rl
 from pirl_core.rl.update import update
 from pirl_core.training.learner import Learner
 from pirl_core.types import Episode
@@ -156,7 +156,17 @@ def test_training_leaves_a_merged_policy_and_its_adapters(keep: str, tmp_path: P
             seen.append(acts(policy))
 
         score = {0: 0.1, 1: 0.9}  # the first iteration's is the best
-        train_rl(policy, Bandit(4, 0.8), ["b"], "none", rl, 0, opened, lambda i: {CHOOSES: score.get(i, 0.2)}, kept)
+        train_rl(
+            policy,
+            Bandit(4, 0.8),
+            ["b"],
+            "none",
+            rl,
+            0,
+            opened,
+            lambda i: {chooses("success"): score.get(i, 0.2)},
+            kept,
+        )
         if keep == "last":
             kept()
     loaded = load_policy(tmp_path / "policy")

@@ -13,7 +13,7 @@ from pirl_core.policy.flow_policy import FlowPolicy, keyed_normals
 from pirl_core.policy.folder import load_policy, save_policy
 from pirl_core.policy.lora import add_adapters, merged
 from pirl_core.policy.precision import round_weights
-from pirl_core.rl.train import CHOOSES, parameter_groups, train_rl
+from pirl_core.rl.train import chooses, parameter_groups, train_rl
 from pirl_core.training.learner import Learner
 from tests.policy.test_families import FAMILIES, make
 from tests.rl.test_rl import rl_params
@@ -129,7 +129,7 @@ def test_the_folder_keeps_the_frozen_weights_bit_for_bit(rank: int, precision: s
     with session(tmp_path, rl.iterations) as opened:
         score = {0: 0.1, 1: 0.2, 2: 0.3}
         train_rl(
-            policy, Bandit(4, 0.8), ["b"], "none", rl, 0, opened, lambda i: {CHOOSES: score[i]},
+            policy, Bandit(4, 0.8), ["b"], "none", rl, 0, opened, lambda i: {chooses("success"): score[i]},
             lambda: save_policy(policy, opened.policy),
         )  # fmt: skip
     AcceleratorState._reset_state(reset_partial_state=True)

@@ -9,13 +9,15 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 
+from pirl_core.data.domains import joined
 from pirl_core.data.lerobot import Frames, Pictures, action_chunks, pictures, read_dataset, write_dataset
 from pirl_core.envs.metaworld.facts import FACTS
 from pirl_core.flow import path
 from pirl_core.params.sections import Env, Policy, Sft
 from pirl_core.policy.flow_policy import FlowMatching, FlowPolicy, keyed_normals
+from pirl_core.sft.batches import Batch, mixed
 from pirl_core.sft.build import build_policy
-from pirl_core.sft.train import Batch, batch_loss, demonstrated, train_sft
+from pirl_core.sft.train import batch_loss, demonstrated, train_sft
 from pirl_core.training.learner import Learner
 from pirl_core.types import Observation
 from tests.data.test_data import make_episode
@@ -30,6 +32,7 @@ ENV = Env(
     image_size=32,
     fast_render=True,
     object_state=False,
+    keys={},
     sim_backend="cpu",
 )
 POLICY = Policy(
@@ -37,10 +40,11 @@ POLICY = Policy(
     normalization="mean_std", normalization_from="data", delta_actions=0, horizon=4, replan=4, denoise_steps=4,
 )  # fmt: skip
 BASE: dict[str, Any] = {
-    "steps": 3, "batch_size": 8, "micro_batch_size": None, "lr": 3e-3, "warmup_steps": 0, "final_lr_fraction": 0.1,
-    "weight_decay": 0.0, "max_grad_norm": 1.0, "tau_alpha": 1.5, "tau_beta": 1.0, "image_shift": 2, "image_crop": 0.05,
-    "image_rotation": 5.0, "image_brightness": 0.3, "image_contrast": 0.4, "image_saturation": 0.5, "image_hue": 0.08,
-    "precision": "fp32", "activation_checkpointing": False, "compile": False, "ema_decay": None, "log_every": 1,
+    "steps": 3, "batch_size": 8, "sim_share": None, "micro_batch_size": None, "lr": 3e-3, "warmup_steps": 0,
+    "final_lr_fraction": 0.1, "weight_decay": 0.0, "max_grad_norm": 1.0, "tau_alpha": 1.5, "tau_beta": 1.0,
+    "image_shift": 2, "image_crop": 0.05, "image_rotation": 5.0, "image_brightness": 0.3, "image_contrast": 0.4,
+    "image_saturation": 0.5, "image_hue": 0.08, "precision": "fp32", "activation_checkpointing": False,
+    "compile": False, "ema_decay": None, "log_every": 1,
 }  # fmt: skip
 TARGETS = np.array([[0.8, -0.8, 0.5, 1.0], [-0.8, 0.8, -0.5, -1.0], [0.8, 0.8, -0.5, 1.0]], np.float32)
 
@@ -116,6 +120,34 @@ def test_equal_seeds_give_equal_bits(tmp_path: Path) -> None:
     one, again, other = (train(tmp_path / str(i), frames, seed) for i, seed in enumerate((0, 0, 1)))
     assert same(one[0], again[0]) and one[1] == again[1]
     assert not same(one[0], other[0]) and one[1] != other[1]
+
+
+def test_a_share_of_all_is_no_mixture(tmp_path: Path) -> None:
+    """Bit for bit what the first domain alone gives; any other share learns something else."""
+    alone = learnable()
+    both, count = joined(alone, learnable(episodes=3)), len(alone.state)
+    found = {}
+    for share, frames, sim in ((None, alone, None), (1.0, both, count), (0.5, both, count), (0.0, both, count)):
+        AcceleratorState._reset_state(reset_partial_state=True)
+        found[share] = build_policy(ENV, POLICY, alone, INSTRUCTIONS, 0).policy
+        with session(tmp_path / str(share), 3) as opened:
+            sft = Sft.model_validate(BASE | {"sim_share": share})
+            train_sft(found[share], frames, ENV.cameras, sft, 0, opened, sim)
+    assert same(found[None], found[1.0])
+    assert not same(found[1.0], found[0.5]) and not same(found[0.5], found[0.0])
+
+
+@pytest.mark.parametrize("share", [0.0, 0.2, 0.5, 0.9, 1.0])
+def test_samples_are_of_the_first_domain_with_the_chance_that_was_asked_for(share: float) -> None:
+    """Within four standard deviations of the binomial; the others are all there are, equally often."""
+    rows = np.arange(20_000) % 40
+    drawn = mixed(np.random.default_rng(0), rows, 40, 45, share)
+    stayed = drawn < 40
+    assert abs(stayed.mean() - share) <= 4 * (share * (1 - share) / len(rows)) ** 0.5
+    assert np.array_equal(drawn[stayed], rows[stayed])
+    counts = np.bincount(drawn[~stayed] - 40, minlength=5) if share < 1 else np.zeros(5)
+    expected = (~stayed).sum() / 5
+    assert len(counts) == 5 and (np.abs(counts - expected) <= 5 * expected**0.5).all()
 
 
 def test_nothing_beyond_an_episodes_end_is_learnt() -> None:

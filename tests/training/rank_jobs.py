@@ -14,7 +14,8 @@ from safetensors.torch import save_file
 
 from pirl_core.params.sections import Rl, Sft
 from pirl_core.policy.flow_policy import FlowPolicy
-from pirl_core.rl.train import CHOOSES, train_rl
+from pirl_core.rl.anchor import Anchor
+from pirl_core.rl.train import chooses, train_rl
 from pirl_core.sft.build import build_policy
 from pirl_core.sft.train import train_sft
 from pirl_core.stages.launch import choose_sharding
@@ -35,6 +36,9 @@ RL: dict[str, dict[str, Any]] = {
     "micro": {"micro_batch_size": 2, "minibatch_size": 7},
     "lora": {"lora_rank": 2, "critic": "expert", "micro_batch_size": 5},
     "lora_recomputed": {"lora_rank": 2, "activation_checkpointing": True},
+    # RL-Co: a batch of demonstrations a minibatch, of which a rank now and then has none in a part.
+    "anchored": {"sft_coef": 0.5, "sft_batch_size": 7, "minibatch_size": 7, "micro_batch_size": 2},
+    "anchored_lora": {"sft_coef": 0.5, "lora_rank": 2, "critic": "expert"},
     "kl_stop": {"target_kl": 0.02, "update_epochs": 20},
 }
 
@@ -43,12 +47,16 @@ WARM = {"warm_up": ALL_WARM | {"critic": "expert"}, "warm_up_lora": ALL_WARM | {
 
 OTHERS = ("pi05", "smolvla", "groot")
 RL |= {f"ppo_{family}": {"critic": "expert"} for family in OTHERS}
+RL |= {f"anchored_{family}": {"critic": "expert", "sft_coef": 0.5} for family in OTHERS}
 SFT: dict[str, dict[str, Any]] = {
     "sft": {},
     "sft_recomputed": {"activation_checkpointing": True},
     "sft_micro": {"micro_batch_size": 2, "ema_decay": 0.5},
     **{f"sft_{family}": {} for family in OTHERS},
 }
+
+
+SECTION = Sft.model_validate(BASE)
 
 
 def family_of(kind: str) -> str:
@@ -65,8 +73,14 @@ def rl_job(kind: str, folder: Path) -> tuple[FlowPolicy, dict[str, torch.Tensor]
         section = POLICY.model_copy(update={"backbone": family, "horizon": 2, "replan": 2})
         policy = build_policy(ENV.model_copy(update={"cameras": []}), section, learnable(cameras=0), INSTRUCTIONS, 0)[0]
     start = copied(policy)
+    frames = learnable(length=3, cameras=0)
+    frames = frames._replace(actions=frames.actions[:, : len(policy.action_center)])
+    anchor = Anchor(policy, frames, [], SECTION, rl.sft_batch_size, 0) if rl.sft_coef else None
     with session(folder, rl.iterations) as opened:
-        train_rl(policy, Bandit(4, 0.8), ["b"], "none", rl, 0, stopped(opened), lambda _: {CHOOSES: 0.0}, lambda: None)
+        train_rl(
+            policy, Bandit(4, 0.8), ["b"], "none", rl, 0, stopped(opened), lambda _: {chooses("success"): 0.0},
+            lambda: None, anchor=anchor,
+        )  # fmt: skip
     return policy, start
 
 

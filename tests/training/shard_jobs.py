@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
-from pirl_core import named
 from pirl_core.commands import plan
 from pirl_core.params.file import Run, resolve
 from pirl_core.policy.backbone import new_backbone
@@ -26,6 +25,7 @@ from pirl_core.stages.launch import choose_sharding
 from pirl_core.training.learner import Learner
 from pirl_core.training.ranks import join
 from tests.commands.test_plan import params
+from tests.policy.test_families import FAMILIES
 
 ROWS = 4
 
@@ -137,7 +137,7 @@ def main() -> None:
     choose_sharding()
     join()
     rows: dict[str, Any] = {}
-    for family in named.known(named.FAMILIES, "family"):
+    for family in FAMILIES:
         section = resolve(params(backbone=family), "metaworld", "flow_sde")
         for name, (found, need) in {"sft": sft(section), "rl": rl(section, 0), "lora": rl(section, 2)}.items():
             said = {**need.lasting, "between": sum(need.between.values()), "exchanged": need.exchanged}

@@ -13,7 +13,7 @@ from torch import nn
 from pirl_core.errors import UserError
 from pirl_core.params.sections import Supervision
 from pirl_core.rl.guards import divergence, warnings
-from pirl_core.rl.train import CHOOSES, train_rl
+from pirl_core.rl.train import chooses, train_rl
 from pirl_core.training.learner import Learner
 from tests.rl.test_rl import rl_params
 from tests.worlds import SUPERVISION, Bandit, session, small_policy
@@ -63,7 +63,7 @@ def test_a_stopped_run_keeps_its_checkpoint_and_goes_on_under_a_wider_limit(tmp_
         with session(tmp_path, rl.iterations, **supervision) as opened:
             train_rl(
                 small_policy(cameras=0, horizon=2, replan=2), Bandit(4, 0.8), ["b"], "none", rl, 0, opened,
-                lambda i: {CHOOSES: 1.0 if i < 2 else 0.1}, lambda: None,
+                lambda i: {chooses("success"): 1.0 if i < 2 else 0.1}, lambda: None,
             )  # fmt: skip
         return [json.loads(line) for line in (tmp_path / "log/metrics.jsonl").read_text().splitlines()]
 

@@ -26,7 +26,7 @@ from pirl_core.params.sections import Curate, Env, Sft
 from pirl_core.policy.flow_policy import FlowPolicy
 from pirl_core.policy.folder import load_policy, save_policy
 from pirl_core.provenance import packages
-from pirl_core.rl.train import CHOOSES, train_rl
+from pirl_core.rl.train import chooses, train_rl
 from pirl_core.sft.build import build_policy
 from pirl_core.sft.train import train_sft
 from pirl_core.stages.sources import source_of
@@ -37,6 +37,7 @@ from pirl_core.types import Episode
 from tests.params.probes import BASE as VALUES
 from tests.params.probes import job
 from tests.policy.test_families import make
+from tests.rl.test_anchor import anchor_of
 from tests.rl.test_rl import rl_params
 from tests.sft.test_sft import BASE, ENV, POLICY, learnable
 from tests.worlds import INSTRUCTIONS, Bandit, session, small_policy
@@ -158,9 +159,26 @@ def rl(opened: Session, disturbed: bool) -> FlowPolicy:
     # The best policy is an early one, so it has to survive the kill.
     score = {0: 0.1, 1: 0.2, 2: 0.9}
     train_rl(
-        policy, Bandit(4, 0.8), ["b"], "none", chosen, 0, opened, lambda i: {CHOOSES: score.get(i, 0.3)},
+        policy, Bandit(4, 0.8), ["b"], "none", chosen, 0, opened, lambda i: {chooses("success"): score.get(i, 0.3)},
         lambda: save_policy(policy, opened.policy),
     )  # fmt: skip
+    return policy
+
+
+def anchored(opened: Session, disturbed: bool) -> FlowPolicy:
+    policy = small_policy(cameras=0, horizon=2, replan=2)
+    chosen = rl_params(iterations=4, episodes_per_iteration=16, sft_coef=0.5, validate_every=1)
+    train_rl(
+        policy, Bandit(4, 0.8), ["b"], "none", chosen, 0, opened, lambda i: {chooses("success"): 0.5},
+        lambda: save_policy(policy, opened.policy), anchor=anchor_of(policy),
+    )  # fmt: skip
+    return policy
+
+
+def mixture(opened: Session, disturbed: bool) -> FlowPolicy:
+    policy = build_policy(ENV, POLICY, learnable(), INSTRUCTIONS, 0).policy
+    section = Sft.model_validate(BASE | {"steps": 4, "log_every": 1, "sim_share": 0.5})
+    train_sft(policy, learnable(), ENV.cameras, section, 0, opened, sim=60)
     return policy
 
 
@@ -175,7 +193,7 @@ def lora(opened: Session, disturbed: bool) -> FlowPolicy:
         chosen,
         0,
         opened,
-        lambda i: {CHOOSES: 0.5},
+        lambda i: {chooses("success"): 0.5},
         lambda: save_policy(policy, opened.policy),
     )
     return policy
@@ -192,7 +210,7 @@ def dropped_rl(opened: Session, disturbed: bool) -> FlowPolicy:
     policy = make("groot", cameras=0)
     chosen = rl_params(iterations=3, episodes_per_iteration=16, dropout=True, validate_every=1)
     train_rl(
-        policy, Bandit(4, 0.8), ["b"], "none", chosen, 0, opened, lambda i: {CHOOSES: 0.5},
+        policy, Bandit(4, 0.8), ["b"], "none", chosen, 0, opened, lambda i: {chooses("success"): 0.5},
         lambda: save_policy(policy, opened.policy),
     )  # fmt: skip
     return policy
@@ -208,7 +226,16 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize(
-    ("train", "stops"), [(sft, (2, 4, 6)), (rl, (0, 1, 3, 5)), (lora, (1, 2)), (dropped_sft, (2,)), (dropped_rl, (2,))]
+    ("train", "stops"),
+    [
+        (sft, (2, 4, 6)),
+        (mixture, (2, 3)),
+        (rl, (0, 1, 3, 5)),
+        (anchored, (1, 3)),
+        (lora, (1, 2)),
+        (dropped_sft, (2,)),
+        (dropped_rl, (2,)),
+    ],
 )
 def test_interrupted_training_ends_with_the_same_bits(train: Train, stops: tuple[int, ...], tmp_path: Path) -> None:
     """Parameters, best policy and metric log; killed once at each of several steps, then again and again."""

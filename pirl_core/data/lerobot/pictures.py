@@ -42,6 +42,16 @@ class Pictures:
         # Pillow lets go of the interpreter while it decodes.
         self._threads = ThreadPoolExecutor(len(os.sched_getaffinity(0)))
 
+    def followed_by(self, other: "Pictures") -> "Pictures":
+        """Of both, these first. Their sizes must be equal."""
+        return Pictures(
+            [*self._paths, *other._paths],
+            np.concatenate([self._file, other._file + len(self._paths)]),
+            np.concatenate([self._offset, other._offset]),
+            np.concatenate([self._length, other._length]),
+            (self.shape[2], self.shape[3]),
+        )
+
     def __len__(self) -> int:
         return self.shape[0]
 

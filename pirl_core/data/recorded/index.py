@@ -11,7 +11,7 @@ from pirl_core.data.recorded.listing import listed
 from pirl_core.data.recorded.rows import NUMBER
 from pirl_core.data.recorded.tasks import in_own_words, plain, tasks_of, with_sentences
 from pirl_core.errors import UserError
-from pirl_core.facts import Facts, Task, facts_of
+from pirl_core.facts import Facts, Task, facts_in
 from pirl_core.params.errors import unknown
 from pirl_core.params.sections import COLUMNS, Env
 from pirl_core.readers.hub import HUB_ID, snapshot
@@ -39,7 +39,7 @@ def open_recorded(source: str, revision: str | None, env: Env, names: Names = NO
     features = info.get("features")
     if not isinstance(features, dict) or not all(isinstance(feature, dict) for feature in features.values()):
         raise damaged(folder / schema.INFO, "'features' does not describe columns")
-    facts = facts_of(env.benchmark)
+    facts = facts_in(env)
     columns = _columns(source, features, env, facts, names)
     videos = {camera: columns[camera][0] for camera in env.cameras if features[columns[camera][0]]["dtype"] == "video"}
     episodes = listed(folder, info, videos)

@@ -73,7 +73,7 @@ FACTS = Facts(
     tasks=TASKS,
     groups=("easy", "medium", "hard", "very_hard"),
     cameras=("corner2", "corner3", "gripperPOV"),
-    shifts=("visual", "position"),
+    shifts=("visual", "position", "real"),
     # The hand's position in m and the gripper's opening in [0, 1]; MetaWorld's full observation begins with these.
     state=("x", "y", "z", "gripper"),
     object_state=39,

@@ -18,6 +18,7 @@ from metaworld.env_dict import ALL_V3_ENVIRONMENTS
 from pirl_core import seeds
 from pirl_core.envs.contract import Settings
 from pirl_core.envs.drawing.mujoco import EDITED, Look, renderer
+from pirl_core.envs.metaworld import real
 from pirl_core.envs.metaworld.facts import FACTS
 from pirl_core.envs.metaworld.shifts import draw_outside, perturb_looks
 from pirl_core.types import Episode
@@ -133,9 +134,10 @@ class MetaWorldEnv:
         self.model: mujoco.MjModel = self._env.model
         self.data: mujoco.MjData = self._env.data
         self.xml: str = self._env.fullpath
-        self._model_start = {name: getattr(self.model, name).copy() for name in EDITED}
+        self._model_start = {name: getattr(self.model, name).copy() for name in (*EDITED, *real.PHYSICS)}
         self._attributes = _own_attributes(self._env)
         self._observation = np.zeros(FACTS.object_state)
+        self._real = False
         self._steps = 0
         self._over = True
 
@@ -158,6 +160,9 @@ class MetaWorldEnv:
             env.reset_model()
         if episode.shift == "visual":
             perturb_looks(self.model, seeds.generator("looks", episode.seed))
+        self._real = episode.shift == "real"
+        if self._real:
+            real.enter(self.model)
         self._forward()
         env._prev_obs = env._get_curr_obs_combined_no_goal()
         self._observation = env._get_obs()
@@ -172,7 +177,8 @@ class MetaWorldEnv:
         """
         if self._over:
             raise RuntimeError(f"{self.task}: step after the episode's end; reset first")
-        self._observation, _, _, _, info = self._env.step(np.clip(action, -1.0, 1.0).astype(np.float64))
+        told = np.clip(action, -1.0, 1.0).astype(np.float64)
+        self._observation, _, _, _, info = self._env.step(real.done(told) if self._real else told)
         if not np.isfinite(self._observation).all():
             raise RuntimeError(f"{self.task}: the simulation diverged at step {self._steps}")
         self._steps += 1
@@ -183,7 +189,8 @@ class MetaWorldEnv:
 
     def state(self) -> np.ndarray:
         """What the policy reads now, (S,) float32."""
-        return self._observation[: self._state_dim].astype(np.float32)
+        observation = real.seen(self._observation) if self._real else self._observation
+        return observation[: self._state_dim].astype(np.float32)
 
     def instruction(self) -> str:
         return FACTS.tasks[self.task].sentences[0]

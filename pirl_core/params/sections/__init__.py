@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from pirl_core.params.errors import unknown
-from pirl_core.params.sections.curate import COLUMNS, Curate
+from pirl_core.params.sections.curate import COLUMNS, Curate, Real
 from pirl_core.params.sections.env import Env
 from pirl_core.params.sections.evaluate import (
     EXPLORING,
@@ -48,6 +48,7 @@ __all__ = [
     "Params",
     "Policy",
     "Precision",
+    "Real",
     "Record",
     "Report",
     "Risk",

@@ -4,10 +4,17 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field, model_validator
 
-from pirl_core.params.sections.fields import Count, Section, Seed, StepsOrNone, Text, Texts, Whole, distinct
+from pirl_core.params.sections.fields import Count, Section, Seed, Steps, StepsOrNone, Text, Texts, Whole, distinct
 
 COLUMNS = ("state", "action", "environment", "sentence")
 """What ``columns`` may give the names of, beside the cameras."""
+
+
+class Real(Section):
+    """Demonstrations of a second domain, the "real" one: the script's again, under a shift of the benchmark."""
+
+    shift: Text
+    episodes_per_task: Count
 
 
 class Curate(Section):
@@ -21,8 +28,11 @@ class Curate(Section):
     still_frames: Whole
     action_noise: Annotated[float, Field(ge=0, le=1)]
     max_attempts_per_episode: Count
+    expert_return: Annotated[float, Field(ge=-1e9, le=1e9)] | None
+    expert_steps: Steps
     keep_per_task: Count | None
     keep_episodes: Annotated[list[StepsOrNone], Field(min_length=1), AfterValidator(distinct)] | None
+    real: Real | None
 
     @model_validator(mode="after")
     def _of_the_script_or_of_the_dataset(self) -> "Curate":

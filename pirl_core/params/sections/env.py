@@ -6,7 +6,7 @@ from pydantic import AfterValidator, Field, ValidationInfo, field_validator, mod
 
 from pirl_core import named
 from pirl_core.errors import UserError
-from pirl_core.facts import facts_of
+from pirl_core.facts import OBJECT, STATE, SUCCESS, Score, facts_of
 from pirl_core.params.errors import unknown
 from pirl_core.params.sections.fields import Count, Section, Tasks, Text, Texts, distinct, unknown_part
 
@@ -25,6 +25,7 @@ class Env(Section):
 
     benchmark: Annotated[Text, AfterValidator(known_benchmark)] | None
     tasks: Tasks
+    keys: dict[Text, Text | Annotated[Texts, Field(min_length=1)]]
     shift: Text
     episode_steps: Count
     cameras: Texts
@@ -41,6 +42,11 @@ class Env(Section):
                 "env.benchmark = null: there is no simulator to act in; name one, or run make stage STAGE=sft alone"
             )
         return self.benchmark
+
+    @property
+    def score(self) -> Score:
+        """What an episode counts for."""
+        return "success" if SUCCESS in self.keys else facts_of(self.benchmark).score
 
     @model_validator(mode="after")
     def _sees_something(self) -> "Env":
@@ -74,12 +80,22 @@ class Env(Section):
     def _without_sets(cls, value: list[str], info: ValidationInfo) -> list[str]:
         return tasks_of(info.data["benchmark"], value) if info.data.get("benchmark") is not None else value
 
+    @field_validator("keys")
+    @classmethod
+    def _of_an_environment_that_has_such(cls, value: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        if value and "benchmark" in info.data and facts_of(info.data["benchmark"]).of is None:
+            raise ValueError("are names in a Gymnasium environment; set {}, or benchmark: gymnasium")
+        several = [name for name, key in value.items() if name not in (STATE, OBJECT) and not isinstance(key, str)]
+        if several:
+            raise ValueError(f"{several[0]} is one key, not several; only {STATE} and {OBJECT} are joined of many")
+        return value
+
     @field_validator("shift", "cameras")
     @classmethod
     def _known(cls, value: Any, info: ValidationInfo) -> Any:
         """That the benchmark has what is named."""
         if info.data.get("benchmark") is not None:
-            check_names(info.data["benchmark"], str(info.field_name), value)
+            check_names(info.data["benchmark"], str(info.field_name), value, tuple(info.data.get("keys", ())))
         elif info.field_name == "shift" and "benchmark" in info.data and value != "none":
             raise ValueError(f"'{value}': without a benchmark nothing is started; set none")
         return value
@@ -95,10 +111,11 @@ def tasks_of(benchmark: str, names: list[str]) -> list[str]:
     return distinct(tasks)
 
 
-def check_names(benchmark: str, key: str, names: str | list[str]) -> None:
-    """Raises ValueError where the benchmark lacks a camera or a shift, as ``key`` says."""
+def check_names(benchmark: str, key: str, names: str | list[str], own: tuple[str, ...] = ()) -> None:
+    """Raises ValueError where the benchmark lacks a camera or a shift, as ``key`` says. own: names of ``keys``."""
     facts = facts_of(benchmark)
-    known = facts.cameras if key == "cameras" else ("none", *facts.shifts)
+    cameras = [*facts.cameras, *(name for name in own if name not in (STATE, OBJECT, SUCCESS))]
+    known = cameras if key == "cameras" else ["none", *facts.shifts]
     for name in [names] if isinstance(names, str) else names:
         if name not in known:
             raise ValueError(unknown(name, known, f"unknown {facts.label} {key.removesuffix('s')} '{name}'"))

@@ -43,6 +43,7 @@ class Rl(Section):
     noise_level_final: Annotated[float, Field(gt=0, le=2)]
     noise_min_std: Positive
     noise_max_std: Positive
+    chain_bound: Positive | None
     # decision process
     mdp: Literal["one_layer", "two_layer", "hybrid"]
     hybrid_draw: Literal["env", "batch"]
@@ -57,6 +58,7 @@ class Rl(Section):
     gae_lambda: Fraction
     bootstrap_at_time_limit: bool
     normalize_advantages: bool
+    reward_scale: bool
     # update
     update_epochs: Count
     minibatch_size: Count
@@ -73,6 +75,8 @@ class Rl(Section):
     huber_delta: Positive
     value_coef: Positive
     entropy_coef: NonNegative
+    sft_coef: NonNegative
+    sft_batch_size: Count
     max_grad_norm: Positive
     target_kl: Positive | None
     critic: Literal["vlm", "vlm_unmasked", "expert"]

@@ -22,6 +22,7 @@ class Sft(Section):
 
     steps: StepsOrNone
     batch_size: Count
+    sim_share: Fraction | None
     micro_batch_size: Count | None
     lr: Positive
     warmup_steps: StepsOrNone

@@ -66,6 +66,7 @@ def settings(**changes: Any) -> Env:
         "image_size": 64,
         "fast_render": True,
         "object_state": False,
+        "keys": {},
         "sim_backend": "cpu",
     }
     return Env(**(values | changes))

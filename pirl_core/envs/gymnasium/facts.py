@@ -1,0 +1,79 @@
+"""Any environment that Gymnasium has registered is a task; its numbers, names and bounds are those of its spaces.
+
+An id is as ``gymnasium.make`` takes it: ``Hopper-v5``, or ``my_package:Reach-v0``, whose package is imported first and
+registers it.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import import_module
+
+from pirl_core.errors import UserError, first_line
+from pirl_core.facts import Facts, Keys, Task
+
+LOCOMOTION = ("Hopper-v5", "Walker2d-v5", "HalfCheetah-v5", "Ant-v5", "Humanoid-v5")
+RENDER = "render"
+"""The camera that every environment with render mode rgb_array has."""
+
+
+class Registered(Mapping[str, Task]):
+    """Has every registered id, and lists those that are known by name."""
+
+    def __getitem__(self, name: str) -> Task:
+        import gymnasium
+        from gymnasium.error import Error
+
+        package, _, rest = name.rpartition(":")
+        if package:
+            _load(package, name)
+        try:
+            spec = gymnasium.spec(rest)
+        except (Error, ValueError):
+            raise KeyError(name) from None
+        return Task((spec.name,), "all", steps=spec.max_episode_steps)
+
+    def __contains__(self, name: object) -> bool:
+        try:
+            return isinstance(name, str) and bool(self[name])
+        except KeyError:
+            return False
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(LOCOMOTION)
+
+    def __len__(self) -> int:
+        return len(LOCOMOTION)
+
+
+def facts(tasks: Sequence[str], keys: Keys) -> Facts:
+    """Of environments whose spaces are alike. Loads them."""
+    from pirl_core.envs.gymnasium.spaces import numbers_of
+
+    return FACTS._replace(**numbers_of(tuple(tasks), keys)._asdict())
+
+
+FACTS = Facts(
+    label="Gymnasium",
+    tasks=Registered(),
+    groups=("all",),
+    cameras=(RENDER,),
+    shifts=(),
+    # The rest is told by ``of``.
+    state=(),
+    object_state=0,
+    action=(),
+    rate=0,
+    robot="gymnasium",
+    action_range=None,
+    score="return",
+    of=facts,
+)
+
+
+def _load(package: str, name: str) -> None:
+    """So that it registers its environments."""
+    try:
+        import_module(package)
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"env.tasks: {name}: {first_line(error)}; install it, or put its folder on PYTHONPATH"
+        ) from None

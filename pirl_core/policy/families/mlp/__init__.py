@@ -1,0 +1,1 @@
+"""ReinFlow's residual MLP: a flow policy on numbers alone, without pictures and without words."""

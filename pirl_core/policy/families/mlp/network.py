@@ -1,0 +1,124 @@
+"""The velocity of ReinFlow's locomotion tasks: one residual MLP of chunk, time and state (arXiv 2505.22094, Sec. 5).
+
+Axes: B batch, H horizon, D action numbers, S state numbers, W width, E width of the time's embedding.
+Time: τ = 0 is noise, τ = 1 is the action; it goes into the sinusoids as it is, unscaled, as in the released code.
+"""
+
+import math
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from pirl_core.policy.context import Context, Inputs
+from pirl_core.policy.images import Resize
+from pirl_core.policy.layers import Run, plain
+
+TIME = 16
+NOISE_HIDDEN = 64
+BASE = 10000.0
+
+
+class MlpShape(NamedTuple):
+    """Sizes. width: of the residual MLP; the rest as in ``context.DataSizes``, of which no picture and no word is
+    read. stem: that of no published layout."""
+
+    image_size: int
+    cameras: int
+    vocabulary: int
+    text_length: int
+    state_dim: int
+    action_dim: int
+    horizon: int
+    width: int
+    stem: str = "conv"
+
+    @property
+    def family(self) -> str:
+        return "mlp"
+
+    @property
+    def expert_width(self) -> int:
+        """Numbers of ``velocity``'s features."""
+        return TIME + self.state_dim
+
+    @property
+    def vlm_width(self) -> int:
+        return 0
+
+
+class ResidualMlp(nn.Module):
+    """Linear, one residual block with the activation before each of its layers, linear: (…, inputs) → (…, outputs)."""
+
+    def __init__(self, inputs: int, width: int, outputs: int, activation: nn.Module) -> None:
+        super().__init__()
+        self.first = nn.Linear(inputs, width)
+        self.block = nn.Sequential(activation, nn.Linear(width, width), activation, nn.Linear(width, width))
+        self.last = nn.Linear(width, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.first(x)
+        out: Tensor = self.last(hidden + self.block(hidden))
+        return out
+
+
+class Mlp(nn.Module):
+    """The backbone. What there is to encode is the state itself."""
+
+    resize: Resize = "openpi"
+
+    def __init__(self, shape: MlpShape) -> None:
+        super().__init__()
+        self.shape = shape
+        self.run_layer: Run = plain
+        self.time = nn.Sequential(nn.Linear(TIME, 2 * TIME), nn.Mish(), nn.Linear(2 * TIME, TIME))
+        chunk = shape.horizon * shape.action_dim
+        self.net = ResidualMlp(chunk + TIME + shape.state_dim, shape.width, chunk, nn.ReLU())
+
+    @property
+    def vlm_modules(self) -> list[nn.Module]:
+        return []
+
+    @property
+    def context_width(self) -> int:
+        return self.shape.state_dim
+
+    def freeze_vlm(self) -> None:
+        """It has none."""
+
+    def encode(self, inputs: Inputs) -> Context:
+        nothing = inputs.state[:, :0]
+        return Context(nothing, nothing.bool(), nothing, inputs.state)
+
+    def velocity(self, context: Context, x: Tensor, tau: Tensor) -> tuple[Tensor, Tensor]:
+        """x: (B, H, D), tau: (B,) → velocity (B, H, D); features (B, 1, E + S), time and state, through which the noise
+        net does not train the time's embedding."""
+        time = self.time(sinusoids(tau).to(x.dtype))
+        read = torch.cat([x.flatten(1), time, context.state], -1)
+        velocity: Tensor = self.run_layer(self.net, read)
+        return velocity.view_as(x), torch.cat([time.detach(), context.state], -1)[:, None]
+
+
+class NoiseMlp(nn.Module):
+    """ReinFlow's noise net σ(τ, o): tanh MLP on time and state, one raw log-variance for each number of the chunk."""
+
+    def __init__(self, shape: MlpShape) -> None:
+        super().__init__()
+        self.chunk = (shape.horizon, shape.action_dim)
+        sizes = (shape.expert_width, NOISE_HIDDEN, NOISE_HIDDEN, math.prod(self.chunk))
+        first, second, third = (nn.Linear(inner, outer) for inner, outer in pairwise(sizes))
+        self.layers = nn.Sequential(first, nn.Tanh(), second, nn.Tanh(), third)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, 1, E + S) → (B, H, D), to be bounded by ``flow.noise.bounded_std``."""
+        raw: Tensor = self.layers(features[:, 0])
+        return raw.view(-1, *self.chunk)
+
+
+def sinusoids(tau: Tensor) -> Tensor:
+    """(B,) → (B, E): sines, then cosines, at rates from 1 down to 1 / ``BASE``."""
+    half = TIME // 2
+    rates = torch.exp(torch.arange(half, device=tau.device) * (-math.log(BASE) / (half - 1)))
+    angle = tau.float()[:, None] * rates
+    return torch.cat([angle.sin(), angle.cos()], -1)

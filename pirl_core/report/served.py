@@ -1,0 +1,61 @@
+"""Policies of other people that played the same protocol (``pirl evaluate --server``), beside the pipeline's own."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from pirl_core.evaluation.stats import grid_of, mean_interval
+from pirl_core.params.file import resolve
+from pirl_core.params.sections import Params
+from pirl_core.readers.text import read_json
+from pirl_core.readers.typed import Open, check
+from pirl_core.report.inputs import read_table
+from pirl_core.report.metrics import rounded
+
+Row = dict[str, Any]
+RECORD = "served.json"
+REMEDY = "evaluate it again, or delete its folder"
+
+
+class _Record(Open):
+    """Of ``evaluation.served``: what was asked of whom. noise: whose, 'episode' where a rerun gives the same."""
+
+    server: str
+    protocol: str
+    policy: str
+    noise: str
+    params: dict[str, dict[str, Any]]
+
+
+def served_rows(params: Params, outputs: Path) -> list[Row]:
+    """One a policy and split, of the experiments in ``params`` and their present protocol; what was played under
+    another one is left out. Raises UserError for a broken record or table."""
+    rows = []
+    for path in sorted((outputs / "evaluate").glob(f"*/{RECORD}")):
+        record = check(_Record, read_json(path, REMEDY), str(path), REMEDY)
+        table = read_table(path.parent / "episodes.parquet")
+        experiment = str(table["experiment"].iloc[0]) if len(table) else ""
+        if experiment in params.experiments and record.params == _protocol(params, experiment):
+            about = {"experiment": experiment, "policy": str(table["method"].iloc[0]), "noise": record.noise}
+            rows += [{**about, **row} for row in split_rows(table)]
+    found: list[Row] = rounded(rows)
+    return found
+
+
+def split_rows(table: pd.DataFrame) -> list[Row]:
+    """Of one evaluation, for each split its rate and interval, as fractions."""
+    rows = []
+    for split, part in table.groupby("split", sort=False):
+        columns = (part["seed"].to_numpy(), part["task"].to_numpy(str), part["env_seed"].to_numpy())
+        grid = grid_of(*columns, part["success"].to_numpy(float))
+        found = mean_interval(grid)
+        row: Row = {"split": str(split), "n": grid.n, "successes": int(part["success"].sum())}
+        row |= {"rate": float(found.mean), "ci_low": float(found.low), "ci_high": float(found.high)}
+        rows.append({**row, "single_seed": grid.single_seed})
+    return rows
+
+
+def _protocol(params: Params, experiment: str) -> dict[str, dict[str, Any]]:
+    run = resolve(params, experiment)
+    return {"env": run.env.model_dump(mode="json"), "evaluate": run.evaluate.model_dump(mode="json")}
