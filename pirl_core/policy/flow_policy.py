@@ -29,6 +29,9 @@ from pirl_core.policy.normalize import Normalization, moving, pad_last
 from pirl_core.policy.tokenizer import Prompt, image_words, tokenize
 from pirl_core.types import Observation
 
+SQUASHED = 0.99
+"""A squashed action that a demonstration shows is at most this, so that its place before the tanh is finite."""
+
 
 class Process(NamedTuple):
     """How a decision becomes log-probabilities: which MDP, how they are reduced, where the critic sits."""
@@ -155,12 +158,16 @@ class FlowPolicy(nn.Module):
         (B, H, D), the padding 0, which it learns to leave at 0 (as openpi's policies do)."""
         moved = actions.clone()
         moved[:, :, : self.normalization.delta] -= state[:, None, : self.normalization.delta]
-        return pad_last((moved - self.action_center) / self.action_scale, self.backbone.shape.action_dim)
+        normal = (moved - self.action_center) / self.action_scale
+        if self.normalization.squash:
+            normal = normal.clamp(-SQUASHED, SQUASHED).atanh()
+        return pad_last(normal, self.backbone.shape.action_dim)
 
     def executed(self, states: Tensor, context: Context) -> Tensor:
         """The part of the last chain state that acts: (B, K+1, H, D) → (B, R, A) in simulator units."""
         delta = self.normalization.delta
-        actions = states[:, -1, : self.replan, : len(self.action_center)] * self.action_scale + self.action_center
+        last = states[:, -1, : self.replan, : len(self.action_center)]
+        actions = (last.tanh() if self.normalization.squash else last) * self.action_scale + self.action_center
         state = context.state[:, : len(self.state_center)] * self.state_scale + self.state_center
         actions[:, :, :delta] += state[:, None, :delta]
         return actions

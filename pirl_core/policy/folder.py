@@ -52,6 +52,7 @@ class _Normalization(Strict):
     state: _Affine
     action: _Affine
     delta: Annotated[int, Field(ge=0)]
+    squash: bool = False
 
 
 def save_policy(policy: FlowPolicy, folder: Path) -> None:
@@ -91,6 +92,7 @@ def documents(policy: FlowPolicy) -> dict[str, Any]:
         "shape": policy.backbone.shape._asdict(),
     }
     numbers = {"state": kinds.state._asdict(), "action": kinds.action._asdict(), "delta": kinds.delta}
+    numbers |= {"squash": True} if kinds.squash else {}
     return {
         "config.json": config,
         "normalization.json": numbers,
@@ -160,7 +162,7 @@ def _normalization(numbers: _Normalization, shape: Shape, path: Path) -> Normali
     if numbers.delta > min(len(numbers.state.center), len(numbers.action.center)):
         raise UserError(f"{path}: delta = {numbers.delta}: more than the state or the action has numbers; {RERUN}")
     state, action = (Affine(part.center, part.scale) for part in (numbers.state, numbers.action))
-    return Normalization(state, action, numbers.delta)
+    return Normalization(state, action, numbers.delta, numbers.squash)
 
 
 def require_fit(policy: FlowPolicy, env: Env, folder: Path) -> None:

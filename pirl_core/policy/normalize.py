@@ -34,11 +34,13 @@ class Affine(NamedTuple):
 
 class Normalization(NamedTuple):
     """state: (S,) numbers. action: (D,) numbers. delta: so many leading action numbers are learned relative to the
-    state's numbers of the same index (π0 on LIBERO: 6), and made absolute again before they act."""
+    state's numbers of the same index (π0 on LIBERO: 6), and made absolute again before they act. squash: the chain ends
+    before a tanh, which keeps the normalised action in (−1, 1) (SAC)."""
 
     state: Affine
     action: Affine
     delta: int
+    squash: bool = False
 
 
 def fit(values: np.ndarray, mode: Mode, still_scale: float = STILL_SCALE) -> Affine:

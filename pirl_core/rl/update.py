@@ -153,7 +153,7 @@ def update(
             stopped = [means]
             break
         total = sum(means[name] * by for name, by in terms.items()) + coef * means.get(SFT_LOSS, 0.0)
-        norm = learner.step(objective, total, factor, "critic" if warming else None)
+        norm = learner.step(objective, total, factor, ("critic",) if warming else ())
         if norm is None:
             skipped += 1
         else:

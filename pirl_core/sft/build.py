@@ -55,6 +55,7 @@ def build_policy(
         )
     else:
         normalization = data_normalization(frames, policy.normalization, policy.delta_actions, policy.horizon)
+    normalization = normalization._replace(squash=policy.squash)
     if policy.size == "full":
         data = published_sizes(policy.backbone, len(env.cameras), policy.horizon)
         if state_numbers > data.state_dim or action_numbers > data.action_dim:

@@ -27,6 +27,7 @@ def run(job: Job) -> None:
     from pirl_core.policy.exploration import save_exploration
     from pirl_core.policy.folder import load_policy, require_fit, save_policy
     from pirl_core.rl.anchor import Anchor
+    from pirl_core.rl.sac.train import train_sac
     from pirl_core.rl.train import chooses, iteration_episodes, noise_at, train_rl
     from pirl_core.training import ranks
     from pirl_core.training.session import open_session
@@ -88,9 +89,12 @@ def run(job: Job) -> None:
                     save_outcomes(sorted(outcomes, key=lambda outcome: outcome.episode), folder)
 
         world = heard if record else envs
-        train_rl(
-            policy, world, env.tasks, env.shift, rl, job.seed, session, validate, keep, remember, anchor, env.score
-        )
+        if rl.algorithm == "sac":
+            train_sac(policy, envs, env.tasks, env.shift, rl, job.seed, session, validate, keep, env.score)
+        else:
+            train_rl(
+                policy, world, env.tasks, env.shift, rl, job.seed, session, validate, keep, remember, anchor, env.score
+            )
         if here.main and record:
             outcomes = []
             for iteration in range(rl.iterations):

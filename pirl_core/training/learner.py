@@ -107,19 +107,19 @@ class Learner:
         """Forget what was accumulated."""
         self.optimizer.zero_grad()
 
-    def _forget_all_but(self, name: str) -> None:
+    def _forget_all_but(self, names: tuple[str, ...]) -> None:
         """The others get no gradient. Of one that is 0 AdamW would count the step, decay the weight, use its memory."""
         for group in self.optimizer.param_groups:
-            if group["name"] != name:
+            if group["name"] not in names:
                 for parameter in group["params"]:
                     parameter.grad = None
 
-    def step(self, loss: Tensor, total: float, lr_factor: float, only: str | None = None) -> float | None:
+    def step(self, loss: Tensor, total: float, lr_factor: float, only: tuple[str, ...] = ()) -> float | None:
         """One update; returns the gradient norm before clipping.
 
         loss: this rank's part, or the last of its parts; DDP averages the gradients over the ranks. total: the loss of
-        the whole minibatch, the same on every rank. only: the one group that learns, by its name; the norm is its
-        gradient's, and what the others are, moments and step counts included, stays as it is.
+        the whole minibatch, the same on every rank. only: the groups that learn, by their names, () for all; the norm
+        is their gradient's, and what the others are, moments and step counts included, stays as it is.
         Where loss or gradient is not finite the update is skipped and None comes back; raises UserError after
         ``max_skipped`` of them in a row. A gradient of exactly 0 says nothing (GRPO's, where every group fares alike):
         AdamW's memory and decay do not move the weights then. Every rank sees the same numbers, so all skip or none.
@@ -128,7 +128,7 @@ class Learner:
         # A rank must not leave the others alone in the gradients' exchange: the finite test looks at the total.
         if math.isfinite(total):
             self.accelerator.backward(loss)
-            if only is not None:
+            if only:
                 self._forget_all_but(only)
             norm = float(sharding.whole(self.accelerator.clip_grad_norm_(self.module.parameters(), self.max_grad_norm)))
         if not math.isfinite(norm):

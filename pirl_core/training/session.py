@@ -1,9 +1,11 @@
 """What surrounds a training loop: the folders it fills, the tracker it reports to, the checkpoints it goes on from."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from torch import Tensor
 
 from pirl_core.files import copy_tree, replace_folder, write_json, write_tensors
 from pirl_core.params.sections import Supervision
@@ -13,6 +15,8 @@ from pirl_core.training.learner import Learner, LearnerState
 from pirl_core.training.ranks import Ranks
 from pirl_core.training.resume import Checkpoints, link_tree, open_checkpoints, read_state
 from pirl_core.training.track import Tracker
+
+EXTRA = "extra.safetensors"
 
 
 class Session(NamedTuple):
@@ -39,8 +43,21 @@ class Session(NamedTuple):
         numbers: dict[str, Any] = state["numbers"]
         return numbers
 
-    def save_if_due(self, step: int, learner: Learner, numbers: dict[str, Any]) -> None:
-        """A checkpoint after ``step``, when the last one is old enough. All ranks must call it; the main one writes."""
+    def extra(self) -> dict[str, Tensor]:
+        """What the checkpoint holds beside the learner, as ``save_if_due`` was given it."""
+        if self.found is None or not (self.found / EXTRA).exists():
+            return {}
+        return read_tensors(self.found / EXTRA, f"delete {self.found}")
+
+    def save_if_due(
+        self,
+        step: int,
+        learner: Learner,
+        numbers: dict[str, Any],
+        extra: Callable[[], dict[str, Tensor]] | None = None,
+    ) -> None:
+        """A checkpoint after ``step``, when the last one is old enough. All ranks must call it; the main one writes.
+        extra: makes what is kept beside the learner (a replay buffer)."""
         if not ranks.agreed(self.checkpoints.due()):
             return
         state = learner.state()
@@ -49,6 +66,8 @@ class Session(NamedTuple):
 
         def write(folder: Path) -> None:
             write_tensors(folder / "learner.safetensors", state.tensors)
+            if extra is not None:
+                write_tensors(folder / EXTRA, {name: value.contiguous() for name, value in extra().items()})
             write_json(folder / "state.json", {"steps": state.steps, "skipped": state.skipped, "numbers": numbers})
             link_tree(self.policy, folder / "policy")
             # The log goes on growing: a copy, not a link.

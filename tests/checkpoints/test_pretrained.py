@@ -76,6 +76,7 @@ def section(family, folder, **changes):
         **{
             "backbone": family, "size": "full", "pretrained": str(folder), "revision": None, "tokenizer": str(folder),
             "state_in_prompt": False, "normalization": "quantile", "normalization_from": "data", "delta_actions": 0,
+            "squash": False,
             "horizon": 4, "replan": 4, "denoise_steps": 3, **changes,
         }
     )  # fmt: skip

@@ -66,7 +66,8 @@ BASE: dict[str, dict[str, Any]] = {
     "Real": {"shift": "none", "episodes_per_task": 1},
     "Policy": {
         "backbone": "pi05", "size": "nano", "pretrained": None, "revision": None, "tokenizer": "words",
-        "state_in_prompt": False, "normalization": "mean_std", "normalization_from": "data", "delta_actions": 0,
+        "state_in_prompt": False, "normalization": "mean_std", "normalization_from": "data",
+        "delta_actions": 0, "squash": False,
         "horizon": 4, "replan": 2, "denoise_steps": 2,
     },
     "Sft": {

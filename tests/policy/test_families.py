@@ -28,7 +28,8 @@ from tests.rl.test_rl import rl_params
 from tests.sft.test_sft import BASE, ENV, POLICY, learnable
 from tests.worlds import INSTRUCTIONS, Bandit, random_observation, session
 
-FAMILIES = [name for name in named.known(named.FAMILIES, "family") if name != "mlp"]
+NUMBERS_ALONE = ("mlp", "flow_g", "flow_t")
+FAMILIES = [name for name in named.known(named.FAMILIES, "family") if name not in NUMBERS_ALONE]
 """Those that see and read; mlp, which does not, has tests of its own."""
 COUNT = 5
 NORMALS = keyed_normals("chunk", [(0, i) for i in range(COUNT)], (5, 6, 3))

@@ -37,7 +37,8 @@ ENV = Env(
 )
 POLICY = Policy(
     backbone="pi0", size="nano", pretrained=None, revision=None, tokenizer="words", state_in_prompt=False,
-    normalization="mean_std", normalization_from="data", delta_actions=0, horizon=4, replan=4, denoise_steps=4,
+    normalization="mean_std", normalization_from="data", delta_actions=0, squash=False, horizon=4, replan=4,
+    denoise_steps=4,
 )  # fmt: skip
 BASE: dict[str, Any] = {
     "steps": 3, "batch_size": 8, "sim_share": None, "micro_batch_size": None, "lr": 3e-3, "warmup_steps": 0,

@@ -33,7 +33,7 @@ from pirl_core.params.sections.fields import (
 )
 from pirl_core.params.sections.policy import Policy
 from pirl_core.params.sections.risk import Bonus, Risk, World
-from pirl_core.params.sections.rl import Rl
+from pirl_core.params.sections.rl import Rl, Sac
 from pirl_core.params.sections.sft import Sft
 
 __all__ = [
@@ -53,6 +53,7 @@ __all__ = [
     "Report",
     "Risk",
     "Rl",
+    "Sac",
     "Section",
     "Sft",
     "Split",

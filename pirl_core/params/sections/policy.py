@@ -26,6 +26,7 @@ class Policy(Section):
     normalization: Mode
     normalization_from: Literal["data", "pretrained"]
     delta_actions: Whole
+    squash: bool
     horizon: Count
     replan: Count
     denoise_steps: Count
@@ -42,6 +43,10 @@ class Policy(Section):
             raise ValueError("revision is that of pretrained weights; set it to null, or give pretrained")
         if self.normalization_from == "pretrained" and self.pretrained is None:
             raise ValueError("normalization_from: pretrained needs pretrained weights; give them or say data")
+        if self.squash and (self.delta_actions or self.normalization != "min_max"):
+            raise ValueError(
+                "squash keeps actions within their extremes: it needs normalization: min_max, delta_actions: 0"
+            )
         if self.state_in_prompt and self.backbone != "pi05":
             raise ValueError("state_in_prompt is pi05's way to see the state; the others see it without")
         return self

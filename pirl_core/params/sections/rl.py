@@ -32,10 +32,29 @@ def known_rule(name: str) -> str:
     return name
 
 
-class Rl(Section):
-    """Online RL of the flow policy: noise rule, decision process, PPO or GRPO."""
+class Sac(Section):
+    """SAC Flow: off-policy, from a replay buffer, with twin critics."""
 
-    algorithm: Literal["ppo", "grpo"]
+    decisions_per_iteration: Count
+    replay_size: Steps
+    learning_starts: Steps
+    updates_per_decision: Count
+    batch_size: Count
+    target_rate: Annotated[float, Field(gt=0, le=1)] | None
+    renorm_warmup: StepsOrNone
+    actor_every: Count
+    critic_width: Count
+    critic_layers: Count
+    temperature: Positive
+    temperature_lr: NonNegative
+    target_entropy: Annotated[float, Field(ge=-100, le=100)]
+    proximal_coef: NonNegative
+
+
+class Rl(Section):
+    """Online RL of the flow policy: noise rule, decision process, PPO, GRPO or SAC."""
+
+    algorithm: Literal["ppo", "grpo", "sac"]
     # noise
     noise_rule: Annotated[Text, AfterValidator(known_rule)]
     noise_level: Annotated[float, Field(gt=0, le=2)]
@@ -96,6 +115,7 @@ class Rl(Section):
     keep: Literal["best", "last"]
     watch: dict[Name, Split]
     record: Record
+    sac: Sac
 
     @model_validator(mode="after")
     def _consistent(self) -> "Rl":
@@ -107,6 +127,12 @@ class Rl(Section):
             raise ValueError(
                 "normalize_advantages is ppo's: grpo's advantages are normalised within their group, and would no"
                 " longer be 0 where a group says nothing; set it to false"
+            )
+        if self.algorithm == "sac" and (self.mdp, self.logprob_reduction) != ("one_layer", "sum"):
+            raise ValueError("sac learns through the whole chain: set mdp: one_layer and logprob_reduction: sum")
+        if self.algorithm == "sac" and (self.record != "none" or self.sft_coef or self.lora_rank):
+            raise ValueError(
+                "sac has no rollouts to record, no anchor, no adapters: record: none, sft_coef: 0, lora_rank: 0"
             )
         if self.episodes_per_iteration % self.group_size:
             raise ValueError(

@@ -5,7 +5,7 @@ from torch import nn
 from pirl_core.errors import UserError
 from pirl_core.params.sizes import Size
 from pirl_core.policy.context import DataSizes
-from pirl_core.policy.families.mlp.network import Mlp, MlpShape, NoiseMlp, ResidualMlp
+from pirl_core.policy.families.mlp.network import Mlp, MlpShape, NoiseMlp, ResidualMlp, ResidualVelocity
 
 Network = Mlp
 Shape = MlpShape
@@ -16,16 +16,24 @@ CRITIC_WIDTH = 256
 
 
 def shape(size: Size, data: DataSizes) -> MlpShape:
+    return sized("mlp", WIDTHS, size, data)
+
+
+def sized(kind: str, widths: dict[str, int], size: Size, data: DataSizes) -> MlpShape:
     """Raises UserError for pictures, which it does not see, and for size full, since it has no published weights."""
     if data.cameras:
-        raise UserError("policy.backbone = mlp sees no pictures; set env.cameras: [] and env.object_state: true")
-    if size not in WIDTHS:
-        raise UserError(f"policy.size = {size}: mlp has no published weights; give one of {', '.join(WIDTHS)}")
-    return MlpShape(**data._asdict(), width=WIDTHS[size])
+        raise UserError(f"policy.backbone = {kind} sees no pictures; set env.cameras: [] and env.object_state: true")
+    if size not in widths:
+        raise UserError(f"policy.size = {size}: {kind} has no published weights; give one of {', '.join(widths)}")
+    return MlpShape(**data._asdict(), width=widths[size], kind=kind)
 
 
 def published_sizes(cameras: int, horizon: int) -> DataSizes:
-    raise UserError(f"policy.size = full: mlp has no published weights; give one of {', '.join(WIDTHS)}")
+    raise UserError(f"policy.size = full: without published weights; give one of {', '.join(WIDTHS)}")
+
+
+def cell(shape: MlpShape) -> nn.Module:
+    return ResidualVelocity(shape)
 
 
 def critic(shape: MlpShape) -> nn.Module:

@@ -1,4 +1,5 @@
-"""The velocity of ReinFlow's locomotion tasks: one residual MLP of chunk, time and state (arXiv 2505.22094, Sec. 5).
+"""A backbone without pictures and words: ReinFlow's residual MLP of chunk, time and state (arXiv 2505.22094, Sec. 5),
+or the cell of another family in its place.
 
 Axes: B batch, H horizon, D action numbers, S state numbers, W width, E width of the time's embedding.
 Time: τ = 0 is noise, τ = 1 is the action; it goes into the sinusoids as it is, unscaled, as in the released code.
@@ -11,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from pirl_core.policy.backbone import family_module
 from pirl_core.policy.context import Context, Inputs
 from pirl_core.policy.images import Resize
 from pirl_core.policy.layers import Run, plain
@@ -21,8 +23,8 @@ BASE = 10000.0
 
 
 class MlpShape(NamedTuple):
-    """Sizes. width: of the residual MLP; the rest as in ``context.DataSizes``, of which no picture and no word is
-    read. stem: that of no published layout."""
+    """Sizes. width: of the cell; the rest as in ``context.DataSizes``, of which no picture and no word is read.
+    stem: that of no published layout. kind: the family whose cell it is."""
 
     image_size: int
     cameras: int
@@ -33,10 +35,11 @@ class MlpShape(NamedTuple):
     horizon: int
     width: int
     stem: str = "conv"
+    kind: str = "mlp"
 
     @property
     def family(self) -> str:
-        return "mlp"
+        return self.kind
 
     @property
     def expert_width(self) -> int:
@@ -63,8 +66,22 @@ class ResidualMlp(nn.Module):
         return out
 
 
+class ResidualVelocity(nn.Module):
+    """ReinFlow's cell."""
+
+    def __init__(self, shape: MlpShape) -> None:
+        super().__init__()
+        chunk = shape.horizon * shape.action_dim
+        self.net = ResidualMlp(chunk + TIME + shape.state_dim, shape.width, chunk, nn.ReLU())
+
+    def forward(self, state: Tensor, x: Tensor, time: Tensor) -> Tensor:
+        """state: (B, S); x: (B, H, D); time: (B, E) → velocity (B, H, D)."""
+        velocity: Tensor = self.net(torch.cat([x.flatten(1), time, state], -1))
+        return velocity.view_as(x)
+
+
 class Mlp(nn.Module):
-    """The backbone. What there is to encode is the state itself."""
+    """The backbone around its family's cell. What there is to encode is the state itself."""
 
     resize: Resize = "openpi"
 
@@ -73,8 +90,7 @@ class Mlp(nn.Module):
         self.shape = shape
         self.run_layer: Run = plain
         self.time = nn.Sequential(nn.Linear(TIME, 2 * TIME), nn.Mish(), nn.Linear(2 * TIME, TIME))
-        chunk = shape.horizon * shape.action_dim
-        self.net = ResidualMlp(chunk + TIME + shape.state_dim, shape.width, chunk, nn.ReLU())
+        self.cell: nn.Module = family_module(shape.family).cell(shape)
 
     @property
     def vlm_modules(self) -> list[nn.Module]:
@@ -95,9 +111,8 @@ class Mlp(nn.Module):
         """x: (B, H, D), tau: (B,) → velocity (B, H, D); features (B, 1, E + S), time and state, through which the noise
         net does not train the time's embedding."""
         time = self.time(sinusoids(tau).to(x.dtype))
-        read = torch.cat([x.flatten(1), time, context.state], -1)
-        velocity: Tensor = self.run_layer(self.net, read)
-        return velocity.view_as(x), torch.cat([time.detach(), context.state], -1)[:, None]
+        velocity: Tensor = self.run_layer(self.cell, context.state, x, time)
+        return velocity, torch.cat([time.detach(), context.state], -1)[:, None]
 
 
 class NoiseMlp(nn.Module):

@@ -1,0 +1,1 @@
+"""SAC Flow's Flow-T: another cell in the backbone of the family mlp."""
