@@ -1,5 +1,6 @@
 """Put a folder on the hub, with its model card, as one commit: a push that breaks off changes nothing there."""
 
+from collections.abc import Mapping
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,25 +12,30 @@ from pirl_core.readers.hub import hub_error
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
+VIDEOS = "videos"
 PUSHED = ("*.safetensors", "*.json", "*.model", "merges.txt", "vocab.txt")
 
 
-def push(folder: Path, repo: str, card: str, message: str, private: bool = True) -> str:
+def push(
+    folder: Path, repo: str, card: str, message: str, private: bool = True, beside: Mapping[str, Path] | None = None
+) -> str:
     """Upload, make the repository if need be (``private`` concerns only that), return the new commit.
 
-    Weights of an earlier push that this folder does not have are removed in the same commit. Raises UserError for a
+    beside: files that go along, by their path in the repository; those of the card are in VIDEOS. Weights and videos of
+    an earlier push that are not among these are removed in the same commit. Raises UserError for a
     folder that is not whole, where someone else pushed meanwhile, and for all that goes wrong on the way.
     """
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
     open_weights(folder)
     paths = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if _goes(path, folder)}
+    paths |= beside or {}
     try:
         api = HfApi()
         api.create_repo(repo, private=private, exist_ok=True)
         parent, there = _state(api, repo)
-        weights = (SINGLE, INDEX, "model-*-of-*.safetensors")
-        stale = [name for name in there if name not in paths and any(fnmatch(name, kind) for kind in weights)]
+        ours = (SINGLE, INDEX, "model-*-of-*.safetensors", f"{VIDEOS}/*.gif")
+        stale = [name for name in there if name not in paths and any(fnmatch(name, kind) for kind in ours)]
         # Not upload_folder: with hf_xet it may split a folder into several commits.
         info = api.create_commit(
             repo,

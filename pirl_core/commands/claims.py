@@ -5,7 +5,7 @@ import textwrap
 from pathlib import Path
 
 from pirl_core.errors import UserError
-from pirl_core.report.twins import TWINS
+from pirl_core.report.twins import SIBLINGS, TWINS
 
 SUMMARY = "the paper's claims with the verdicts of the runs in results/"
 WIDTH = 60
@@ -15,9 +15,9 @@ WIDTH = 60
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--twin",
-        choices=TWINS,
+        choices=(*TWINS, *SIBLINGS),
         default="paper_small",
-        help="whose runs: those of the paper's models, or of the tiny ones (default: paper_small)",
+        help="whose claims and runs: π_RL's, of its models or of tiny ones, or rl_co's (default: paper_small)",
     )
     parser.add_argument(
         "--results", type=Path, default=Path("results"), help="the folder with those of the parts (default: results)"
@@ -25,14 +25,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from pirl_core.report.claim_file import read_claims
+    from pirl_core.report.claim_file import claims_of, read_claims
     from pirl_core.report.claims import claims_table, judge, summary
     from pirl_core.report.evidence import read_evidence
     from pirl_core.report.tables import aligned
 
     if not args.results.is_dir():
         raise UserError(f"--results {args.results}: no such folder; give one whose folders are parts, such as results")
-    verdicts = judge(read_evidence(args.results, args.twin), read_claims())
+    verdicts = judge(read_evidence(args.results, args.twin), read_claims(claims_of(args.twin)))
     header, cells = claims_table(verdicts)
     # Without the source, for which a terminal has no room.
     lines = [[textwrap.shorten(text, WIDTH, placeholder=" …"), *rest] for text, _, *rest in cells]

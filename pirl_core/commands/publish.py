@@ -2,7 +2,7 @@
 
 import argparse
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, FiniteFloat, NonNegativeInt, PositiveInt
 
@@ -14,10 +14,15 @@ from pirl_core.report.card import BASES, Facts, model_card
 from pirl_core.report.folder import results_of
 from pirl_core.report.runs import revision_label
 
+if TYPE_CHECKING:
+    from pirl_core.report.inputs import Clip
+
 EXPORT_SUMMARY = "write a policy in the layout of openpi, lerobot or Isaac-GR00T"
 PUSH_SUMMARY = "put a policy on the Hugging Face hub, with a model card, as one commit"
 POLICY = "outputs/policy/metaworld-flow_sde-0"
 RECORD = "outputs/run/rl/metaworld-flow_sde-0.json"
+SHOWN = 4
+"""Videos of a card."""
 RERUN = "rerun the stage that writes it, or give its path"
 OWN_DATA = "scripted demonstrations made by this pipeline (stage curate)"
 
@@ -117,14 +122,16 @@ def run_push(args: argparse.Namespace) -> None:
     facts = _facts(args, check(_Record, read_json(args.record, RERUN), str(args.record), RERUN))
     metrics = args.metrics or results_of() / "metrics.json"
     results = check(_Results, read_json(metrics, RERUN), str(metrics), RERUN)
-    card = model_card(facts, results.model_dump())
+    clips = _clips(args.record, facts)
+    card = model_card(facts, results.model_dump(), clips)
     if args.dry_run:
         print(card, end="")
         return
     from pirl_core.checkpoints.push import push
 
     message = f"{facts.experiment}-{facts.method}, seed {facts.seed}, code {facts.revision}"
-    commit = push(args.folder, args.repo, card, message, private=not args.public)
+    beside = {path: clip.path for path, clip in clips.items()}
+    commit = push(args.folder, args.repo, card, message, private=not args.public, beside=beside)
     print(f"{args.repo}: commit {commit}")
 
 
@@ -138,6 +145,16 @@ def _facts(args: argparse.Namespace, record: _Record) -> Facts:
     base = _base(sft)
     revision = revision_label(record.model_dump())
     return Facts(args.repo, experiment, method, seed, record.params, revision, args.dataset, base)
+
+
+def _clips(record: Path, facts: Facts) -> "dict[str, Clip]":
+    """Of the policy's own evaluation a few videos that people know the policy by, by their path in the repository."""
+    from pirl_core.checkpoints.push import VIDEOS
+    from pirl_core.report.inputs import read_clips
+    from pirl_core.report.videos import choose
+
+    found = read_clips(record.resolve().parent.parent.parent, facts.experiment, facts.method, facts.seed)
+    return {f"{VIDEOS}/{clip.path.name}": clip for clip in choose(found, SHOWN) if clip.path.suffix == ".gif"}
 
 
 def _base(sft: Path) -> dict[str, Any] | None:

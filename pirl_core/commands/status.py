@@ -27,6 +27,7 @@ RUNS = Path(".pirl/runs")
 # Column: format, and the metrics of which the first that is there is shown.
 METRICS = {
     "success": (".2f", ("validation/success", "charts/success")),
+    "return": (".0f", ("validation/return", "charts/return")),
     "loss": (".2g", ("losses/flow_matching", "losses/policy_loss")),
     "KL": (".2g", ("losses/approx_kl",)),
     "clip": (".2f", ("losses/clipfrac",)),

@@ -1,12 +1,15 @@
 """The model card of a policy: what it is, how well it does, from what it was made, and under which terms."""
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import yaml
 
 from pirl_core.errors import UserError
-from pirl_core.report.tables import SINGLE_SEED, amount, is_return, score_title
+from pirl_core.report.tables import SINGLE_SEED, amount, is_return, score_title, split_title
+
+if TYPE_CHECKING:
+    from pirl_core.report.inputs import Clip
 
 Row = Mapping[str, Any]
 
@@ -64,8 +67,8 @@ class Facts(NamedTuple):
     base: Mapping[str, Any] | None
 
 
-def model_card(facts: Facts, metrics: Mapping[str, list[Row]]) -> str:
-    """README.md of the repository. metrics: the content of results/<scale>/metrics.json.
+def model_card(facts: Facts, metrics: Mapping[str, list[Row]], clips: "Mapping[str, Clip]") -> str:
+    """README.md of the repository. metrics: the content of results/<scale>/metrics.json. clips: by their path in it.
 
     Raises UserError where the metrics have no row of this experiment and method: a card without numbers helps nobody.
     """
@@ -84,6 +87,7 @@ def model_card(facts: Facts, metrics: Mapping[str, list[Row]]) -> str:
         f"{'supervised fine-tuning' if facts.method == 'sft' else f'online RL with `{facts.method}`'}, "
         f"training seed {facts.seed}.",
         f"## Results\n\n{_table(rows)}\n\n{_legend(rows, facts)}",
+        *([f"## Videos\n\n{_shown(clips)}"] if clips else []),
         f"## Origin\n\n{_origin(facts)}",
         f"## Parameters\n\n```yaml\n{_yaml(dict(facts.parameters))}```",
     ]
@@ -127,6 +131,16 @@ def _legend(rows: list[Row], facts: Facts) -> str:
         "Intervals are for new initial states and new training seeds. "
         + (f"{pooled}{facts.seed}." if len(seeds) > 1 else SINGLE_SEED)
     )
+
+
+def _shown(clips: "Mapping[str, Clip]") -> str:
+    lines = ["Episodes of the evaluation, drawn afterwards from their recorded actions."]
+    for path, clip in clips.items():
+        result = (
+            f"return {clip.returned:.0f}" if clip.returned is not None else "success" if clip.success else "failure"
+        )
+        lines.append(f"![{clip.task}]({path})\n\n`{clip.task}`, {split_title(clip.split)}: {result}")
+    return "\n\n".join(lines)
 
 
 def _origin(facts: Facts) -> str:

@@ -10,9 +10,10 @@ from pirl_core.params.sections.fields import Name, Positive, Section, Text
 from pirl_core.readers.strict_yaml import read_yaml
 from pirl_core.readers.typed import check
 from pirl_core.report.evidence import Query
-from pirl_core.report.twins import Twin, for_twin
+from pirl_core.report.twins import SIBLINGS, Twin, for_twin
 
 CLAIMS = Path(__file__).parent / "claims.yaml"
+"""Of π_RL."""
 REMEDY = "docs/claims.md says what a claim may hold"
 Split = Annotated[str, Field(pattern=r"^(id(:exploring(_before)?)?|ood:[a-z0-9_]+)$")]
 Of = Literal["success", "reached_1", "reached_2", "reached_3", "reached_4", "reached_5", "gain"]
@@ -101,6 +102,11 @@ class Claim(Section):
         if (self.kind == "more") != (self.margin is None):
             raise ValueError("kind equal and not_less need a margin, more has none")
         return self
+
+
+def claims_of(twin: str) -> Path:
+    """The file of the paper that the twin reproduces."""
+    return CLAIMS.with_name(f"claims_{twin}.yaml") if twin in SIBLINGS else CLAIMS
 
 
 def read_claims(path: Path = CLAIMS) -> dict[str, Claim]:

@@ -159,7 +159,8 @@ def differences_table(metrics: dict[str, list[Row]], older: Keys = ()) -> tuple[
 
 def groups_table(metrics: dict[str, list[Row]], older: Keys = ()) -> tuple[list[str], list[list[str]]]:
     """Rates by group of tasks; no rows unless some experiment spans more than one group."""
-    header = ["experiment", "method", "group", "n", score_title(metrics["groups"]), "95 % interval", "paper %"]
+    title = score_title(metrics["groups"])
+    header = ["experiment", "method", "group", "n", title, "95 % interval", "paper %"]
     spans = {row["experiment"] for row in metrics["groups"]}
     spans = {e for e in spans if len({r["group"] for r in metrics["groups"] if r["experiment"] == e}) > 1}
     cells = [

@@ -5,6 +5,8 @@ from typing import Any, Literal, TypeVar, get_args
 
 Twin = Literal["paper", "paper_small"]
 TWINS: tuple[Twin, ...] = get_args(Twin)
+SIBLINGS = ("rl_co",)
+"""Scales of other papers, which have claims of their own and no tables; with their parts each counts as a twin."""
 EACH = "each"
 """In place of a group of tasks: the unweighted mean of all groups."""
 T = TypeVar("T")
@@ -17,5 +19,5 @@ def for_twin(value: T | Mapping[Any, T], twin: str) -> T:
 
 def is_part(name: str, twin: str) -> bool:
     """Whether a preset, or folder of results, of that name belongs to the twin: the longest name of one it begins."""
-    mine = [other for other in TWINS if name == other or name.startswith(f"{other}_")]
+    mine = [other for other in (*TWINS, *SIBLINGS) if name == other or name.startswith(f"{other}_")]
     return bool(mine) and max(mine, key=len) == twin

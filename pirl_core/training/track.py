@@ -13,16 +13,20 @@ from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
+from uuid import uuid4
 
 import numpy as np
 import psutil
 
 from pirl_core.errors import UserError
 from pirl_core.files import naming, write_text
+from pirl_core.readers.text import read_text
 from pirl_core.training.events import EventFile
 
 STATUS = Path(".pirl/status")
 TENSORBOARD = Path(".pirl/tensorboard")
+WANDB_RUNS = Path(".pirl/wandb-runs")
+"""Of each run the id that wandb knows it by, so that a resumed one goes on in it."""
 PROJECT = "pirl"
 SECONDS_BETWEEN_LINES = 1.0
 SECONDS_BETWEEN_STATUS = 0.5
@@ -89,7 +93,7 @@ class Tracker:
                 self._close.callback(_close, self._files[path.name])
             self._events = EventFile(TENSORBOARD / stage / name, resumed)
             self._close.callback(self._events.close)
-            self._trackers = [_started(tracker, f"{stage}-{name}", config or {}) for tracker in trackers]
+            self._trackers = [_started(tracker, f"{stage}-{name}", config or {}, resumed > 0) for tracker in trackers]
             for tracker in self._trackers:
                 self._close.callback(tracker.finish)
         except BaseException:
@@ -236,17 +240,37 @@ def _require(tracker: str) -> None:
         )
 
 
-def _started(tracker: str, run: str, config: dict[str, Any]) -> Any:
-    """Accelerate's tracker of that name, with its run open in the project PROJECT."""
+def _started(tracker: str, run: str, config: dict[str, Any], resumed: bool) -> Any:
+    """Accelerate's tracker of that name, with its run open in the project PROJECT.
+
+    A resumed run is the one that was begun: wandb knows it by its id, trackio takes the newest of its name. Steps that
+    were told after the checkpoint are told once more: wandb leaves them as they are.
+    """
     from accelerate import PartialState
     from accelerate.tracking import TrackioTracker, WandBTracker
 
     PartialState()  # their log lines ask it which process this is
     try:
         # wandb would otherwise put a folder into the working directory.
-        made = WandBTracker(PROJECT, name=run, dir=".pirl") if tracker == "wandb" else TrackioTracker(PROJECT, name=run)
+        made: WandBTracker | TrackioTracker
+        if tracker == "wandb":
+            made = WandBTracker(PROJECT, name=run, dir=".pirl", id=_wandb_id(run, resumed), resume="allow")
+        else:
+            made = TrackioTracker(PROJECT, name=run, resume="allow" if resumed else "never")
         made.start()
         made.store_init_configuration(config)
     except Exception as error:  # no account, no network, no disk: each package has its own classes
         raise UserError(f"run.trackers = {tracker}: did not start: {' '.join(str(error).split())}") from None
     return made
+
+
+def _wandb_id(run: str, resumed: bool) -> str:
+    """Of the run that is resumed; a new one, kept for later, of one that begins or was not tracked so far."""
+    path = WANDB_RUNS / run
+    if resumed and path.is_file():
+        known = read_text(path, "delete it").strip()
+        if known.isalnum() and len(known) <= 64:
+            return known
+    fresh = uuid4().hex
+    write_text(path, f"{fresh}\n")
+    return fresh

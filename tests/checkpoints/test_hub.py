@@ -236,7 +236,7 @@ def test_pushes_that_must_not_be(hub: Hub, tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_the_card_tells_numbers_origin_and_terms() -> None:
-    card = model_card(FACTS, METRICS)
+    card = model_card(FACTS, METRICS, {})
     head, body = card.split("---\n")[1:]
     assert yaml.safe_load(head)["license"] == "apache-2.0" and yaml.safe_load(head)["datasets"] == ["owner/data"]
     assert "| flow_sde | id | 75.0 % | 69.2 to 80.1 % | 180 of 240 |" in body
@@ -244,14 +244,16 @@ def test_the_card_tells_numbers_origin_and_terms() -> None:
     assert "`abc1234`" in body and "lr: 0.001" in body and "seeds 0, 1 are pooled" in body
     for name, base in BASES.items():
         origin = {"family": name, "folder": None, "repo": "some/weights", "commit": "f00"}
-        text = model_card(FACTS._replace(base=origin, dataset="own words"), METRICS)
+        text = model_card(FACTS._replace(base=origin, dataset="own words"), METRICS, {})
         data = yaml.safe_load(text.split("---\n")[1])
         assert data["license"] == base.licence and data["base_model"] == "some/weights" and "datasets" not in data
         assert (data["license"] == "other") == ("license_name" in data)
         assert base.terms in text and "`f00`" in text and "own words" in text
-        text = model_card(FACTS._replace(base=origin | {"repo": None, "commit": None, "folder": "/secret"}), METRICS)
+        text = model_card(
+            FACTS._replace(base=origin | {"repo": None, "commit": None, "folder": "/secret"}), METRICS, {}
+        )
         assert base.terms in text and "base_model" not in text and "/secret" not in text
-    assert "no results for metaworld-grpo" in told(model_card, FACTS._replace(method="grpo"), METRICS)
+    assert "no results for metaworld-grpo" in told(model_card, FACTS._replace(method="grpo"), METRICS, {})
 
 
 def test_pirl_push(hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str], root: Path) -> None:
@@ -275,6 +277,24 @@ def test_pirl_push(hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str],
     assert f"{row['successes']} of {row['n']}" in card
     assert cli.main(words) == 0 and hub.head[1]["README.md"].decode() == card
     assert capsys.readouterr().out == f"{REPO}: commit {hub.head[0]}\n"
+    assert "## Videos" not in card
+    films = tmp_path / f"outputs/evaluate/{record['name']}/videos"
+    films.mkdir(parents=True)
+    listed = []
+    for number, success in enumerate((True, False)):
+        (films / f"0{number}-id.gif").write_bytes(f"GIF{number}".encode())
+        told_of = {"split": "id", "task": "reach-v3", "success": success, "episode": number}
+        listed.append({"file": f"0{number}-id.gif", **told_of})
+    (films / "videos.json").write_text(json.dumps(listed))
+    hub.commit(hub.head[1] | {"videos/old.gif": b"GIF"})
+    assert cli.main(words) == 0
+    there = hub.head[1]
+    assert {name: there[name] for name in there if name.startswith("videos/")} == {
+        "videos/00-id.gif": b"GIF0", "videos/01-id.gif": b"GIF1",
+    }  # fmt: skip
+    card = there["README.md"].decode()
+    assert "![reach-v3](videos/00-id.gif)\n\n`reach-v3`, ID: success\n" in card and "ID: failure" in card
+    capsys.readouterr()
     origin = {"family": "pi05", "folder": None, "repo": "lerobot/pi05_libero", "commit": "f00"}
     (start / "pretrained.json").write_text(json.dumps(origin))
     assert "trained from scratch" in card and cli.main([*words, "--dry-run"]) == 0

@@ -172,4 +172,4 @@ def test_the_stage_tells_it(
     base = {"family": "pi0", "folder": None, "repo": "a/b", "commit": "f", "notes": [note]}
     row = {"experiment": "e", "method": "m", "split": "id", "rate": 0.5, "ci_low": 0.4, "ci_high": 0.6, "successes": 1,
            "n": 2, "seeds": [0], "benchmark": "metaworld", "model": "nano"}  # fmt: skip
-    assert note in model_card(Facts("a/b", "e", "m", 0, {}, "rev", "data", base), {"rows": [row]})
+    assert note in model_card(Facts("a/b", "e", "m", 0, {}, "rev", "data", base), {"rows": [row]}, {})

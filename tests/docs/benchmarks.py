@@ -50,6 +50,11 @@ def render(name: str) -> str:
         "robot": facts.robot,
         "tasks that a GPU can simulate": str(len(facts.on_gpu)),
     }
+    if facts.of is not None:
+        own = ("state numbers", "with `env.object_state: true`", "action numbers", "actions a second", "robot")
+        rows |= dict.fromkeys(own, "those of the environment")
+        rows["tasks"] = f"all that are registered, such as {_listed(tasks)}"
+        rows["cameras"] += ", and those that `env.keys` names"
     shared = "maniskill" if name in ("put_on_plate", "simpler") else name
     if shared in ASSETS and name != "maniskill":
         rows["licence of the assets"] = ASSETS[shared].terms

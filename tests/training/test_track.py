@@ -209,15 +209,17 @@ def test_a_missing_tracker_is_one_line_before_anything_is_written(tmp_path: Path
 RUN = """
 from pathlib import Path
 from pirl_core.training.track import Tracker
-with Tracker("rl", "m-0", 3, Path(), trackers=[{name!r}], config={{"rl": {{"actor_lr": 0.125}}}}) as tracker:
-    for step in range(4):
+config = {{"rl": {{"actor_lr": 0.125}}}}
+with Tracker("rl", "m-0", 3, Path(), trackers=[{name!r}], config=config, resumed={resumed}) as tracker:
+    for step in range({resumed}, {resumed} + 4):
         tracker.log(step, {{"charts/success": step / 4}}, (), {{"time/update_seconds": 2.5}})
 """
 
 
-def tracked(name: str, root: Path, folder: Path, **variables: str) -> None:
+def tracked(name: str, root: Path, folder: Path, resumed: int = 0, **variables: str) -> None:
     environment = {**os.environ, "PYTHONPATH": str(root), **variables}
-    subprocess.run([sys.executable, "-c", RUN.format(name=name)], cwd=folder, env=environment, check=True, timeout=120)
+    words = [sys.executable, "-c", RUN.format(name=name, resumed=resumed)]
+    subprocess.run(words, cwd=folder, env=environment, check=True, timeout=120)
 
 
 def test_wandb_through_accelerate(root: Path, tmp_path: Path) -> None:
@@ -228,6 +230,48 @@ def test_wandb_through_accelerate(root: Path, tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {".pirl", *Tracker.FILES}
 
 
+def test_a_resumed_run_is_the_same_one_for_wandb(root: Path, tmp_path: Path) -> None:
+    """One that begins anew is another."""
+    pytest.importorskip("wandb")
+    seen = []
+    for resumed in (0, 4, 0):
+        tracked("wandb", root, tmp_path, resumed, WANDB_MODE="offline")
+        folders = sorted(tmp_path.glob(".pirl/wandb/offline-run-*"), key=lambda folder: folder.stat().st_mtime)
+        seen.append(folders[-1].name.rpartition("-")[2])
+    assert seen[0] == seen[1] != seen[2]
+    assert Path(".pirl/wandb-runs/rl-m-0").read_text().strip() == seen[2]
+
+
+@pytest.mark.parametrize(("resumed", "same"), [(0, False), (7, True)])
+def test_what_trackers_are_asked_for(resumed: int, same: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A resumed run is begun under the id and name that it had; a damaged id is as none."""
+    asked: dict[str, dict[str, Any]] = {}
+
+    def remembering(name: str) -> Any:
+        def make(project: str, **words: Any) -> Any:
+            asked[name] = {"project": project, **words}
+            none = lambda *_, **__: None  # noqa: E731
+            return SimpleNamespace(start=none, store_init_configuration=none, log=none, finish=none)
+
+        return make
+
+    monkeypatch.setattr("accelerate.tracking.WandBTracker", remembering("wandb"))
+    monkeypatch.setattr("accelerate.tracking.TrackioTracker", remembering("trackio"))
+    monkeypatch.setattr(track, "_require", lambda tracker: None)
+    track.WANDB_RUNS.mkdir(parents=True)
+    (track.WANDB_RUNS / "rl-m-0").write_text("abc123\n")
+    with Tracker("rl", "m-0", 9, Path(), trackers=["wandb", "trackio"], resumed=resumed):
+        pass
+    wandb, trackio = asked["wandb"], asked["trackio"]
+    assert (wandb["project"], wandb["name"], wandb["resume"]) == ("pirl", "rl-m-0", "allow")
+    assert (wandb["id"] == "abc123") is same
+    assert (track.WANDB_RUNS / "rl-m-0").read_text().strip() == wandb["id"]
+    assert trackio == {"project": "pirl", "name": "rl-m-0", "resume": "allow" if same else "never"}
+    (track.WANDB_RUNS / "rl-m-0").write_text("../x y")
+    with Tracker("rl", "m-0", 9, Path(), trackers=["wandb"], resumed=resumed):
+        assert asked["wandb"]["id"].isalnum() and len(asked["wandb"]["id"]) == 32
+
+
 def test_trackio_through_accelerate(root: Path, tmp_path: Path) -> None:
     pytest.importorskip("trackio")
     tracked("trackio", root, tmp_path, TRACKIO_DIR=str(tmp_path / "trackio"))
@@ -235,3 +279,15 @@ def test_trackio_through_accelerate(root: Path, tmp_path: Path) -> None:
         found = database.execute("select run_name, step, metrics from metrics order by step").fetchall()
     assert [(name, step) for name, step, _ in found] == [("rl-m-0", step) for step in range(4)]
     assert json.loads(found[3][2]) == {"charts/success": 0.75, "time/update_seconds": 2.5}
+
+
+def test_a_resumed_run_is_the_same_one_for_trackio(root: Path, tmp_path: Path) -> None:
+    """One that begins anew is another of the same name."""
+    pytest.importorskip("trackio")
+    for resumed in (0, 4, 0):
+        tracked("trackio", root, tmp_path, resumed, TRACKIO_DIR=str(tmp_path / "trackio"))
+    with sqlite3.connect(tmp_path / "trackio/pirl.db") as database:
+        found = database.execute("select run_id, step from metrics order by id").fetchall()
+    runs = list(dict.fromkeys(run for run, _ in found))
+    steps = [sorted(step for own, step in found if own == run) for run in runs]
+    assert steps == [list(range(8)), list(range(4))]

@@ -21,7 +21,7 @@ FRICTION, DAMPING = 0.6, 1.5
 """Factors of sliding friction, and of the damping of what is no robot's joint."""
 PHYSICS = ("geom_friction", "dof_damping")
 """Model arrays that they are in."""
-GAIN, TURN = (0.8, 0.8, 0.9), math.radians(15)
+GAIN, TURN = (0.9, 0.9, 0.9), math.radians(30)
 """Of the hand's displacements: what of them is done along x, y, z, after a turn about the vertical axis."""
 GRIPPER = 0.9
 """What is read of the gripper's opening."""

@@ -6,6 +6,8 @@ from typing import Any
 import gymnasium
 import numpy as np
 import pytest
+from stable_baselines3 import PPO
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from pirl_core import seeds
 from pirl_core.envs.contract import Settings
@@ -178,3 +180,29 @@ def test_the_list_of_tasks_is_not_all_that_there_is() -> None:
     tasks = facts_of("gymnasium").tasks
     assert "Pendulum-v1" in tasks and "Pendulum-v1" not in list(tasks) and "Pendulum-v9" not in tasks
     assert set(tasks) <= set(gymnasium.registry)
+
+
+def test_who_shows_a_task_is_the_policy_that_the_library_trained() -> None:
+    """As arrays it acts as stable-baselines3's own does, and its demonstrations are told by return."""
+    from pirl_core.envs.gymnasium.expert import mean_action
+    from pirl_core.envs.gymnasium.training import Numbers, taken
+
+    worlds = VecNormalize(DummyVecEnv([lambda: Numbers(gymnasium.make("Pendulum-v1"), {}, "Pendulum-v1")]))
+    model = PPO("MlpPolicy", worlds, n_steps=64, seed=0, device="cpu").learn(128)
+    trained = taken(model, worlds)
+    for state in np.random.default_rng(0).normal(0, 3, (20, 3)).astype(np.float32):
+        expected, _ = model.predict(worlds.normalize_obs(state), deterministic=True)
+        np.testing.assert_allclose(mean_action(trained, state).clip(-2, 2), expected, atol=1e-5)
+    worlds.close()
+
+
+@pytest.mark.slow
+def test_training_stops_where_it_is_good_enough_or_says_that_it_is_not() -> None:
+    from pirl_core.envs.gymnasium.training import train
+
+    said: list[str] = []
+    first, record = train("Hopper-v5", {}, 100, 0, 20.0, 10**6, said.append)
+    again, _ = train("Hopper-v5", {}, 100, 0, 20.0, 10**6, said.append)
+    assert record["return"] >= 20 and record["steps"] % 2048 == 0 and len(said) >= 2
+    assert all(np.array_equal(value, again[name]) for name, value in first.items())
+    assert "ask for less, or give more steps" in told(train, "Hopper-v5", {}, 100, 0, 1e6, 1, said.append)
