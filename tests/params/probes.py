@@ -44,6 +44,7 @@ from tests.checkpoints.test_pretrained import DATA, published_folder, tiny_shape
 from tests.data.test_data import make_episode
 from tests.data.test_recorded import write_recorded
 from tests.report.made_up import COUNTS, EASY, MEDIUM, N, fill, unchanged
+from tests.rl.sac import point
 from tests.worlds import SUPERVISION, random_observation, small_policy
 
 SMOKE = preset_values("smoke")
@@ -51,6 +52,11 @@ SMOKE = preset_values("smoke")
 EXPERIMENT = {
     "model": "tiny π0", "paper_model": "pi0", "env": {}, "curate": {}, "policy": {},
     "sft": {}, "rl": {}, "evaluate": {},
+}  # fmt: skip
+SAC = {
+    "decisions_per_iteration": 24, "replay_size": 30, "learning_starts": 12, "updates_per_decision": 1,
+    "batch_size": 8, "target_rate": 0.1, "renorm_warmup": 5, "actor_every": 2, "critic_width": 8,
+    "critic_layers": 1, "temperature": 0.2, "temperature_lr": 0.01, "target_entropy": -1.0, "proximal_coef": 0.0,
 }  # fmt: skip
 BASE: dict[str, dict[str, Any]] = {
     "Env": {
@@ -92,8 +98,9 @@ BASE: dict[str, dict[str, Any]] = {
         "critic_layers": 4, "critic_warmup_iterations": 0, "precision": "fp32",
         "activation_checkpointing": False, "compile": False, "dropout": False, "lora_rank": 0, "lora_alpha": 4,
         "lora_targets": ["q_proj", "v_proj"], "validate_every": 1, "validation_episodes_per_task": 1, "keep": "best",
-        "watch": {}, "record": "none",
+        "watch": {}, "record": "none", "sac": SAC,
     },
+    "Sac": SAC,
     "Evaluate": {
         "seed": 0, "num_envs": 4, "exploring_episodes_per_task": 0, "videos_per_outcome": 1,
         "record": "none",
@@ -242,6 +249,13 @@ def see_real(values: dict[str, Any]) -> Any:
     return see_curate(BASE["Curate"] | {"real": values})
 
 
+def see_sac(values: dict[str, Any]) -> Any:
+    policy = point.point_policy("mlp")
+    changes = {"num_envs": 4, "iterations": 2, "sac": values}
+    rows = point.train(policy, point.settings(**changes), Path("sac"))
+    return rows, everything(Path("sac/policy")), sum(float(p.detach().abs().sum()) for p in policy.parameters())
+
+
 class Counting(Demonstrator):
     attempts = 0
 
@@ -343,6 +357,8 @@ def small_start(name: str) -> None:
 
 def see_rl(values: dict[str, Any]) -> Any:
     small_start("e-sft-0")
+    if values["algorithm"] == "sac":
+        save_policy(point.point_policy("flow_g", 39, 4), Path("outputs/policy/e-sft-0"))
     write_demonstrations([])
     try:
         with watched() as work:
@@ -394,6 +410,7 @@ def see_params(values: dict[str, Any]) -> Any:
 
 SEE: dict[str, Callable[[dict[str, Any]], Any]] = {
     "Env": see_env, "Curate": see_curate, "Real": see_real, "Policy": see_policy, "Sft": see_sft, "Rl": see_rl,
+    "Sac": see_sac,
     "Evaluate": see_evaluate, "Split": see_split, "Report": see_report, "Experiment": see_experiment,
     "Supervision": see_supervision, "Params": see_params,
 }  # fmt: skip

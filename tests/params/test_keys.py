@@ -70,6 +70,7 @@ CHANGES: dict[str, dict[str, Change]] = {
         "normalization": Change(),
         "normalization_from": Change(given=FULL | {"pretrained": "published"}),
         "delta_actions": Change([2]),
+        "squash": Change([True], {"normalization": "min_max"}),
         "horizon": Change([5]),
         "replan": Change([3]),
         "denoise_steps": Change([3]),
@@ -100,7 +101,7 @@ CHANGES: dict[str, dict[str, Change]] = {
         "log_every": Change([2]),
     },
     "Rl": {
-        "algorithm": Change(given={"group_size": 2, "normalize_advantages": False}),
+        "algorithm": Change(given={"group_size": 2, "normalize_advantages": False, "mdp": "one_layer"}),
         "noise_rule": Change(),
         "noise_level": Change([0.6]),
         "noise_schedule": Change(given={"iterations": 3}),
@@ -154,6 +155,13 @@ CHANGES: dict[str, dict[str, Change]] = {
         "keep": Change(),
         "watch": Change([{"ood_x": BASE["Split"] | {"shift": "visual"}}]),
         "record": Change(),
+    },
+    "Sac": {
+        "decisions_per_iteration": Change([30]), "replay_size": Change([40]), "learning_starts": Change([16]),
+        "updates_per_decision": Change([2]), "batch_size": Change([9]), "target_rate": Change([0.2, None]),
+        "renorm_warmup": Change([2], {"target_rate": None}), "actor_every": Change([1]), "critic_width": Change([9]),
+        "critic_layers": Change([2]), "temperature": Change([0.3]), "temperature_lr": Change([0.0]),
+        "target_entropy": Change([0.0]), "proximal_coef": Change([0.5]),
     },
     "Evaluate": {
         "seed": Change([1]),
@@ -233,13 +241,14 @@ def models(model: type[params.Section]) -> Iterator[type[params.Section]]:
 MODELS = {model.__name__: model for model in models(params.Params)}
 
 
+NUMBERS_ALONE = ("mlp", "flow_g", "flow_t")
 NAMED = {"noise_rule": (RULES,), "backbone": (FAMILIES, "family")}
 
 
 def choices(model: type[params.Section], key: str) -> list[Any]:
     """The values that a Literal key lists, or that are found by name; [] for any other key."""
     if key in NAMED:
-        return [name for name in known(*NAMED[key]) if name != "mlp"]  # it does without the cameras
+        return [name for name in known(*NAMED[key]) if name not in NUMBERS_ALONE]  # without the cameras
     kind = model.model_fields[key].annotation
     return list(get_args(kind)) if get_origin(kind) is Literal else []
 
