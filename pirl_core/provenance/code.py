@@ -18,6 +18,7 @@ from pirl_core import named
 PACKAGE = "pirl_core"
 HOMES = {"benchmarks": named.BENCHMARKS, "backbones": named.FAMILIES, "noise_rules": named.RULES}
 """What a stage chooses among, and where the project's own lie."""
+WORLDS = "worlds"
 UNCOUNTED = (
     # Words for people.
     "console", "errors", "evaluation.videos", "training.events", "training.gif", "training.track",
@@ -60,18 +61,24 @@ class _Source(NamedTuple):
 def code_of(stage: str, parts: Mapping[str, Sequence[str]], root: Path) -> Code:
     """What ``pirl_core.stages.<stage>`` below ``root`` loads, in functions too.
 
-    parts: the chosen benchmarks, backbones and noise rules (``HOMES``), by short or dotted names; a package of
-    somebody's own is looked for where Python would. Files that are not Python count with the folder they lie in.
+    parts: the chosen benchmarks, backbones and noise rules (``HOMES``), by short or dotted names, and ``WORLDS``,
+    packages that register what is simulated; a package of somebody's own is looked for where Python would. Files
+    that are not Python count with the folder they lie in.
     """
     chosen = {home: parts.get(kind, ()) for kind, home in HOMES.items()}
     roots = {
         PACKAGE: root,
-        **{name.split(".")[0]: _root_of(name) for names in parts.values() for name in names if "." in name},
+        **{
+            name.split(".")[0]: _root_of(name)
+            for kind, names in parts.items()
+            for name in names
+            if "." in name or kind == WORLDS
+        },
     }
     files: dict[str, str] = {}
     packages: set[str] = set()
     start = f"{PACKAGE}.stages.{stage}"
-    waiting, seen = [start], set[str]()
+    waiting, seen = [start, *parts.get(WORLDS, ())], set[str]()
     while waiting:
         module = waiting.pop()
         top = module.split(".")[0]

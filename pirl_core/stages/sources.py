@@ -19,7 +19,7 @@ from pirl_core.facts import facts_of
 from pirl_core.files import write_text
 from pirl_core.params.file import Run, load_params, resolve
 from pirl_core.params.sections import Params, exploring_labels
-from pirl_core.provenance.code import Code, code_of
+from pirl_core.provenance.code import WORLDS, Code, code_of
 from pirl_core.provenance.data import folder_digest
 from pirl_core.readers.hub import COMMIT, HUB_ID, commit_of
 from pirl_core.readers.text import read_text
@@ -69,6 +69,9 @@ def source_of(stage: str, runs: Sequence[Run], before: str, ask: bool = False, m
         "backbones": tuple(sorted({run.policy.backbone for run in runs})) if stage in ("sft", "rl", "evaluate") else (),
         "noise_rules": tuple(sorted({run.rl.noise_rule for run in runs})) if explores else (),
     }
+    own = {task.rpartition(":")[0] for run in runs for task in run.env.tasks if facts_of(run.env.benchmark).of}
+    if worlds := tuple(sorted(own - {""})):
+        parts[WORLDS] = worlds
     inputs = {} if stage in WHOLE else _inputs(stage, runs[0], dict(_pairs(before)), ask)
     return Source(parts, _code_of(stage, tuple(parts.items())), inputs)
 

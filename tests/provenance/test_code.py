@@ -171,3 +171,13 @@ def test_a_folder_is_known_by_its_content(tmp_path: Path, monkeypatch: pytest.Mo
     (data / "data/1.parquet").unlink()
     seen.add(folder_digest(data))
     assert len(seen) == 5
+
+
+def test_a_package_that_registers_a_world_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With what it imports of itself; under the name by which a task has it."""
+    root = project(tmp_path / "project", "import json\n")
+    tree(tmp_path / "lab", {"own_lab/__init__.py": "from own_lab.world import World\n", "own_lab/world.py": BASE})
+    monkeypatch.syspath_prepend(tmp_path / "lab")
+    before = code_of("rl", {"worlds": ("own_lab",)}, root)
+    assert {"own_lab/__init__.py", "own_lab/world.py"} <= set(before.files)
+    assert "own_lab/world.py" not in code_of("rl", {}, root).files
