@@ -40,6 +40,18 @@ RUN = {
     "evaluate": evaluate.run,
     "doctor": doctor.run,
 }
+# What to do after it, in one line; what evaluate, doctor and serve say depends on what they found.
+NEXT = {
+    "status": "pirl runs lists what was tried; pirl compare A B shows two evaluations side by side",
+    "runs": "pirl compare metaworld-flow_sde RUN:metaworld-flow_sde pairs one of them with the present one",
+    "compare": "pirl claims tells which of the paper's claims these results support",
+    "claims": "make paper TABLE=9 runs what a table lacks; docs/claims.md says what a verdict means",
+    "scale": "pirl plan tells what it takes; make reproduce runs it",
+    "plan": "make reproduce runs it; docs/scaling.md says how on several GPUs",
+    "inspect": "name it in params.yaml as curate.dataset, then make stage STAGE=sft@metaworld-0",
+    "export": "pirl push puts it on the hub; pirl serve answers robots with it",
+    "push": "look at the card there; --public makes a new repository public",
+}
 EVALUATION = {"bash": "_pirl_evaluations", "zsh": "_pirl_evaluations", "tcsh": "d"}
 
 
@@ -98,6 +110,9 @@ def main(argv: list[str] | None = None) -> int:
             print(shtab.complete(parser, shell=args.shell, preamble=PREAMBLE.get(args.shell, "")))
         else:
             RUN[args.command](args)
+            # For people, not for files and programs.
+            if args.command in NEXT and sys.stdout.isatty() and not getattr(args, "json", False):
+                print(f"\nNext: {NEXT[args.command]}")
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # the reader, head or less, has seen enough; nothing more shall be flushed to it

@@ -198,6 +198,8 @@ def main(argv: list[str] | None = None) -> int:
         return 130
     if failed:
         print(f"pirl: paper: {', '.join(failed)} did not end; the same command goes on there", file=sys.stderr)
+    else:
+        print(f"\nNext: look at results/{args.twin}/paper.md and outputs/paper/{args.twin}.html")
     return code
 
 

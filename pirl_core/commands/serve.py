@@ -128,6 +128,8 @@ async def _until_stopped(server: "Server", transport: Any, at: Any, protocol: st
             print(f"  {name:<20} at {place}")
         if server.key is None and not _is_loopback(address.host):
             print(f"  no API key: whoever reaches {address.host} may use this policy; set {KEY}")
+        if protocol in ("openpi", "vla_eval"):
+            print(f"  Next: pirl evaluate --server ws://HOST:{address.port} --protocol {protocol}, or a robot's client")
         print(f"serving {served.name} by {protocol} at {address.host}:{address.port}; stop it with Ctrl-C", flush=True)
 
     await transport.run(server, at, ready, stop)

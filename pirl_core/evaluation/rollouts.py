@@ -13,7 +13,7 @@ from pirl_core.data.recorded import clipped
 from pirl_core.envs.vector.replay import Take
 from pirl_core.envs.vector.slots import VectorEnv
 from pirl_core.evaluation.evaluate import Outcome
-from pirl_core.facts import facts_in
+from pirl_core.facts import Score, facts_in
 from pirl_core.params.sections import Env, Record
 from pirl_core.rl.rollout import ChunkEnv
 from pirl_core.training.track import Tracker
@@ -75,6 +75,14 @@ def write_rollouts(
 
     write_dataset(folder, counted(), list(env.cameras), facts_in(env))
     return written
+
+
+def kept_line(kept: int, outcomes: list[Outcome], which: Record, score: Score) -> str:
+    """What was kept of the outcomes, and how many of these failed, where episodes can: whoever learns from the folder
+    takes each for a demonstration."""
+    failed = sum(not outcome.success for outcome in outcomes) if (which, score) == ("all", "success") else 0
+    line = f"{kept} of {len(outcomes)} episodes kept"
+    return line + (f"; {failed} failed, and count as demonstrations where this is curate.dataset" if failed else "")
 
 
 def _shown(

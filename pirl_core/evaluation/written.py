@@ -8,7 +8,7 @@ import pandas as pd
 
 from pirl_core.envs.vector.slots import VectorEnv
 from pirl_core.evaluation.evaluate import Outcome
-from pirl_core.evaluation.rollouts import write_rollouts
+from pirl_core.evaluation.rollouts import kept_line, write_rollouts
 from pirl_core.evaluation.videos import choose, write_videos
 from pirl_core.facts import Score
 from pirl_core.files import naming
@@ -51,7 +51,8 @@ def write_pictures(
         for label, played in outcomes.items():
             home = folder / "rollouts" / label.replace(":", "_")
             kept = write_rollouts(envs, env, played, evaluate.record, home, tracker)
-            print(f"{said} {label}: {kept} episodes kept in rollouts/{home.name}", flush=True)
+            line = kept_line(kept, played, evaluate.record, env.score)
+            print(f"{said} {label}, rollouts/{home.name}: {line}", flush=True)
 
 
 def write_episodes(outcomes: dict[str, list[Outcome]], whose: Whose, score: Score, folder: Path) -> pd.DataFrame:

@@ -8,9 +8,11 @@ from pathlib import Path
 
 from pirl_core.errors import UserError
 from pirl_core.files import write_text
-from pirl_core.readers.text import open_regular, read_json
+from pirl_core.readers.text import MOST_BYTES, open_regular, read_json
 
 KNOWN = Path(".pirl/digests.json")
+HOLLOW = 1000
+"""A file so many times longer than what the disk holds of it is no data, however well the disk may press."""
 REMEDY = "take it out of the folder"
 
 
@@ -25,6 +27,7 @@ def folder_digest(folder: Path) -> str:
     for path in sorted(_files(folder)):
         inside = path.relative_to(folder)
         state = path.stat()
+        _require_content(path, state)
         mark = f"{state.st_size} {state.st_mtime_ns}"
         seen = str(known.get(str(path.absolute()), ""))
         digest = seen.removeprefix(f"{mark} ") if seen.startswith(f"{mark} ") else _checksum(path)
@@ -33,6 +36,13 @@ def folder_digest(folder: Path) -> str:
     if not found.items() <= known.items():
         write_text(KNOWN, json.dumps(known | found))
     return whole.hexdigest()[:16]
+
+
+def _require_content(path: Path, state: os.stat_result) -> None:
+    """Raises UserError for a file that would be read for hours and holds nothing."""
+    stored = 512 * state.st_blocks
+    if state.st_size > MOST_BYTES and state.st_size > HOLLOW * stored:
+        raise UserError(f"{path}: {state.st_size} bytes, of which the disk holds {stored}: it is a hole; {REMEDY}")
 
 
 def _files(folder: Path) -> Iterator[Path]:

@@ -9,6 +9,7 @@ from pirl_core.readers.text import read_json
 from pirl_core.report.folder import results_of
 from pirl_core.report.tables import memory, results_table, seconds
 
+NEXT = "open the report; pirl compare metaworld-sft metaworld-flow_sde; pirl claims; make help lists the rest"
 REMEDY = "run `make reproduce`"
 
 
@@ -23,7 +24,7 @@ def show(results: Path, page: Path) -> str:
     except (ValueError, KeyError, TypeError, AttributeError):
         raise UserError(f"{results} holds metrics.json and run.json of another version; {REMEDY}") from None
     where = page.resolve().as_uri() if page.exists() else f"{page} is absent: run `dvc repro report`"
-    return f"{table}\n\nWall time  {cost}\nReport     {where}"
+    return f"{table}\n\nWall time  {cost}\nReport     {where}\nNext       {NEXT}"
 
 
 def main(argv: list[str] | None = None) -> int:

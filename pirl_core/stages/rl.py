@@ -21,7 +21,7 @@ def run(job: Job) -> None:
         watched_episodes,
     )
     from pirl_core.evaluation.players import deterministic
-    from pirl_core.evaluation.rollouts import Heard, write_rollouts
+    from pirl_core.evaluation.rollouts import Heard, kept_line, write_rollouts
     from pirl_core.evaluation.videos import EVERY, FPS, SIZE
     from pirl_core.params.sections import split_label
     from pirl_core.policy.exploration import save_exploration
@@ -101,7 +101,7 @@ def run(job: Job) -> None:
                 episodes = sorted(iteration_episodes(env.tasks, env.shift, rl, job.seed, iteration))
                 outcomes += load_outcomes(played / f"{iteration:06d}", episodes)
             kept = write_rollouts(envs, env, outcomes, rl.record, session.log / "rollouts", session.tracker)
-            print(f"{job.label} {kept} of {len(outcomes)} episodes kept in rollouts", flush=True)
+            print(f"{job.label} rollouts: {kept_line(kept, outcomes, rl.record, env.score)}", flush=True)
             rmtree(played)
         if here.main:
             last = session.log / "last"

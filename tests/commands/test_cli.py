@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from dvc.repo import Repo
 
-from pirl_core.commands.cli import SHELLS, main
+from pirl_core.commands.cli import NEXT, RUN, SHELLS, main
 
 HEAVY = {
     "torch",
@@ -178,3 +178,10 @@ def test_a_reader_that_leaves_early_causes_no_noise(root: Path) -> None:
     done = subprocess.run(["bash", "-c", ask], cwd=root, capture_output=True, text=True, check=False)
     assert "Traceback" not in done.stderr
     assert "BrokenPipe" not in done.stderr
+
+
+def test_each_command_says_what_to_do_next() -> None:
+    """But for those that print a script, and those that say it by what they found."""
+    assert NEXT.keys() | {"evaluate", "doctor", "serve"} == RUN.keys()
+    named = {word for text in NEXT.values() for word in re.findall(r"\bpirl (\w+)", text)}
+    assert named <= RUN.keys()

@@ -22,7 +22,7 @@ from pirl_core.envs.contract import Settings
 from pirl_core.envs.vector import replay, slots
 from pirl_core.envs.vector.slots import VectorEnv
 from pirl_core.evaluation.evaluate import Outcome, run_episodes
-from pirl_core.evaluation.rollouts import Heard, write_rollouts
+from pirl_core.evaluation.rollouts import Heard, kept_line, write_rollouts
 from pirl_core.params.sections import Env, Record, Rl, Supervision
 from pirl_core.rl import collect, train
 from pirl_core.stages import rl
@@ -220,3 +220,12 @@ def test_lerobots_own_reader_opens_it(played: tuple[Path, list[Outcome]], root: 
     wanted["observation.environment_state"] = frames.state
     for name, values in wanted.items():
         assert found["columns"][name] == hashlib.sha256(values.tobytes()).hexdigest(), name
+
+
+def test_failures_among_what_is_kept_are_told() -> None:
+    """Where episodes can fail, and are kept all the same."""
+    played = [Outcome(Episode("a", n), n == 1, 3, 0.0, np.zeros((3, 1))) for n in range(3)]
+    assert kept_line(1, played, "success", "success") == "1 of 3 episodes kept"
+    told = "3 of 3 episodes kept; 2 failed, and count as demonstrations where this is curate.dataset"
+    assert kept_line(3, played, "all", "success") == told
+    assert kept_line(3, played, "all", "return") == "3 of 3 episodes kept"

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from pirl_core import named
+from pirl_core.errors import UserError
 from pirl_core.provenance.code import PACKAGE, UNCOUNTED, code_of
 from pirl_core.provenance.data import folder_digest
 from pirl_core.provenance.packages import versions
@@ -181,3 +182,12 @@ def test_a_package_that_registers_a_world_counts(tmp_path: Path, monkeypatch: py
     before = code_of("rl", {"worlds": ("own_lab",)}, root)
     assert {"own_lab/__init__.py", "own_lab/world.py"} <= set(before.files)
     assert "own_lab/world.py" not in code_of("rl", {}, root).files
+
+
+def test_a_file_that_is_a_hole_is_refused_and_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    data = tree(tmp_path / "data", {"meta/info.json": "1"})
+    with (data / "meta/info.json").open("r+") as file:
+        file.truncate(2**40)
+    with pytest.raises(UserError, match=r"info\.json: 1099511627776 bytes, .* it is a hole; take it out of the folder"):
+        folder_digest(data)
