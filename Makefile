@@ -156,7 +156,7 @@ stage: setup ## one stage and what it needs: STAGE=rl@metaworld-flow_sde-0
 
 experiment: setup ## one experiment up to its evaluation: EXPERIMENT=metaworld
 	@$(REPRO) $(SWITCH) $(foreach name,$(EXPERIMENT),--experiment '$(name)')
-	@printf '\nNext: pirl compare %s-sft %s-flow_sde; make reproduce does the rest\n' $(EXPERIMENT) $(EXPERIMENT)
+	@printf '\nNext: pirl compare A B shows two evaluations side by side; make reproduce does the rest\n'
 
 paper: setup ## all tables, figures and claims of the paper at a small scale, part by part; TABLE=9 or FIGURE=7: what that needs
 	@python -m pirl_core.commands.paper $(foreach name,$(TABLE),--table '$(name)') \
