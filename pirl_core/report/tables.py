@@ -10,6 +10,7 @@ METHODS = {
     "flow_noise": "Flow-Noise",
     "flow_cps": "Flow-CPS",
     "grpo": "GRPO",
+    "reinflow": "ReinFlow",
 }
 SINGLE_SEED = "One training seed: the interval says nothing of seed-to-seed variance."
 OLDER = "‡"
