@@ -25,7 +25,8 @@ from pirl_core.policy.normalize import USED, Affine
 from pirl_core.sft import build
 from pirl_core.stages import rl, sft
 from tests.checkpoints.test_pretrained import DATA, published_folder, section, tiny_shape
-from tests.params.probes import BASE, SEEING, Walk, job, write_demonstrations
+from tests.params.probes import BASE, SEEING, job, write_demonstrations
+from tests.params.walk import Walk
 from tests.sft.test_sft import learnable
 from tests.worlds import INSTRUCTIONS, small_policy
 

@@ -18,7 +18,8 @@ from pirl_core.policy.exploration import load_exploration
 from pirl_core.policy.folder import load_policy
 from pirl_core.rl.train import noise_at
 from pirl_core.stages import evaluate, rl
-from tests.params.probes import BASE, BLIND, Walk, job, small_start
+from tests.params.probes import BASE, BLIND, job, small_start
+from tests.params.walk import Walk
 
 START, AFTER = Path("outputs/policy/e-sft-0"), Path("outputs/policy/e-m-0")
 LEARNED = {"noise_rule": "learned", "mdp": "one_layer", "noise_schedule": "reinflow", "keep": "last"}

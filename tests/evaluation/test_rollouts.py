@@ -30,7 +30,7 @@ from pirl_core.training.resume import Checkpoints
 from pirl_core.training.track import Tracker
 from pirl_core.types import Episode, Observation
 from tests.data.test_curate import CURATE
-from tests.params import probes
+from tests.params import probes, walk
 
 ENV = Env(
     benchmark="metaworld", shift="none", tasks=["reach-v3", "button-press-topdown-v3"], episode_steps=60,
@@ -170,7 +170,7 @@ def test_a_sequence_is_an_episode_for_each_sentence(
 
 def test_an_interrupted_run_keeps_the_same_episodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Those of its first iteration are remembered with the checkpoint."""
-    monkeypatch.setattr(slots, "VectorEnv", probes.Walk)
+    monkeypatch.setattr(slots, "VectorEnv", walk.Walk)
     section = Rl.model_validate(probes.BASE["Rl"] | {"record": "all"})
     calm = Supervision.model_validate(probes.BASE["Supervision"] | {"checkpoint_minutes": 0})
     made, collected = [], collect.collect

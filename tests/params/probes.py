@@ -7,18 +7,16 @@ import hashlib
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 import torch
 
-from pirl_core import seeds
 from pirl_core.data.demonstrate import Demonstrator, Wish
 from pirl_core.data.lerobot import write_dataset
 from pirl_core.envs.metaworld.facts import FACTS
 from pirl_core.envs.vector import slots as vector
-from pirl_core.envs.vector.replay import Film, Take
 from pirl_core.envs.vector.worker import Slots
 from pirl_core.errors import UserError
 from pirl_core.evaluation.evaluate import validation_episodes
@@ -39,10 +37,10 @@ from pirl_core.stages.job import Job, Sections
 from pirl_core.stages.sources import Source
 from pirl_core.training.resume import Checkpoints
 from pirl_core.training.track import Tracker
-from pirl_core.types import ChunkResult, DemoEpisode, Episode, Observation
 from tests.checkpoints.test_pretrained import DATA, published_folder, tiny_shape, tokenizer
 from tests.data.test_data import make_episode
 from tests.data.test_recorded import write_recorded
+from tests.params.walk import Walk, film
 from tests.report.made_up import COUNTS, EASY, MEDIUM, N, fill, unchanged
 from tests.rl.sac import point
 from tests.worlds import SUPERVISION, random_observation, small_policy
@@ -116,69 +114,6 @@ BASE: dict[str, dict[str, Any]] = {
         "experiments": {"e": EXPERIMENT},
     },
 }  # fmt: skip
-
-
-class Walk:
-    """Stands in for the simulators: episodes of two decisions (success) or three (time limit).
-
-    Start and reward depend on the episode; a validation episode succeeds only the first time it is played, so the
-    first policy is the best one. ``played`` lists every start, ``widest`` is the largest batch.
-    """
-
-    made: ClassVar[list["Walk"]] = []
-
-    def __init__(self, env: params.Env, num_envs: int) -> None:
-        self.num_envs = num_envs
-        self.state_dim = 39
-        self.played: list[Episode] = []
-        self.widest = 0
-        self.slots: dict[int, tuple[Episode, int, bool]] = {}
-        Walk.made.append(self)
-
-    def __enter__(self) -> "Walk":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def _observe(self, slots: list[int]) -> Observation:
-        rows = []
-        for slot in slots:
-            (_, seed, shift, _), decision, _ = self.slots[slot]
-            rows.append(np.random.default_rng([seed, len(shift)]).standard_normal(self.state_dim) + decision)
-        images = np.zeros((len(slots), 0, 32, 32, 3), np.uint8)
-        return Observation(images, np.array(rows, np.float32), ["reach"] * len(slots))
-
-    def reset(self, slots: list[int], episodes: list[Episode]) -> Observation:
-        for slot, episode in zip(slots, episodes, strict=True):
-            validation = seeds.use_of(episode.seed) == "validation"
-            self.slots[slot] = episode, 0, episode not in self.played if validation else bool(episode.seed % 2)
-            self.played.append(episode)
-        return self._observe(slots)
-
-    def step(self, slots: list[int], actions: np.ndarray) -> ChunkResult:
-        self.widest = max(self.widest, len(slots))
-        for slot in slots:
-            episode, before, success = self.slots[slot]
-            self.slots[slot] = episode, before + 1, success
-        decision = np.array([self.slots[slot][1] for slot in slots])
-        wins = np.array([self.slots[slot][2] for slot in slots])
-        terminated, truncated = wins & (decision == 2), ~wins & (decision == 3)
-        reward = terminated - np.square(actions - 0.5).mean((1, 2))
-        steps = np.full(len(slots), actions.shape[1])
-        return ChunkResult(self._observe(slots), reward.astype(np.float32), terminated, truncated, steps)
-
-    def film(self, takes: list[Take], *_: int) -> Iterator[tuple[int, Film]]:
-        return enumerate(film(None, take) for take in takes)
-
-    def record(self, takes: list[Take]) -> Iterator[tuple[int, list[DemoEpisode]]]:
-        for number, (episode, actions) in enumerate(takes):
-            count = len(actions)
-            # As it was played: two decisions are a success, three are none.
-            done = (np.arange(count) == count - 1) & (count < 6)
-            state, rewards = np.zeros((count, self.state_dim), np.float32), np.zeros(count, np.float32)
-            images = np.zeros((count, 0, 32, 32, 3), np.uint8)
-            yield number, [DemoEpisode(episode.task, "reach", episode.seed, 0, images, state, actions, rewards, done)]
 
 
 BLIND = params.Env.model_validate(BASE["Env"] | {"cameras": [], "object_state": True, "episode_steps": 150})
@@ -367,11 +302,6 @@ def see_rl(values: dict[str, Any]) -> Any:
         return str(error)
     world = Walk.made[-1]
     return everything(Path("outputs")), sorted(world.played), world.widest, work
-
-
-def film(_: object, take: Take, *__: Any, **___: Any) -> Film:
-    """Stands in for ``render_episode``, with the outcome that ``Walk`` gives."""
-    return Film(np.zeros((2, 8, 8, 3), np.uint8), bool(take.episode.seed % 2))
 
 
 def see_evaluate(values: dict[str, Any], entry: params.Experiment = ENTRY) -> Any:

@@ -21,7 +21,8 @@ from pirl_core.named import FAMILIES, RULES, known
 from pirl_core.params import sections as params
 from pirl_core.report.papers.beside import LABELS
 from tests.params import probes, risk_probes
-from tests.params.probes import Walk, demonstrate_here
+from tests.params.probes import demonstrate_here
+from tests.params.walk import Walk
 
 BASE, SEE = probes.BASE | risk_probes.BASE, probes.SEE | risk_probes.SEE
 pytestmark = pytest.mark.filterwarnings("ignore:Constant")

@@ -22,7 +22,7 @@ from pirl_core.sft.build import build_policy
 from pirl_core.sft.train import train_sft
 from pirl_core.stages import evaluate
 from pirl_core.types import Episode
-from tests.params import probes
+from tests.params import probes, walk
 from tests.policy.test_families import FAMILIES, make
 from tests.rl.test_rl import rl_params
 from tests.sft.test_sft import BASE, ENV, POLICY, learnable
@@ -116,12 +116,12 @@ def test_a_policy_after_sft_is_evaluated_as_it_learnt(precision: Precision, tmp_
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_the_stage_evaluates_in_it(precision: Precision, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The rewards, which tell the actions, are those of the policy in memory; in fp32 they would be others."""
-    monkeypatch.setattr(vector, "VectorEnv", probes.Walk)
+    monkeypatch.setattr(vector, "VectorEnv", walk.Walk)
     monkeypatch.chdir(tmp_path)
     probes.small_start("e-m-0")
     policy = load_policy(Path("outputs/policy/e-m-0"))
     section = params.Evaluate.model_validate(probes.BASE["Evaluate"])
-    world = probes.Walk(probes.BLIND, section.num_envs)
+    world = walk.Walk(probes.BLIND, section.num_envs)
     player, episodes = deterministic(policy), split_episodes(probes.BLIND, section, "id")
     exact = [outcome.reward for outcome in run_episodes(player, world, episodes)]
     policy.backbone.freeze_vlm()

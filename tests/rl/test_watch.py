@@ -14,7 +14,8 @@ from pirl_core.params.file import check_params, resolve
 from pirl_core.params.preset import preset_values
 from pirl_core.params.sections import Rl
 from pirl_core.stages import rl
-from tests.params.probes import BASE, BLIND, Walk, everything, job, small_start
+from tests.params.probes import BASE, BLIND, everything, job, small_start
+from tests.params.walk import Walk
 
 WATCH = {
     "ood_visual": {"tasks": None, "shift": "visual", "episodes_per_task": 3},

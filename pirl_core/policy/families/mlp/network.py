@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from pirl_core.policy.backbone import family_module
+from pirl_core import named
 from pirl_core.policy.context import Context, Inputs
 from pirl_core.policy.images import Resize
 from pirl_core.policy.layers import Run, plain
@@ -90,7 +90,7 @@ class Mlp(nn.Module):
         self.shape = shape
         self.run_layer: Run = plain
         self.time = nn.Sequential(nn.Linear(TIME, 2 * TIME), nn.Mish(), nn.Linear(2 * TIME, TIME))
-        self.cell: nn.Module = family_module(shape.family).cell(shape)
+        self.cell: nn.Module = named.part(named.FAMILIES, shape.family, "family").cell(shape)
 
     @property
     def vlm_modules(self) -> list[nn.Module]:
