@@ -300,7 +300,7 @@ def warnings_table(warned: Sequence[Any]) -> tuple[list[str], list[list[str]]]:
 def regret_table(metrics: dict[str, list[Row]], older: Keys = ()) -> tuple[list[str], list[list[str]]]:
     """Of risk-sensitive RL: experiments and methods down, γ across, in the cells the regret of all episodes."""
     rows = metrics["regret"]
-    columns = [f"γ = {signed(gamma)}" for gamma in dict.fromkeys(row["gamma"] for row in rows)]
+    columns = [f"at γ = {signed(gamma)}" for gamma in dict.fromkeys(row["gamma"] for row in rows)]
     cells: dict[tuple[str, str], list[str]] = {}
     for row in rows:
         name = row["experiment"], marked_method(row["experiment"], row["method"], older)

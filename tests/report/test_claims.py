@@ -183,3 +183,12 @@ def test_it_is_a_command(results: Path, capsys: pytest.CaptureFixture[str], root
     assert main(["claims", "--results", str(results / "none")]) == 2
     assert capsys.readouterr().err.count("\n") == 1
     assert CLAIMS.is_file()
+
+
+@pytest.mark.parametrize("twin", [*TWINS, *SIBLINGS])
+def test_what_committed_runs_contradict_is_discussed(twin: str, committed: Path, root: Path) -> None:
+    """In docs, by the claim's key."""
+    verdicts = judge(read_evidence(committed, twin), read_claims(claims_of(twin)))
+    wrong = [one.name for one in verdicts if one.verdict == "contradicted"]
+    pages = "".join(path.read_text(encoding="utf-8") for path in (root / "docs").glob("*.md"))
+    assert [name for name in wrong if f"`{name}`" not in pages] == []

@@ -96,10 +96,11 @@ def exponent(learner: Learner) -> float | None:
 
 
 def spread(learner: Learner) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mean over seeds and its 95 % interval, each (P,): no less than 0, as regret is; nan where seeds do not differ."""
+    """Mean over seeds and its 95 % interval, each (P,): no less than 0, as regret is but for rounding; nan where seeds
+    do not differ."""
     found = paired_t(learner.regret.T)
     bounded = np.isfinite(found.low)
-    return found.mean, np.where(bounded, found.low.clip(0), np.nan), np.where(bounded, found.high, np.nan)
+    return found.mean.clip(0), np.where(bounded, found.low.clip(0), np.nan), np.where(bounded, found.high, np.nan)
 
 
 def _point(learner: Learner, share: float) -> Row:
