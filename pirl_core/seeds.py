@@ -35,6 +35,8 @@ Purpose = Literal[
     "exploring_chain",  # noise of a chain in an evaluation that explores, start first (episode seed, decision)
     "exploring_step",  # which of its denoising steps is stochastic (episode seed, decision)
     "expert",  # training of the policy that shows a task (seed of the demonstrations, task)
+    "sac_heads",  # initial weights of SAC's critics and noise net (training seed)
+    "sac_play",  # as chain, of SAC
     "sac_batch",  # rows of an update of SAC (training seed, update)
     "sac_chain",  # noise of its chains, start first (training seed, update)
     "bootstrap",  # seeds and states of an interval (nothing)

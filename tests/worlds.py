@@ -21,6 +21,13 @@ SUPERVISION: dict[str, Any] = {
     "checkpoint_minutes": 0.0, "trackers": [], "validation_videos": 0, "warn_kl": 1.0, "warn_first_ratio_error": 0.01,
     "warn_success_drop": 0.2, "stop_kl": None, "stop_success_drop": None, "max_skipped_updates": 0,
 }  # fmt: skip
+SAC = {
+    "decisions_per_iteration": 24, "replay_size": 30, "learning_starts": 12, "updates_per_decision": 1,
+    "batch_size": 8, "target_rate": 0.1, "renorm_warmup": 5, "actor_every": 2, "critic_width": 8,
+    "critic_layers": 1, "temperature": 0.2, "temperature_lr": 0.01, "target_entropy": -1.0, "proximal_coef": 0.0,
+}  # fmt: skip
+NUMBERS_ALONE = ("mlp", "flow_g", "flow_t")
+"""Families without pictures and words."""
 INSTRUCTIONS = ["press the red button", "open the drawer", "slide the green window open slowly"]
 
 

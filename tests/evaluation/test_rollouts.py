@@ -196,7 +196,7 @@ def test_an_interrupted_run_keeps_the_same_episodes(tmp_path: Path, monkeypatch:
 
 def interrupting(collected: Callable[..., Any]) -> Callable[..., Any]:
     def play(*given: Any) -> Any:
-        if given[-1] == (0, 1):
+        if (0, 1) in given:
             raise KeyboardInterrupt
         return collected(*given)
 

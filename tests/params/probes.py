@@ -43,18 +43,13 @@ from tests.data.test_recorded import write_recorded
 from tests.params.walk import Walk, film
 from tests.report.made_up import COUNTS, EASY, MEDIUM, N, fill, unchanged
 from tests.rl.sac import point
-from tests.worlds import SUPERVISION, random_observation, small_policy
+from tests.worlds import SAC, SUPERVISION, random_observation, small_policy
 
 SMOKE = preset_values("smoke")
 
 EXPERIMENT = {
     "model": "tiny π0", "paper_model": "pi0", "env": {}, "curate": {}, "policy": {},
     "sft": {}, "rl": {}, "evaluate": {},
-}  # fmt: skip
-SAC = {
-    "decisions_per_iteration": 24, "replay_size": 30, "learning_starts": 12, "updates_per_decision": 1,
-    "batch_size": 8, "target_rate": 0.1, "renorm_warmup": 5, "actor_every": 2, "critic_width": 8,
-    "critic_layers": 1, "temperature": 0.2, "temperature_lr": 0.01, "target_entropy": -1.0, "proximal_coef": 0.0,
 }  # fmt: skip
 BASE: dict[str, dict[str, Any]] = {
     "Env": {

@@ -23,6 +23,7 @@ from pirl_core.report.papers.beside import LABELS
 from tests.params import probes, risk_probes
 from tests.params.probes import demonstrate_here
 from tests.params.walk import Walk
+from tests.worlds import NUMBERS_ALONE
 
 BASE, SEE = probes.BASE | risk_probes.BASE, probes.SEE | risk_probes.SEE
 pytestmark = pytest.mark.filterwarnings("ignore:Constant")
@@ -242,7 +243,6 @@ def models(model: type[params.Section]) -> Iterator[type[params.Section]]:
 MODELS = {model.__name__: model for model in models(params.Params)}
 
 
-NUMBERS_ALONE = ("mlp", "flow_g", "flow_t")
 NAMED = {"noise_rule": (RULES,), "backbone": (FAMILIES, "family")}
 
 

@@ -26,9 +26,8 @@ from pirl_core.training.learner import Learner
 from pirl_core.types import Episode
 from tests.rl.test_rl import rl_params
 from tests.sft.test_sft import BASE, ENV, POLICY, learnable
-from tests.worlds import INSTRUCTIONS, Bandit, random_observation, session
+from tests.worlds import INSTRUCTIONS, NUMBERS_ALONE, Bandit, random_observation, session
 
-NUMBERS_ALONE = ("mlp", "flow_g", "flow_t")
 FAMILIES = [name for name in named.known(named.FAMILIES, "family") if name not in NUMBERS_ALONE]
 """Those that see and read; mlp, which does not, has tests of its own."""
 COUNT = 5

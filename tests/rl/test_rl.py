@@ -27,7 +27,7 @@ from pirl_core.rl.train import iteration_episodes, noise_at, parameter_groups, p
 from pirl_core.rl.update import losses_of, update
 from pirl_core.training.learner import Learner
 from pirl_core.types import Episode
-from tests.worlds import Bandit, small_policy
+from tests.worlds import SAC, Bandit, small_policy
 
 BASE = {
     "algorithm": "ppo", "noise_rule": "flow_sde", "noise_level": 0.5, "noise_schedule": "constant",
@@ -43,7 +43,7 @@ BASE = {
     "critic_layers": 4, "critic_warmup_iterations": 0, "precision": "fp32",
     "activation_checkpointing": False, "compile": False, "dropout": False, "lora_rank": 0, "lora_alpha": 4,
     "lora_targets": ["q_proj", "v_proj"], "validate_every": 5,
-    "validation_episodes_per_task": 4, "keep": "best", "watch": {}, "record": "none",
+    "validation_episodes_per_task": 4, "keep": "best", "watch": {}, "record": "none", "sac": SAC,
 }  # fmt: skip
 
 

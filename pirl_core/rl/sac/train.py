@@ -44,7 +44,7 @@ def train_sac(
     """Fine-tune ``policy`` in place. Randomness is a function of (seed, iteration, episode, decision), and of (seed,
     update). Raises UserError for a policy that sees more than numbers, and where several processes are at work."""
     _require(policy, session)
-    torch.manual_seed(seeds.integer("heads", seed))
+    torch.manual_seed(seeds.integer("sac_heads", seed))
     policy.add_heads(PROCESS, rl.critic_layers, learns_std(rl.noise_rule))
     model = SacFlow(policy, rl.sac)
     actor = [p for p in policy.parameters() if p.requires_grad]
@@ -130,7 +130,7 @@ def _iteration(
 
     def decide(state: np.ndarray, number: np.ndarray, decision: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         keys = [(seed, iteration, int(e), int(d)) for e, d in zip(number, decision, strict=True)]
-        normals = keyed_normals("chain", keys, shape).to(policy.device)
+        normals = keyed_normals("sac_play", keys, shape).to(policy.device)
         with torch.no_grad():
             squashed = model.act(torch.from_numpy(state).to(policy.device), normals, noise)[0]
             actions = squashed * policy.action_scale + policy.action_center
