@@ -71,7 +71,7 @@ def main(argv: list[str] | None = None) -> int:
 
         state = pirl(args.experiment, args.scale, overrides or None, args.force, args.keep_going, return_state=True)
         print(f"pirl: flow: {state.message}", file=sys.stdout if state.is_completed() else sys.stderr)
-        if state.is_completed():
+        if state.is_completed() and sys.stdout.isatty():
             print("\nNext: pirl runs lists what was tried; python -m pirl_core.report.show prints the table")
         return 0 if state.is_completed() else 2 if state.name == "Refused" else 1
     except (UserError, OSError) as error:
