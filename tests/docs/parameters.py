@@ -102,7 +102,7 @@ def _value(value: Any) -> str:
 
 def _escaped(text: str) -> str:
     """As Markdown takes it for text, in a cell of a table too."""
-    return text.replace("|", "\\|").replace("<", "&lt;")
+    return text.replace("|", "\\|").replace("<", "&lt;").replace("][", "]\\[")
 
 
 def _table(fields: dict[str, FieldInfo], values: dict[str, Any], notes: dict[str, Comment]) -> list[str]:

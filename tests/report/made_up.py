@@ -12,7 +12,8 @@ import yaml
 from PIL import Image
 
 from pirl_core import seeds
-from pirl_core.evaluation.stats import difference_interval, grid_of, mean_interval
+from pirl_core.evaluation.scores import difference_of, mean_of, score_of, values
+from pirl_core.evaluation.stats import grid_of
 from pirl_core.params.file import load_params, resolve
 from pirl_core.params.preset import preset_values
 from pirl_core.params.sections import EXPLORING, EXPLORING_BEFORE, Params
@@ -134,19 +135,21 @@ def edit_record(outputs: Path, stage: str, name: str, **changes: Any) -> None:
 
 def recompute(results: Path) -> tuple[dict[Any, Any], dict[Any, Any]]:
     """From episodes.parquet alone, by (experiment, split, method): (n, successes, rate, low, high), and of RL − SFT
-    (pairs, difference, low, high)."""
+    (pairs, difference, low, high). Where returns count there are 0 successes, and the rate is the mean return."""
     episodes = pd.read_parquet(results / "episodes.parquet")
     episodes = episodes[~episodes["split"].isin([EXPLORING, EXPLORING_BEFORE])]
+    score = score_of(episodes)
+    episodes = episodes.assign(value=values(episodes.rename(columns={"return": "reward"}), score))
     rates, differences = {}, {}
     for (experiment, split), here in episodes.groupby(["experiment", "split"]):
         for method, part in here.groupby("method"):
-            success = part["success"].to_numpy(float)
-            rates[experiment, split, method] = (len(part), part["success"].sum(), *mean_interval(_grid(part, success)))
+            found = mean_of(_grid(part, part["value"].to_numpy()), score)
+            rates[experiment, split, method] = (len(part), int(part["success"].sum()), *found)
             if method != "sft" and "sft" in set(here["method"]):
                 sft = here[here["method"] == "sft"]
                 pairs = sft.merge(part, on=["seed", "task", "env_seed"], suffixes=("_a", "_b"))
-                change = pairs["success_b"].to_numpy(float) - pairs["success_a"].to_numpy(float)
-                found = difference_interval(_grid(pairs, change))
+                change = pairs["value_b"].to_numpy() - pairs["value_a"].to_numpy()
+                found = difference_of(_grid(pairs, change), score)
                 differences[experiment, split, method] = (len(pairs), *found)
     return rates, differences
 
@@ -160,7 +163,10 @@ def told(results: Path) -> tuple[dict[Any, Any], dict[Any, Any]]:
     metrics = json.loads((results / "metrics.json").read_text())
     names = {"rows": ("n", "successes", "rate", "ci_low", "ci_high"), "differences": ("n", "diff", "ci_low", "ci_high")}
     rates, differences = (
-        {(row["experiment"], row["split"], row["method"]): tuple(row[name] for name in of) for row in metrics[kind]}
+        {
+            (row["experiment"], row["split"], row["method"]): tuple(row.get(name, 0) for name in of)
+            for row in metrics[kind]
+        }
         for kind, of in names.items()
     )
     return rates, differences
