@@ -19,7 +19,6 @@ from pirl_core.report.tables import (
 )
 
 if TYPE_CHECKING:
-    import numpy as np
     import pandas as pd
 
     from pirl_core.facts import Score
@@ -149,15 +148,14 @@ def _row(
     b: "pd.DataFrame | None",
     pairs: "pd.DataFrame | None",
 ) -> Row:
-    from pirl_core.evaluation.scores import difference_of, mean_of
-    from pirl_core.evaluation.stats import grid_of
+    from pirl_core.evaluation.scores import difference_of, grid_in, mean_of
 
     unit = {"score": score} if score == "return" else {}
     row: Row = {"split": key[0], "task": key[1] if len(key) > 1 else None}
     for side, frame in (("a", a), ("b", b)):
         row[side] = None
         if frame is not None:
-            grid = grid_of(*_design(frame), frame["value"].to_numpy(float))
+            grid = grid_in(frame, frame["value"].to_numpy(float))
             rate = mean_of(grid, score)
             counts = {} if unit else {"successes": int(frame["success"].sum())}
             row[side] = {"n": grid.n, **counts, "rate": float(rate.mean)}
@@ -167,15 +165,11 @@ def _row(
     row["difference"] = None
     if pairs is not None:
         of_a, of_b = (pairs[name].to_numpy(float) for name in ("value_a", "value_b"))
-        grid = grid_of(*_design(pairs), of_b - of_a)
+        grid = grid_in(pairs, of_b - of_a)
         found = difference_of(grid, score)
         row["difference"] = {"mean": float(found.mean), "low": float(found.low), "high": float(found.high)}
         row["difference"] |= {"single_seed": grid.single_seed, **unit}
     return row
-
-
-def _design(frame: "pd.DataFrame") -> "tuple[np.ndarray, np.ndarray, np.ndarray]":
-    return frame["seed"].to_numpy(), frame["task"].to_numpy(str), frame["env_seed"].to_numpy()
 
 
 def render(a: Result, b: Result, rows: list[Row]) -> str:

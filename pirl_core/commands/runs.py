@@ -158,17 +158,15 @@ def _success(tables: Iterable[Path]) -> Row:
     """Raises UserError for tables that are broken or hold no episode of split id; ValueError for an episode twice."""
     import pandas as pd
 
-    from pirl_core.evaluation.scores import mean_of, score_of, values
-    from pirl_core.evaluation.stats import grid_of
+    from pirl_core.evaluation.scores import grid_in, mean_of, score_of, values
     from pirl_core.report.inputs import read_table
 
     frame = pd.concat([read_table(table) for table in tables], ignore_index=True)
     frame = frame[frame["split"] == "id"]
     if frame.empty:
         raise UserError("no episode in distribution")
-    design = (frame["seed"].to_numpy(), frame["task"].to_numpy(str), frame["env_seed"].to_numpy())
     score = score_of(frame)
-    grid = grid_of(*design, values(frame, score))
+    grid = grid_in(frame, values(frame, score))
     found = mean_of(grid, score)
     row: Row = {"n": grid.n, "successes": int(frame["success"].sum()), "single_seed": grid.single_seed}
     row |= {"score": score} if score == "return" else {}

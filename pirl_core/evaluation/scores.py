@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from pirl_core import seeds
-from pirl_core.evaluation.stats import UPPER, Estimate, Grid, difference_interval, mean_interval
+from pirl_core.evaluation.stats import UPPER, Estimate, Grid, difference_interval, grid_of, mean_interval
 from pirl_core.facts import Score
 
 DRAWS = 4000
@@ -22,6 +22,11 @@ def score_of(episodes: pd.DataFrame) -> Score:
 def values(episodes: pd.DataFrame, score: Score) -> np.ndarray:
     """One number an episode."""
     return episodes["reward" if score == "return" else "success"].to_numpy(float)
+
+
+def grid_in(episodes: pd.DataFrame, value: np.ndarray) -> Grid:
+    """The design of the rows, with one number each; tasks are strata."""
+    return grid_of(episodes["seed"].to_numpy(), episodes["task"].to_numpy(str), episodes["env_seed"].to_numpy(), value)
 
 
 def mean_of(grid: Grid, score: Score) -> Estimate:

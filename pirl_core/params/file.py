@@ -133,9 +133,10 @@ def _override_problems(params: Params) -> Iterator[str]:
                     for e in unknown_keys_first(error):
                         yield describe(e, layers, model)
         with suppress(ValidationError):
-            yield from _data_problems(resolve(params, experiment), experiment)
-            yield from _real_problems(resolve(params, experiment), experiment)
-            yield from _kept_successes(resolve(params, experiment), experiment)
+            run = resolve(params, experiment)
+            yield from _data_problems(run, experiment)
+            yield from _real_problems(run, experiment)
+            yield from _kept_successes(run, experiment)
             yield from _all_split_problems(params, experiment)
             for method in params.methods:
                 yield from _untrained_tasks(params, experiment, method)

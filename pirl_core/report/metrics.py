@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 
 from pirl_core.errors import UserError
-from pirl_core.evaluation.scores import difference_of, mean_of, score_of, values
+from pirl_core.evaluation.scores import difference_of, grid_in, mean_of, score_of, values
 from pirl_core.evaluation.starts import shared_starts
-from pirl_core.evaluation.stats import Estimate, Grid, grid_of, mean_interval
+from pirl_core.evaluation.stats import Estimate, Grid, mean_interval
 from pirl_core.facts import Score, facts_of
 from pirl_core.params.file import resolve
 from pirl_core.params.sections import Params
@@ -107,7 +107,7 @@ def _rate_row(params: Params, experiment: str, benchmark: str, method: str, spli
         "model": entry.model,
         "method": method,
         "split": split,
-        **_rate(part),
+        **rate_of(part),
         "seeds": list(params.seeds),
         "paper": paper_rate(benchmark, entry.paper_model, method, split, group),
         "paper_model": entry.paper_model,
@@ -125,7 +125,7 @@ def _difference_row(params: Params, experiment: str, method: str, split: str, he
             f"outputs/evaluate: {experiment}-{method} and {experiment}-sft saw different episodes of split '{split}': "
             "run `dvc repro -f evaluate` so that both follow one protocol"
         )
-    grid = _grid(pairs, (pairs["value_rl"] - pairs["value_sft"]).to_numpy(float))
+    grid = grid_in(pairs, (pairs["value_rl"] - pairs["value_sft"]).to_numpy(float))
     estimate = difference_of(grid, score)
     return {
         "experiment": experiment,
@@ -140,7 +140,7 @@ def _difference_row(params: Params, experiment: str, method: str, split: str, he
 
 def _task_rows(experiment: str, method: str, split: str, part: pd.DataFrame) -> list[Row]:
     return [
-        {"experiment": experiment, "method": method, "split": split, "task": str(task), **_rate(here)}
+        {"experiment": experiment, "method": method, "split": split, "task": str(task), **rate_of(here)}
         for task, here in part.groupby("task", sort=True)
     ]
 
@@ -156,7 +156,7 @@ def _group_rows(row: Row, part: pd.DataFrame) -> list[Row]:
             "experiment": row["experiment"],
             "method": row["method"],
             "group": group,
-            **_rate(parts[group]),
+            **rate_of(parts[group]),
             "paper": paper_rate(row["benchmark"], row["paper_model"], row["method"], "id", group),
         }
         for group in facts.groups
@@ -175,7 +175,7 @@ def _chain_rows(row: Row, part: pd.DataFrame, limit: int) -> list[Row]:
     if sequences.empty:
         return []
     solved, longest = sequences["reward"].round(), int(lengths.max())
-    grid = _grid(sequences, solved.to_numpy(float))
+    grid = grid_in(sequences, solved.to_numpy(float))
     estimate = mean_interval(grid, longest)
     figures = paper_chain(row["benchmark"], row["paper_model"], row["method"], row["split"])
     return [
@@ -202,21 +202,17 @@ def _exploring_rows(params: Params, experiment: str, episodes: pd.DataFrame) -> 
             "experiment": experiment,
             "method": method,
             "split": split,
-            **_rate(here[(here["method"] == method) & (here["split"] == split)]),
+            **rate_of(here[(here["method"] == method) & (here["split"] == split)]),
         }
         for method in params.policies
         for split in listed_exploring(params, experiment, method)
     ]
 
 
-def _grid(episodes: pd.DataFrame, value: np.ndarray) -> Grid:
-    columns = (episodes["seed"].to_numpy(), episodes["task"].to_numpy(str), episodes["env_seed"].to_numpy())
-    return grid_of(*columns, value)
-
-
-def _rate(part: pd.DataFrame) -> Row:
+def rate_of(part: pd.DataFrame) -> Row:
+    """Of some episodes: how many, their success rate or mean return, and its interval."""
     score = score_of(part)
-    grid = _grid(part, values(part, score))
+    grid = grid_in(part, values(part, score))
     estimate = mean_of(grid, score)
     return {
         "n": grid.n,

@@ -5,13 +5,12 @@ from typing import Any
 
 import pandas as pd
 
-from pirl_core.evaluation.stats import grid_of, mean_interval
 from pirl_core.params.file import resolve
 from pirl_core.params.sections import Params
 from pirl_core.readers.text import read_json
 from pirl_core.readers.typed import Open, check
 from pirl_core.report.inputs import read_table
-from pirl_core.report.metrics import rounded
+from pirl_core.report.metrics import rate_of, rounded
 
 Row = dict[str, Any]
 RECORD = "served.json"
@@ -44,16 +43,8 @@ def served_rows(params: Params, outputs: Path) -> list[Row]:
 
 
 def split_rows(table: pd.DataFrame) -> list[Row]:
-    """Of one evaluation, for each split its rate and interval, as fractions."""
-    rows = []
-    for split, part in table.groupby("split", sort=False):
-        columns = (part["seed"].to_numpy(), part["task"].to_numpy(str), part["env_seed"].to_numpy())
-        grid = grid_of(*columns, part["success"].to_numpy(float))
-        found = mean_interval(grid)
-        row: Row = {"split": str(split), "n": grid.n, "successes": int(part["success"].sum())}
-        row |= {"rate": float(found.mean), "ci_low": float(found.low), "ci_high": float(found.high)}
-        rows.append({**row, "single_seed": grid.single_seed})
-    return rows
+    """Of one evaluation, one for each split."""
+    return [{"split": str(split), **rate_of(part)} for split, part in table.groupby("split", sort=False)]
 
 
 def _protocol(params: Params, experiment: str) -> dict[str, dict[str, Any]]:

@@ -224,15 +224,15 @@ def exploring_table(metrics: dict[str, list[Row]], older: Keys = ()) -> tuple[li
 
 def served_table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     """Policies that somebody else serves; no rows where there are none."""
-    header = ["experiment", "policy", "split", "n", "success %", "95 % interval", "start noise"]
+    header = ["experiment", "policy", "split", "n", score_title(rows), "95 % interval", "start noise"]
     cells = [
         [
             row["experiment"],
             row["policy"],
             split_title(row["split"]),
             str(row["n"]),
-            percent(row["rate"]),
-            interval(row["ci_low"], row["ci_high"], row["single_seed"]),
+            shown(row["rate"], row),
+            interval_of(row),
             "of the episode" if row["noise"] == "episode" else "the server's own",
         ]
         for row in rows

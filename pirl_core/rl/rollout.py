@@ -54,12 +54,7 @@ def play(envs: ChunkEnv, episodes: list[Episode], decide: Decide, at_time_limit:
         actions = decide(observation, current, decision)
         result = envs.step(slots, actions)
         ended = result.terminated | result.truncated
-        done_steps += [
-            Step(int(e), int(d), float(r), int(n), bool(te), bool(tr))
-            for e, d, r, n, te, tr in zip(
-                current, decision, result.reward, result.steps, result.terminated, result.truncated, strict=True
-            )
-        ]
+        done_steps += steps_of(current, decision, result)
         limit = np.flatnonzero(result.truncated & ~result.terminated)
         if len(limit) and at_time_limit is not None:
             at_time_limit(take(result.observation, limit), current[limit], decision[limit])
@@ -70,6 +65,14 @@ def play(envs: ChunkEnv, episodes: list[Episode], decide: Decide, at_time_limit:
                 envs, episodes, waiting, slots, current, decision, observation, ended
             )
     return sorted(done_steps)
+
+
+def steps_of(episode: np.ndarray, decision: np.ndarray, result: ChunkResult) -> list[Step]:
+    """A row of ``result`` each. episode, decision: (B,)."""
+    columns = (episode, decision, result.reward, result.steps, result.terminated, result.truncated)
+    return [
+        Step(int(e), int(d), float(r), int(n), bool(te), bool(tr)) for e, d, r, n, te, tr in zip(*columns, strict=True)
+    ]
 
 
 def _refill(

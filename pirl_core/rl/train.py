@@ -67,12 +67,16 @@ def iteration_episodes(tasks: list[str], shift: str, rl: Rl, seed: int, iteratio
     """Tasks in turn, on from where the iteration before ended: over a run no task gets more than one start more than
     another. GRPO repeats each start ``group_size`` times."""
     starts = rl.episodes_per_iteration // rl.group_size
-    unique = []
-    for index in range(iteration * starts, (iteration + 1) * starts):
-        number, which = divmod(index, len(tasks))
-        task = tasks[which]
-        unique.append(Episode(task, seeds.train_seed(seed, task, number), shift, number))
+    unique = [
+        training_episode(tasks, shift, seed, index) for index in range(iteration * starts, (iteration + 1) * starts)
+    ]
     return [episode for episode in unique for _ in range(rl.group_size)]
+
+
+def training_episode(tasks: list[str], shift: str, seed: int, index: int) -> Episode:
+    """Start ``index`` of a run."""
+    number, which = divmod(index, len(tasks))
+    return Episode(tasks[which], seeds.train_seed(seed, tasks[which], number), shift, number)
 
 
 def parameter_groups(policy: FlowPolicy, rl: Rl) -> list[dict[str, Any]]:

@@ -77,9 +77,7 @@ def require_agreement(
                 f"{target.shown}: its policy is one for {about.benchmark!r:.60}, env.benchmark is "
                 f"{interface.benchmark}; give another --experiment, or serve another policy"
             )
-        if about.benchmark and about.action != interface.action:
-            raise _otherwise("moves", about.action, interface.action, target)
-        if len(about.action) != len(interface.action):
+        if len(about.action) != len(interface.action) or (about.benchmark and about.action != interface.action):
             raise _otherwise("moves", about.action, interface.action, target)
         if len(about.state.names) != len(interface.state):
             raise _otherwise("reads", about.state.names, interface.state, target)

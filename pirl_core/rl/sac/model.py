@@ -83,9 +83,10 @@ class SacFlow(nn.Module):
 
     def _actor(self, batch: Batch, normals: Tensor, noise: Noise) -> dict[str, Tensor]:
         action, log_prob = self.act(batch.state, normals, noise)
-        self.critics.eval()  # its running statistics, if it has any
+        # By their running statistics, if they have any; the gradient goes through them to the action alone.
+        self.critics.eval().requires_grad_(False)
         value = self.critics(batch.state, action.flatten(1))
-        self.critics.train()
+        self.critics.train().requires_grad_(True)
         return {
             "losses/actor_loss": losses.actor_loss(log_prob, value, self.log_temperature.detach().exp()),
             "losses/temperature_loss": losses.temperature_loss(self.log_temperature, log_prob, self.target_entropy),

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pirl_core.rl.rollout import ChunkEnv, Step, concatenate, take
+from pirl_core.rl.rollout import ChunkEnv, Step, concatenate, steps_of, take
 from pirl_core.rl.sac.replay import Transitions
 from pirl_core.types import Episode, Observation
 
@@ -42,12 +42,7 @@ def play(
         actions, squashed = decide(state, number, decision)
         result = envs.step(slots, actions)
         made += len(slots)
-        steps = [
-            Step(int(e), int(d), float(r), int(n), bool(te), bool(tr))
-            for e, d, r, n, te, tr in zip(
-                number, decision, result.reward, result.steps, result.terminated, result.truncated, strict=True
-            )
-        ]
+        steps = steps_of(number, decision, result)
         after = read(result.observation)
         yield Played(Transitions(state, squashed, result.reward, after, result.terminated.astype(np.float32)), steps)
         ended = result.terminated | result.truncated

@@ -4,6 +4,7 @@ Axes: B rows, K denoising steps, H horizon, D action numbers of the network, S s
 """
 
 import time
+from functools import partial
 
 import numpy as np
 import torch
@@ -21,10 +22,10 @@ from pirl_core.rl.rollout import ChunkEnv, Step
 from pirl_core.rl.sac.model import Batch, SacFlow
 from pirl_core.rl.sac.play import play
 from pirl_core.rl.sac.replay import Replay
-from pirl_core.rl.train import OnImproved, Validate, chooses, noise_at
+from pirl_core.rl.train import OnImproved, Validate, chooses, noise_at, training_episode
 from pirl_core.training.learner import Learner
 from pirl_core.training.session import Session
-from pirl_core.types import Episode, Observation
+from pirl_core.types import Observation
 
 PROCESS = Process("one_layer", "env", "sum", None)
 
@@ -121,10 +122,6 @@ def _iteration(
     policy = model.policy
     shape = (policy.denoise_steps + 1, *policy.chunk_shape)
 
-    def episode_of(index: int) -> Episode:
-        number, which = divmod(index, len(tasks))
-        return Episode(tasks[which], seeds.train_seed(seed, tasks[which], number), shift, number)
-
     def read(observation: Observation) -> np.ndarray:
         return policy.inputs(observation).state[:, : len(policy.state_center)].cpu().numpy()
 
@@ -139,6 +136,7 @@ def _iteration(
     rows: list[dict[str, float]] = []
     steps: list[Step] = []
     first = int(numbers["episodes"])
+    episode_of = partial(training_episode, tasks, shift, seed)
     for played in play(envs, episode_of, first, rl.sac.decisions_per_iteration, read, decide):
         replay.add(played.rows)
         steps += [step._replace(episode=step.episode - first) for step in played.steps]
