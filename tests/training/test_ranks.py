@@ -181,7 +181,8 @@ def test_one_ends_all(victim: str, sent: signal.Signals, code: int, line: str, s
     assert line in said
     assert len(said.strip().splitlines()) == (1 if line else 0), said
     saved = sorted(path.name for path in (tmp_path / ".pirl/resume/rl/metaworld-flow_sde-0").glob("*/*"))
-    assert len([name for name in saved if name.isdecimal()]) == 2
+    # a kill may fall between the writing of a checkpoint and the removal of the oldest
+    assert len([name for name in saved if name.isdecimal()]) in (2, 3), saved
 
 
 @pytest.mark.slow
