@@ -21,6 +21,7 @@ from pirl_core.stages.cli import set_threads
 
 PARTS = (
     "environments",
+    "cluster",
     "simulators",
     "context",
     "iteration",

@@ -19,7 +19,8 @@ import numpy as np
 from benchmarks.measure import Row, alternate, cores, milliseconds, part_parser, ratio, run_part, seconds
 from pirl_core.envs.contract import Simulator
 from pirl_core.envs.opening import open_simulator, settings_of
-from pirl_core.envs.vector.slots import WORKER_ENVIRONMENT, VectorEnv
+from pirl_core.envs.vector.processes import WORKER_ENVIRONMENT
+from pirl_core.envs.vector.slots import VectorEnv
 from pirl_core.errors import UserError
 from pirl_core.facts import facts_of
 from pirl_core.params.file import resolve

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import context, environments, iteration, memory, risk, serving, simulators, startup, waiting
+from benchmarks import cluster, context, environments, iteration, memory, risk, serving, simulators, startup, waiting
 from benchmarks.measure import Row, alternate, ratio, table
 
 TINY = {
@@ -19,6 +19,7 @@ SLOW = {
     "serving": (serving, "--calls 2 --rounds 1 --seconds 0.5"),
     "waiting": (waiting, "--samples 4 --rounds 1"),
     "environments": (environments, "--slots 4 --chunk 2 --chunks 2 --frames 1 --rounds 1 --repeats 1"),
+    "cluster": (cluster, "--slots 2 --chunk 2 --chunks 2 --rounds 1"),
     "simulators": (simulators, "--scales laptop --slots 2 --rounds 1 --repeats 2"),
     "iteration": (iteration, "--slots 4 --episodes 4 --rounds 1"),
     "memory": (memory, "--iterations 6 --tasks 3 --slots 2 --steps 2"),

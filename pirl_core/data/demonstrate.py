@@ -21,7 +21,7 @@ from pirl_core import seeds
 from pirl_core.data.lerobot import DemoEpisode
 from pirl_core.envs.contract import EpisodeOver, Simulator
 from pirl_core.envs.opening import expert_of, open_simulator, settings_of
-from pirl_core.envs.vector.slots import worker_count
+from pirl_core.envs.vector.processes import worker_count
 from pirl_core.errors import UserError, WorkerDied
 from pirl_core.facts import facts_of
 from pirl_core.params.sections import Curate, Env

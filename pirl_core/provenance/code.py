@@ -27,7 +27,8 @@ UNCOUNTED = (
     "readers.hub", "readers.paths", "readers.strict_yaml", "readers.text", "readers.typed", "readers.variables",
     "readers.yaml_faults",
     # How processes start and end, and this record of theirs.
-    "stages", "provenance", "training.rendezvous",
+    "stages", "provenance", "training.rendezvous", "envs.vector.cluster", "envs.vector.placing",
+    "envs.vector.processes", "envs.vector.world",
 )  # fmt: skip
 """Modules and rooms that change no number; the stage's own module counts all the same."""
 # Pages for readers, and what Python leaves.

@@ -8,6 +8,7 @@ WORKERS = "PIRL_WORKERS"
 THREADS = "PIRL_THREADS"
 PROCESSES = "PIRL_PROCESSES"
 FRESH = "PIRL_FRESH"
+CLUSTER = "PIRL_CLUSTER"
 MOST = 4096
 """Of threads or workers; a larger number is a slip, and the system would fall over it."""
 

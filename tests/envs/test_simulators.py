@@ -23,6 +23,7 @@ from pirl_core.facts import facts_of
 from pirl_core.params.preset import preset_values
 from pirl_core.params.sections import Curate, Env
 from pirl_core.types import Episode
+from tests.envs.test_vector_env import processes_of
 from tests.stages.test_end_to_end import command
 
 
@@ -94,7 +95,7 @@ def test_a_killed_worker_is_named(env: Env) -> None:
         envs.reset([0, 1], [Episode(task, 1, env.shift), Episode(task, 2, env.shift)])
         still = np.zeros((2, 1, len(facts_of(env.benchmark).action)), np.float32)
         envs.step([0, 1], still)
-        processes = [worker.process for worker in envs._workers]
+        processes = processes_of(envs)
         processes[0].kill()
         with pytest.raises(WorkerDied, match=f"worker 0 was killed by SIGKILL while it ran {task}"):
             envs.step([0, 1], still)

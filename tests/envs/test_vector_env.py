@@ -12,8 +12,9 @@ import numpy as np
 import psutil
 import pytest
 
+from pirl_core.envs.vector.processes import worker_count
 from pirl_core.envs.vector.replay import Take
-from pirl_core.envs.vector.slots import VectorEnv, worker_count
+from pirl_core.envs.vector.slots import VectorEnv
 from pirl_core.errors import UserError, WorkerDied
 from pirl_core.params.sections import Env
 from pirl_core.types import Episode
@@ -35,6 +36,10 @@ def settings(cameras: list[Any], steps: int = 12) -> Env:
         keys={},
         sim_backend="cpu",
     )
+
+
+def processes_of(envs: VectorEnv) -> list[subprocess.Popen[bytes]]:
+    return [worker.process for worker in envs._workers.values() if worker.process]
 
 
 def course(env: Env, workers: int) -> list[np.ndarray]:
@@ -100,7 +105,7 @@ def test_chunk_stops_at_success_with_one_reward_and_no_picture() -> None:
 def test_dead_worker_is_named_and_the_others_are_closed() -> None:
     with VectorEnv(settings([]), 2, 2) as envs:
         envs.reset([0, 1], [Episode("reach-v3", 0), Episode("drawer-open-v3", 0)])
-        processes = [worker.process for worker in envs._workers]
+        processes = processes_of(envs)
         processes[1].kill()
         with pytest.raises(WorkerDied, match="worker 1 was killed by SIGKILL while it ran drawer-open-v3"):
             envs.step([0, 1], np.zeros((2, 1, 4), np.float32))
@@ -112,7 +117,7 @@ def test_a_worker_lost_while_it_films_is_told() -> None:
     with VectorEnv(settings(["corner2"]), 2, 2) as envs:
         films = envs.film(takes, 32, 4)
         next(films)
-        envs._workers[1].process.kill()
+        processes_of(envs)[1].kill()
         with pytest.raises(WorkerDied, match="worker 1 was killed by SIGKILL while it ran drawer-open-v3"):
             list(films)
 
@@ -199,7 +204,7 @@ def test_interrupt_leaves_no_worker_behind() -> None:
     processes = []
     try:
         with VectorEnv(settings([]), 2, 2) as envs:
-            processes = [worker.process for worker in envs._workers]
+            processes = processes_of(envs)
             for process in processes:
                 os.kill(process.pid, signal.SIGINT)  # what Ctrl-C sends to the whole group
             envs.reset([0, 1], [Episode("reach-v3", 0), Episode("reach-v3", 1)])
@@ -215,7 +220,7 @@ def test_simulators_that_are_given_up_free_their_memory() -> None:
     tasks = ["faucet-open-v3", "handle-press-v3", "plate-slide-v3"]
     memory = []
     with VectorEnv(settings([]), 8, 1) as envs:
-        worker = psutil.Process(envs._workers[0].process.pid)
+        worker = psutil.Process(processes_of(envs)[0].pid)
         for round_ in range(12):
             envs.reset(range(8), [Episode(tasks[round_ % 3], round_) for _ in range(8)])
             memory.append(worker.memory_info().rss / 2**20)

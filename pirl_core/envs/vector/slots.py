@@ -1,25 +1,26 @@
-"""Many episode slots over worker processes, stepped by whole action chunks.
+"""Many episode slots over workers, stepped by whole action chunks.
+
+Workers are processes of this machine, or of a cluster's machines (``cluster``). A lost one of this machine ends the
+run, since it mostly means that memory ran out. A lost one of a cluster does not: an episode is a function of its start
+and its actions, so another worker plays it up to where it was, and no number changes.
 
 Axes: n slots of a call, C cameras, H W pixels, S state numbers, R executed actions of a chunk, A action
 numbers.
 """
 
-import os
 import signal
-import subprocess
-import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from multiprocessing import Pipe
-from multiprocessing.connection import Connection, wait
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.connection import wait
 from types import TracebackType
-from typing import Any, NamedTuple, NoReturn
+from typing import Any
 
 import numpy as np
 
 from pirl_core.envs.contract import Outcome
 from pirl_core.envs.opening import settings_of
+from pirl_core.envs.vector import cluster, processes
+from pirl_core.envs.vector.processes import Worker, worker_count
 from pirl_core.envs.vector.replay import Film, Take
 from pirl_core.errors import UserError, WorkerDied
 from pirl_core.facts import facts_of
@@ -27,24 +28,17 @@ from pirl_core.params.sections import Env
 from pirl_core.readers import variables
 from pirl_core.types import ChunkResult, DemoEpisode, Episode, Observation
 
-WORKER_ENVIRONMENT = {
-    **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"),
-    "LP_NUM_THREADS": "0",
-    # Where glibc raises this by itself, after the first freed simulator of 20 MB, the heap grows twice as large and has
-    # holes.
-    "MALLOC_MMAP_THRESHOLD_": str(2**20),
-}
-_GRACE_SECONDS = 5.0
+MOST_LOSSES = 3
+"""Of workers in a row that one episode may outlive: after that it is taken to be what ends them."""
+_NOBODY = -1
 
 
-class _Worker(NamedTuple):
-    process: subprocess.Popen[bytes]
-    pipe: Connection
+Message = Callable[[list[int]], tuple[str, Any]]
+"""To a worker, of those rows of a call that its slots have."""
 
 
-def worker_count(num_envs: int) -> int:
-    """PIRL_WORKERS, or the processor count, at most one per slot. Raises UserError unless it is a positive integer."""
-    return min(num_envs, variables.whole(variables.WORKERS) or len(os.sched_getaffinity(0)))
+class _GoneError(Exception):
+    """A worker was lost."""
 
 
 class VectorEnv:
@@ -57,18 +51,24 @@ class VectorEnv:
         self._facts = facts_of(env.benchmark)
         self._settings = settings_of(env)
         self.num_envs = num_envs
-        # Of episodes that have begun: the task, the worker that plays it, and whether it still runs.
-        self._tasks: dict[int, str] = {}
+        # Of episodes that have begun: the episode, the worker that plays it, and the chunks so far while it runs.
+        self._episodes: dict[int, Episode] = {}
         self._home: dict[int, int] = {}
-        self._running: set[int] = set()
-        count = worker_count(num_envs) if workers is None else min(workers, num_envs)
-        if self._settings.sim_backend == "gpu":
-            count = 1  # the slots are rows of one simulation
-        self._workers: list[_Worker] = []
+        self._running: dict[int, list[np.ndarray]] = {}
+        # Slots whose worker was lost, and how many were since the slot's last answer, or since a start (_NOBODY).
+        self._behind: set[int] = set()
+        self._losses: Counter[int] = Counter()
+        self._workers: dict[int, Worker] = {}
+        self._enlisted = 0
+        self._cluster = cluster.Cluster(self._settings, workers or num_envs) if cluster.in_use() else None
         try:
-            for _ in range(count):
-                self._workers.append(_start_worker())
-            self._call(dict.fromkeys(range(count), ("start", (self._settings, num_envs))))
+            if self._cluster:
+                self._enlist(self._cluster.first())
+            else:
+                count = worker_count(num_envs) if workers is None else min(workers, num_envs)
+                # On a GPU the slots are rows of one simulation.
+                count = 1 if self._settings.sim_backend == "gpu" else count
+                self._enlist([processes.start(number) for number in range(count)])
         except BaseException:
             self.close()
             raise
@@ -81,13 +81,10 @@ class VectorEnv:
         for episode in episodes:
             self._facts.task(episode.task)
         self._check(slots)
-        self._place(slots, [episode.task for episode in episodes])
-        rows = self._rows(slots)
-        answers = self._call(
-            {worker: ("reset", [(slots[i], episodes[i]) for i in where]) for worker, where in rows.items()}
-        )
-        order = np.argsort(np.concatenate([rows[worker] for worker in answers]))
-        images, state, told = (np.concatenate(parts)[order] for parts in zip(*answers.values(), strict=True))
+        if self._cluster:
+            self._enlist(self._cluster.joined())
+        self._place(slots, episodes)
+        images, state, told = self._ask(slots, lambda rows: ("reset", [(slots[row], episodes[row]) for row in rows]))
         return Observation(images, state, told.tolist())
 
     def step(self, slots: Sequence[int], actions: np.ndarray) -> ChunkResult:
@@ -100,16 +97,15 @@ class VectorEnv:
                 f"actions have shape {actions.shape}, expected ({len(slots)}, R, {len(self._facts.action)})"
             )
         self._check(slots)
-        if not self._home.keys() >= set(slots):
-            raise ValueError(f"slots {sorted(set(slots) - self._home.keys())} have no episode yet; reset them first")
-        rows = self._rows(slots)
-        answers = self._call(
-            {worker: ("step", ([slots[i] for i in where], actions[where])) for worker, where in rows.items()}
-        )
-        order = np.argsort(np.concatenate([rows[worker] for worker in answers]))
-        outcome = Outcome(*(np.concatenate(parts)[order] for parts in zip(*answers.values(), strict=True)))
-        ended = outcome.terminated | outcome.truncated
-        self._running.difference_update(slot for slot, over in zip(slots, ended, strict=True) if over)
+        if over := set(slots) - self._running.keys():
+            raise RuntimeError(f"slots {sorted(over)}: step after the episode's end, or before a start; reset first")
+        answers = self._ask(slots, lambda rows: ("step", ([slots[row] for row in rows], actions[rows])))
+        outcome = Outcome(*answers)
+        for slot, chunk, over in zip(slots, actions, outcome.terminated | outcome.truncated, strict=True):
+            if over:
+                del self._running[slot]
+            elif self._cluster:
+                self._running[slot].append(chunk.copy())
         observation = Observation(outcome.images, outcome.state, outcome.instruction.tolist())
         return ChunkResult(observation, outcome.reward, outcome.terminated, outcome.truncated, outcome.steps)
 
@@ -129,39 +125,54 @@ class VectorEnv:
         self._home.clear()
         waiting = list(range(len(takes)))
         at_work: dict[int, int] = {}
-        seen: list[set[str]] = [set() for _ in self._workers]
+        seen: dict[int, set[str]] = {}
 
         def begin(worker: int) -> None:
             # What is held for drawing a task costs as much as some frames, so a worker stays with the tasks it has.
-            number = min(waiting, key=lambda number: (takes[number].episode.task not in seen[worker], number))
+            tasks = seen.setdefault(worker, set())
+            number = min(waiting, key=lambda number: (takes[number].episode.task not in tasks, number))
             waiting.remove(number)
             at_work[worker] = number
             # A lost worker is told with its task: it plays in the slot of its own number.
-            self._home[worker], self._tasks[worker] = worker, takes[number].episode.task
-            seen[worker].add(takes[number].episode.task)
-            self._send(worker, (command, (takes[number], *options)))
+            self._home[worker], self._episodes[worker] = worker, takes[number].episode
+            tasks.add(takes[number].episode.task)
+            try:
+                self._send(worker, (command, (takes[number], *options)))
+            except _GoneError as gone:
+                lose(worker, gone)
 
-        for worker in range(min(len(self._workers), len(takes))):
-            begin(worker)
-        while at_work:
-            ready = wait([self._workers[worker].pipe for worker in at_work])
-            for worker in [worker for worker in at_work if self._workers[worker].pipe in ready]:
-                number, answer = at_work.pop(worker), self._answer(worker, self._receive(worker))
-                if waiting:
-                    begin(worker)
-                yield number, answer
+        def lose(worker: int, gone: _GoneError) -> None:
+            number = at_work.pop(worker)
+            waiting.append(number)
+            self._lost(worker, [number], gone)
+
+        while waiting or at_work:
+            for worker in [worker for worker in self._workers if worker not in at_work][: len(waiting)]:
+                begin(worker)
+            ready = wait([self._workers[worker].pipe for worker in at_work], cluster.ANSWER_SECONDS)
+            late = not ready and self._cluster
+            for worker in [worker for worker in at_work if late or self._workers[worker].pipe in ready]:
+                try:
+                    if late:
+                        raise _GoneError("gave no answer in time")
+                    reply = self._receive(worker)
+                except _GoneError as gone:
+                    lose(worker, gone)
+                    continue
+                number = at_work.pop(worker)
+                self._losses.pop(number, None)
+                yield number, self._answer(worker, reply)
 
     def close(self) -> None:
-        """End the worker processes; safe to call twice."""
-        for worker in self._workers:
+        """End the workers; safe to call twice."""
+        for worker in self._workers.values():
             worker.pipe.close()
-        for worker in self._workers:
-            try:
-                worker.process.wait(_GRACE_SECONDS)
-            except subprocess.TimeoutExpired:
-                worker.process.kill()
-                worker.process.wait()
-        self._workers = []
+        for worker in self._workers.values():
+            if worker.process:
+                processes.end(worker.process)
+        self._workers = {}
+        if self._cluster:
+            self._cluster.close()
 
     def __enter__(self) -> "VectorEnv":
         return self
@@ -171,8 +182,9 @@ class VectorEnv:
     ) -> None:
         if kind is not None:
             # Nobody waits for the chunks that they are at, which on a busy machine take seconds.
-            for worker in self._workers:
-                worker.process.kill()
+            for worker in self._workers.values():
+                if worker.process:
+                    worker.process.kill()
         self.close()
 
     def _check(self, slots: Sequence[int]) -> None:
@@ -181,78 +193,130 @@ class VectorEnv:
         if not self._workers:
             raise RuntimeError("the environment is closed")
 
-    def _place(self, slots: Sequence[int], tasks: Sequence[str]) -> None:
+    def _enlist(self, workers: list[Worker]) -> None:
+        """Workers that join begin with the settings; one that is lost at once has no episode yet."""
+        numbers = range(self._enlisted, self._enlisted + len(workers))
+        self._enlisted += len(workers)
+        self._workers |= zip(numbers, workers, strict=True)
+        for ask in (lambda number: self._send(number, ("start", (self._settings, self.num_envs))),
+                    lambda number: self._answer(number, self._receive(number))):  # fmt: skip
+            for number in [number for number in numbers if number in self._workers]:
+                try:
+                    ask(number)
+                except _GoneError as gone:
+                    self._lost(number, [_NOBODY], gone)
+        if self._workers.keys() & set(numbers):
+            self._losses.pop(_NOBODY, None)
+
+    def _place(self, slots: Sequence[int], episodes: Sequence[Episode]) -> None:
         """Choose the worker of each new episode, so that each has as many of every task: their steps differ in cost,
         and a call lasts as long as the slowest worker. An episode that still runs holds its simulator, so its slot
         stays where it is."""
-        by_task = Counter((self._home[slot], self._tasks[slot]) for slot in self._running.difference(slots))
-        total = Counter(self._home[slot] for slot in self._running.difference(slots))
-        for slot, task in zip(slots, tasks, strict=True):
+        others = self._running.keys() - set(slots)
+        by_task = Counter((self._home[slot], self._episodes[slot].task) for slot in others)
+        total = Counter(self._home[slot] for slot in others)
+        for slot, episode in zip(slots, episodes, strict=True):
             if slot not in self._running:
                 self._home[slot] = min(
-                    range(len(self._workers)), key=lambda worker: (by_task[worker, task], total[worker], worker)
+                    self._workers, key=lambda worker: (by_task[worker, episode.task], total[worker], worker)
                 )
-            by_task[self._home[slot], task] += 1
+            by_task[self._home[slot], episode.task] += 1
             total[self._home[slot]] += 1
-            self._tasks[slot] = task
-            self._running.add(slot)
+            self._episodes[slot] = episode
+            self._running[slot] = []
+            self._behind.discard(slot)
 
-    def _rows(self, slots: Sequence[int]) -> dict[int, list[int]]:
-        """Rows of this call by worker."""
-        rows: dict[int, list[int]] = {}
-        for row, slot in enumerate(slots):
-            rows.setdefault(self._home[slot], []).append(row)
-        return rows
+    def _ask(self, slots: Sequence[int], message: Message) -> list[np.ndarray]:
+        """Columns of the workers' answers, in the order of ``slots``. Where a worker is lost, another one is asked."""
+        order: list[int] = []
+        answers: list[tuple[np.ndarray, ...]] = []
+        while rows := [row for row in range(len(slots)) if row not in order]:
+            while behind := [row for row in rows if slots[row] in self._behind]:
+                for where, _ in self._round(slots, behind, lambda where: ("catch_up", self._played(slots, where))):
+                    self._behind.difference_update(slots[row] for row in where)
+            for where, answer in self._round(slots, rows, message):
+                order += where
+                answers.append(answer)
+        for slot in slots:
+            self._losses.pop(slot, None)
+        places = np.argsort(order)
+        return [np.concatenate(parts)[places] for parts in zip(*answers, strict=True)]
 
-    def _call(self, messages: dict[int, tuple[str, Any]]) -> dict[int, Any]:
-        """Send every worker its message, then collect the answers."""
-        for index, message in messages.items():
-            self._send(index, message)
-        replies = {index: self._receive(index) for index in messages}
-        return {index: self._answer(index, reply) for index, reply in replies.items()}
+    def _played(self, slots: Sequence[int], rows: list[int]) -> list[tuple[int, Episode, list[np.ndarray]]]:
+        return [(slot, self._episodes[slot], self._running[slot]) for slot in (slots[row] for row in rows)]
 
-    def _send(self, index: int, message: tuple[str, Any]) -> None:
+    def _round(self, slots: Sequence[int], rows: list[int], message: Message) -> list[tuple[list[int], Any]]:
+        """Send the workers of these rows of ``slots`` one message each, then collect the answers, with the rows that
+        each is about; a lost worker's are left out."""
+        shares: dict[int, list[int]] = {}
+        for row in rows:
+            shares.setdefault(self._home[slots[row]], []).append(row)
+        gone: dict[int, _GoneError] = {}
+        replies: dict[int, tuple[str, Any]] = {}
+        for worker, where in shares.items():
+            try:
+                self._send(worker, message(where))
+            except _GoneError as error:
+                gone[worker] = error
+        for worker in [worker for worker in shares if worker not in gone]:
+            try:
+                replies[worker] = self._receive(worker)
+            except _GoneError as error:
+                gone[worker] = error
+        for worker, reason in gone.items():
+            self._lost(worker, [slots[row] for row in shares[worker]], reason)
+        return [(shares[worker], self._answer(worker, reply)) for worker, reply in replies.items()]
+
+    def _send(self, number: int, message: tuple[str, Any]) -> None:
         try:
-            self._workers[index].pipe.send(message)
-        except OSError:
-            self._lost(index)
+            self._workers[number].pipe.send(message)
+        except OSError as error:
+            raise _GoneError(str(error)) from error
 
-    def _receive(self, index: int) -> tuple[str, Any]:
+    def _receive(self, number: int) -> tuple[str, Any]:
         try:
-            reply: tuple[str, Any] = self._workers[index].pipe.recv()
+            reply: tuple[str, Any] = self._workers[number].pipe.recv()
             return reply
-        except (EOFError, OSError):
-            self._lost(index)
+        except BlockingIOError as error:
+            raise _GoneError(f"gave no answer for {cluster.ANSWER_SECONDS} s") from error
+        except (EOFError, OSError) as error:
+            raise _GoneError("was lost") from error
 
-    def _answer(self, index: int, reply: tuple[str, Any]) -> Any:
+    def _answer(self, number: int, reply: tuple[str, Any]) -> Any:
         status, answer = reply
         if status == "user_error":
             raise UserError(answer)
         if status == "error":
-            raise RuntimeError(f"environment worker {index} failed:\n{answer}")
+            raise RuntimeError(f"{self._workers[number].name} failed:\n{answer}")
         return answer
 
-    def _lost(self, index: int) -> NoReturn:
-        code = self._workers[index].process.wait()
-        ending = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"
-        tasks = sorted({self._tasks[slot] for slot, home in self._home.items() if home == index})
-        self.close()
-        raise WorkerDied(
-            f"environment worker {index} {ending} while it ran {', '.join(tasks) or 'no task'};"
-            f" if memory ran out, lower num_envs or set {variables.WORKERS}"
-        )
+    def _lost(self, number: int, slots: list[int], gone: _GoneError) -> None:
+        """Give the episodes of a cluster's worker to others. slots: those that it was asked for.
 
-
-def _start_worker() -> _Worker:
-    # Not multiprocessing.Process: its children import the parent's main module, and torch with it.
-    parent, child = Pipe()
-    root = str(Path(__file__).resolve().parents[3])
-    path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))
-    process = subprocess.Popen(
-        [sys.executable, "-c", "from pirl_core.envs.vector.worker import main; main()", str(child.fileno())],
-        pass_fds=[child.fileno()],
-        env={**os.environ, **WORKER_ENVIRONMENT, "PYTHONPATH": path},
-        stdin=subprocess.DEVNULL,
-    )
-    child.close()
-    return _Worker(process, parent)
+        Raises WorkerDied for a worker of this machine, and where too many were lost with one episode.
+        """
+        name, pipe, process = self._workers[number]
+        tasks = sorted({self._episodes[slot].task for slot, home in self._home.items() if home == number})
+        at = f"while it ran {', '.join(tasks) or 'no task'}"
+        if process:
+            code = process.wait()
+            ending = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"
+            self.close()
+            raise WorkerDied(
+                f"{name} {ending} {at}; if memory ran out, lower num_envs or set {variables.WORKERS}"
+            ) from gone
+        self._losses.update(slots)
+        if any(self._losses[slot] > MOST_LOSSES for slot in slots):
+            self.close()
+            raise WorkerDied(
+                f"{name} {gone} {at}, the {MOST_LOSSES + 1}th in a row; look at `ray logs` of its machine"
+            ) from gone
+        pipe.close()
+        del self._workers[number]
+        assert self._cluster is not None
+        self._enlist(self._cluster.joined(0.0 if self._workers else cluster.JOIN_SECONDS))
+        load = Counter(self._home[slot] for slot in self._running)
+        for slot in [slot for slot in self._running if self._home[slot] == number]:
+            self._home[slot] = min(self._workers, key=lambda worker: (load[worker], worker))
+            load[self._home[slot]] += 1
+            self._behind.add(slot)

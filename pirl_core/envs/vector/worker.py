@@ -17,6 +17,7 @@ from pirl_core.envs.contract import Outcome, Settings, Simulator
 from pirl_core.envs.opening import open_simulator
 from pirl_core.envs.vector.batch import BatchSlots
 from pirl_core.envs.vector.replay import record_episode, render_episode
+from pirl_core.envs.vector.world import world_of
 from pirl_core.errors import UserError
 from pirl_core.types import Episode
 
@@ -62,6 +63,13 @@ class Slots:
                 self._idle.append(self._busy.pop(slot))
         return Outcome(*(np.stack(column) for column in zip(*outcomes, strict=True)))
 
+    def catch_up(self, played: list[tuple[int, Episode, list[np.ndarray]]]) -> None:
+        """Bring slots to where a lost worker had them: each episode's start, then its chunks (R, A) so far."""
+        self.reset([(slot, episode) for slot, episode, _ in played])
+        for slot, _, chunks in played:
+            for chunk in chunks:
+                self.step([slot], chunk[None])
+
     def clear(self) -> None:
         """Give up all episodes and the memory of their simulators."""
         for simulator in [*self._busy.values(), *self._idle]:
@@ -104,13 +112,15 @@ def serve(pipe: Connection) -> None:
     while True:
         try:
             command, payload = pipe.recv()
-        except (EOFError, ConnectionResetError):
+        except (EOFError, OSError):
             return
         try:
             if command == "start":
                 settings, num_envs = payload
                 slots = BatchSlots(settings, num_envs) if settings.sim_backend == "gpu" else Slots(settings)
                 answer: Any = None
+            elif command == "world":
+                answer = world_of(*payload)
             elif command == "film":
                 assert slots is not None
                 slots.clear()
@@ -120,6 +130,10 @@ def serve(pipe: Connection) -> None:
                 assert slots is not None
                 slots.clear()
                 answer = record_episode(settings, *payload)
+            elif command == "catch_up":
+                assert isinstance(slots, Slots)
+                slots.catch_up(payload)
+                answer = None
             else:
                 assert slots is not None
                 answer = slots.reset(payload) if command == "reset" else slots.step(*payload)
@@ -130,7 +144,7 @@ def serve(pipe: Connection) -> None:
             reply = ("error", traceback.format_exc())
         try:
             pipe.send(reply)
-        except (BrokenPipeError, ConnectionResetError):
+        except OSError:
             return
 
 
