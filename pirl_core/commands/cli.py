@@ -102,6 +102,9 @@ def main(argv: list[str] | None = None) -> int:
     console.speak()
     parser = build_parser()
     args = parser.parse_args(argv)
+    # As for the stages, a package of one's own may lie in the working folder.
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.append(here)
     try:
         if args.command == "completion":
             import shtab
