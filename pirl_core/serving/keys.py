@@ -99,9 +99,8 @@ def _cameras(known: Mapping[str, str], ours: Sequence[str]) -> dict[str, str]:
     """Ours that the preset gives a place."""
     places = {name: known[name] for name in ours if name in known}
     for on_wrist in (False, True):
-        asked, left = (
-            [name for name in names if _on_wrist(name) == on_wrist and name not in places] for names in (ours, known)
-        )
+        asked = [name for name in ours if name not in known and _on_wrist(name) == on_wrist]
+        left = [name for name in known if name not in ours and _on_wrist(name) == on_wrist]
         if len(asked) == len(left) == 1:
             places[asked[0]] = known[left[0]]
     return places
@@ -117,7 +116,7 @@ def _require_numbers(preset: str, interface: Interface) -> None:
         if len(names) != count:
             raise UserError(
                 f"--keys {preset}: that robot has {count} numbers ({which}), the policy {verb} {len(names)} "
-                f"({', '.join(names)[:120]}); serve a policy of that robot, or say where the state is: --map state=PLACE"
+                f"({', '.join(names)[:120]}); serve one of that robot, or say where the state is: --map state=PLACE"
             )
 
 
