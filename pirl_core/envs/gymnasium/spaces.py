@@ -15,8 +15,12 @@ from gymnasium.spaces import Box, Dict
 
 from pirl_core.errors import UserError, first_line
 from pirl_core.facts import OBJECT, STATE, SUCCESS, Keys
+from pirl_core.params.sections.env import SENTENCE
 
 NO_VIDEOS = "; set evaluate.videos_per_outcome and run.validation_videos to 0, and leave camera render out"
+
+NO_KEYS = (SUCCESS, SENTENCE)
+"""Of ``Keys`` those that name nothing of an observation."""
 
 
 class Numbers(NamedTuple):
@@ -52,7 +56,7 @@ def parts(space: Any, keys: Keys, task: str) -> tuple[list[str], list[str]]:
     is no vector, and where no number is left.
     """
     if isinstance(space, Box):
-        wrong = [name for name in keys if name != SUCCESS]
+        wrong = [name for name in keys if name not in NO_KEYS]
         if wrong:
             raise UserError(
                 f"env.keys.{wrong[0]}: the observation of {task} is no Dict, so it has no keys; leave it out"
@@ -62,7 +66,7 @@ def parts(space: Any, keys: Keys, task: str) -> tuple[list[str], list[str]]:
         return [""], []
     if not isinstance(space, Dict):
         raise UserError(f"env.tasks: the observation of {task} is {space}; Box and Dict are what a policy can read")
-    named = {name: [key] if isinstance(key, str) else list(key) for name, key in keys.items() if name != SUCCESS}
+    named = {name: [key] if isinstance(key, str) else list(key) for name, key in keys.items() if name not in NO_KEYS}
     for name, wanted in named.items():
         for key in wanted:
             if key not in space.spaces:

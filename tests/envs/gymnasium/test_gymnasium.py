@@ -150,6 +150,16 @@ def test_a_package_of_ones_own_with_pictures_and_success(own: Path) -> None:
     assert result.truncated.tolist() == [False, True, True] and result.steps.tolist()[2] == 6
 
 
+def test_its_sentence_is_the_user_s(own: Path) -> None:
+    """In the facts, which find demonstrations by it, and in what the policy is told."""
+    env = world(tasks=[TASK], keys={**KEYS, "sentence": "move right"}, cameras=["front"], episode_steps=6)
+    assert facts_in(env).task(TASK).sentences == ("move right",) and facts_in(env).sentences() == ["move right"]
+    with VectorEnv(env, 1, 1) as envs:
+        assert envs.reset([0], [Episode(TASK, 0)]).instructions == ["move right"]
+    with pytest.raises(ValueError, match="unknown Gymnasium camera 'sentence'"):
+        world(tasks=[TASK], keys={**KEYS, "sentence": "move right"}, cameras=["sentence"])
+
+
 def test_what_cannot_be_is_told_in_one_line(own: Path) -> None:
     with pytest.raises(ValueError, match="unknown Gymnasium task 'Hoper-v5'; did you mean 'Hopper-v5'"):
         world(tasks=["Hoper-v5"])
