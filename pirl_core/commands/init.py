@@ -12,8 +12,9 @@ from pirl_core.readers.text import read_text
 
 SUMMARY = "make the working folder one to run the pipeline in"
 WORKSPACE = Path(__file__).with_name("workspace")
-FILES = {"dvc.yaml": "dvc.yaml", "Makefile": "Makefile", ".dvcignore": "dvcignore", ".gitignore": "gitignore"}
-"""Name → that in WORKSPACE, where they are links to the repository's own, but for the Makefile."""
+FILES = {"dvc.yaml": "pipeline.yaml", "Makefile": "Makefile", ".dvcignore": "dvcignore", ".gitignore": "gitignore"}
+"""Name → that in WORKSPACE, where they are links to the repository's own, but for the Makefile. By their own names DVC
+would take them for parts of the repository's pipeline."""
 PARAMS = "params.yaml"
 DEFAULT = "laptop"
 

@@ -57,4 +57,4 @@ def test_the_wheel_has_them() -> None:
     patterns = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["*"]
     found = {path.name for pattern in patterns for path in WORKSPACE.parent.glob(pattern)}
     assert set(FILES.values()) <= found
-    assert yaml.safe_load((WORKSPACE / "dvc.yaml").read_text()) == yaml.safe_load((ROOT / "dvc.yaml").read_text())
+    assert yaml.safe_load((WORKSPACE / "pipeline.yaml").read_text()) == yaml.safe_load((ROOT / "dvc.yaml").read_text())
