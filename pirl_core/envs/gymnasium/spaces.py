@@ -39,9 +39,10 @@ def make(task: str, limit: int | None, drawn: bool) -> Any:
 
     Raises UserError where it cannot be made, in its own words.
     """
-    options = {"max_episode_steps": limit, "disable_env_checker": True}
+    # One that is not drawn need not know of render modes.
+    mode = {"render_mode": "rgb_array"} if drawn else {}
     try:
-        env = gymnasium.make(task, render_mode="rgb_array" if drawn else None, **options)
+        env = gymnasium.make(task, max_episode_steps=limit, disable_env_checker=True, **mode)
     except (Error, ImportError, TypeError, ValueError) as error:
         raise UserError(f"env.tasks: {task}: {first_line(error, 300)}{NO_VIDEOS if drawn else ''}") from None
     if drawn and "rgb_array" not in env.metadata.get("render_modes", ()):

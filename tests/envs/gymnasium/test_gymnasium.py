@@ -51,6 +51,7 @@ class Reach(gymnasium.Env):
 
 
 gymnasium.register("Reach-v0", Reach)
+gymnasium.register("Undrawn-v0", lambda: Reach())
 gymnasium.register("Counted-v0", gymnasium.make("CartPole-v1").spec.entry_point)
 '''
 KEYS: dict[str, Any] = {"front": "front", "state": "place", "object": ["goal"], "success": "is_success"}
@@ -136,6 +137,8 @@ def test_a_package_of_ones_own_with_pictures_and_success(own: Path) -> None:
     env = world(tasks=[TASK], keys=KEYS, cameras=["front"], object_state=False, episode_steps=6)
     facts = facts_in(env)
     assert (facts.state, facts.object_state, facts.action_range, facts.rate) == (("place",), 3, 2.0, 10.0)
+    # One that knows of no render mode.
+    assert facts_in(world(tasks=["own_worlds:Undrawn-v0"], keys=KEYS)).state == facts.state
     assert env.score == "success" and facts.task(TASK).sentences == ("Reach",)
     episode = Episode(TASK, seeds.train_seed(0, TASK, 0))
     with VectorEnv(env, 3, 1) as envs:
