@@ -117,7 +117,7 @@ def test_own_data_and_environment_end_in_a_client_s_hands(here: Path, capsys: py
         }
     )
     assert cli.main(["scale"]) == 0 and cli.main(["inspect", "my_demos"]) == 0
-    assert "keeps 40 of 40 episodes" in capsys.readouterr().out
+    assert "keeps 100 of 100 episodes" in capsys.readouterr().out
     own = pipeline("reach", ["flow_sde"])["flow_sde"]
     policy = Path("outputs/policy/reach-flow_sde-0")
     with listening(policy, "--map", "front=observation/image") as (_, port):
