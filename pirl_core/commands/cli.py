@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from pirl_core import console
-from pirl_core.commands import claims, compare, doctor, evaluate, inspect, plan, runs, scale, serve, status
+from pirl_core.commands import claims, compare, doctor, evaluate, init, inspect, plan, runs, scale, serve, status
 from pirl_core.commands import publish as checkpoints
 from pirl_core.errors import UserError, told
 
@@ -27,6 +27,7 @@ _pirl_evaluations() {
 }""",
 }
 RUN = {
+    "init": init.run,
     "status": status.run,
     "runs": runs.run,
     "compare": compare.run,
@@ -42,6 +43,7 @@ RUN = {
 }
 # What to do after it, in one line; what evaluate, doctor and serve say depends on what they found.
 NEXT = {
+    "init": "describe your experiment in params.yaml, then pirl plan tells what it takes and make reproduce runs it",
     "status": "pirl runs lists what was tried; pirl compare A B shows two evaluations side by side",
     "runs": "pirl compare metaworld-flow_sde RUN:metaworld-flow_sde pairs one of them with the present one",
     "compare": "pirl claims tells which of the paper's claims these results support",
@@ -62,6 +64,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", help="what to do")
     add = commands.add_parser
+    init.add_arguments(add("init", help=init.SUMMARY, description=f"Does one thing: {init.SUMMARY}."))
     status.add_arguments(add("status", help=status.SUMMARY, description=f"Tells {status.SUMMARY}."))
     runs.add_arguments(add("runs", help=runs.SUMMARY, description=f"Lists {runs.SUMMARY}."))
     about = compare.SUMMARY
@@ -102,6 +105,9 @@ def main(argv: list[str] | None = None) -> int:
     console.speak()
     parser = build_parser()
     args = parser.parse_args(argv)
+    # As for the stages, a package of one's own may lie in the working folder.
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.append(here)
     try:
         if args.command == "completion":
             import shtab

@@ -101,19 +101,20 @@ def _require_free(params: "Params", name: str) -> None:
 def _remote(args: argparse.Namespace, found: "Run") -> "tuple[Remote, Keys]":
     tongue: Any = part(args.protocol, f"ask_{args.protocol}")
     from pirl_core.envs.conventions import conventions_of
-    from pirl_core.facts import facts_of
+    from pirl_core.facts import facts_in
     from pirl_core.policy.interface import interface_of
     from pirl_core.serving.keys import keys_for
     from pirl_core.serving.line import Target
     from pirl_core.serving.remote import Remote
 
-    env, facts = found.env, facts_of(found.env.world)
+    env = found.env
+    benchmark, facts = env.world, facts_in(env)
     interface = interface_of(env, facts.state_dim(env.object_state), len(facts.action), [])
     keys = keys_for(interface, args.protocol, args.keys, args.map)
     if len(keys.state) > 1:
         raise UserError(f"--map state: has {len(keys.state)} places; give one, --map state=PLACE")
     target = Target(args.server, api_key(args.api_key_file), float(args.timeout))
-    return Remote(target, tongue, keys, interface, conventions_of(env.world), args.replan), keys
+    return Remote(target, tongue, keys, interface, conventions_of(benchmark), args.replan), keys
 
 
 def _stated(args: argparse.Namespace, remote: "Remote", keys: "Keys") -> dict[str, Any]:

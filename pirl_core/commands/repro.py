@@ -52,7 +52,7 @@ def main(argv: list[str] | None = None) -> int:
     args, given = parser.parse_known_args(argv)
     try:
         if not Path("dvc.yaml").is_file():
-            raise UserError(f"{Path.cwd()}: no dvc.yaml here; run in the repository's root")
+            raise UserError(f"{Path.cwd()}: no dvc.yaml here; run where it is, or write it here with pirl init")
         _checked(given, args.experiment, args.scale)
         turn = take(PIPELINE, tell=lambda holder: say(waiting_for(holder)))
         if args.scale:

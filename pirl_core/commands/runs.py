@@ -3,7 +3,6 @@ here they stand beside the repository's own run. Writes nothing."""
 
 import argparse
 import json
-import sys
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -239,8 +238,5 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    # As for the stages, a package of one's own may lie in the root.
-    if (here := str(Path.cwd())) not in sys.path:
-        sys.path.append(here)
     runs = read_runs(Path(), time.time())
     print(json.dumps(runs, ensure_ascii=False, indent=1) if args.json else render(runs, args.all))

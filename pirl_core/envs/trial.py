@@ -12,7 +12,7 @@ from pirl_core.envs.contract import Settings
 from pirl_core.envs.drawing import opengl
 from pirl_core.envs.opening import open_simulator
 from pirl_core.errors import UserError
-from pirl_core.facts import facts_of
+from pirl_core.facts import facts_in, facts_of
 from pirl_core.types import Episode
 
 SIZE = 64
@@ -38,11 +38,12 @@ def tried(benchmark: str) -> str:
         fast_render=True,
         object_state=False,
         sim_backend="cpu",
+        tasks=[task],
     )
     simulator = open_simulator(settings, Episode(task, 0))
     try:
         simulator.reset(Episode(task, 0))
-        simulator.step(np.zeros(len(facts.action), np.float32))
+        simulator.step(np.zeros(len(facts_in(settings).action), np.float32))
         drawn = simulator.images()
     finally:
         simulator.close()

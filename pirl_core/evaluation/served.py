@@ -10,6 +10,7 @@ import pandas as pd
 
 from pirl_core.envs.vector.slots import VectorEnv
 from pirl_core.evaluation.evaluate import Turn, play_turns, split_episodes
+from pirl_core.evaluation.record import RECORD
 from pirl_core.evaluation.starts import shared_starts
 from pirl_core.evaluation.written import Whose, write_episodes, write_pictures
 from pirl_core.files import replace_folder, write_json
@@ -21,7 +22,6 @@ from pirl_core.serving.remote import Remote
 from pirl_core.training.resume import Checkpoints
 from pirl_core.training.track import Tracker
 
-RECORD = "served.json"
 PACKAGES = ("numpy", "msgpack", "websockets", "gymnasium")
 
 

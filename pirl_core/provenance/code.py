@@ -64,7 +64,7 @@ def code_of(stage: str, parts: Mapping[str, Sequence[str]], root: Path) -> Code:
 
     parts: the chosen benchmarks, backbones and noise rules (``HOMES``), by short or dotted names, and ``WORLDS``,
     packages that register what is simulated; a package of somebody's own is looked for where Python would. Files
-    that are not Python count with the folder they lie in.
+    that are not Python count with the package they lie in.
     """
     chosen = {home: parts.get(kind, ()) for kind, home in HOMES.items()}
     roots = {
@@ -97,7 +97,8 @@ def code_of(stage: str, parts: Mapping[str, Sequence[str]], root: Path) -> Code:
             waiting += source.imports
             for kind, last in source.parts:
                 waiting += [named.where(kind, one, last) for one in chosen[kind]]
-            if path.parent != home / PACKAGE:
+            # Beside a module that is in no package may lie anything, the whole working folder's files.
+            if path.parent not in (home, home / PACKAGE):
                 files |= _data(path.parent, home)
     return Code(files, frozenset(packages))
 

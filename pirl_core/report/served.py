@@ -5,26 +5,13 @@ from typing import Any
 
 import pandas as pd
 
+from pirl_core.evaluation.record import RECORD, read_record
 from pirl_core.params.file import resolve
 from pirl_core.params.sections import Params
-from pirl_core.readers.text import read_json
-from pirl_core.readers.typed import Open, check
 from pirl_core.report.inputs import read_table
 from pirl_core.report.metrics import rate_of, rounded
 
 Row = dict[str, Any]
-RECORD = "served.json"
-REMEDY = "evaluate it again, or delete its folder"
-
-
-class _Record(Open):
-    """Of ``evaluation.served``: what was asked of whom. noise: whose, 'episode' where a rerun gives the same."""
-
-    server: str
-    protocol: str
-    policy: str
-    noise: str
-    params: dict[str, dict[str, Any]]
 
 
 def served_rows(params: Params, outputs: Path) -> list[Row]:
@@ -32,7 +19,7 @@ def served_rows(params: Params, outputs: Path) -> list[Row]:
     another one is left out. Raises UserError for a broken record or table."""
     rows = []
     for path in sorted((outputs / "evaluate").glob(f"*/{RECORD}")):
-        record = check(_Record, read_json(path, REMEDY), str(path), REMEDY)
+        record = read_record(path)
         table = read_table(path.parent / "episodes.parquet")
         experiment = str(table["experiment"].iloc[0]) if len(table) else ""
         if experiment in params.experiments and record.params == _protocol(params, experiment):

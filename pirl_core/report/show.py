@@ -9,7 +9,7 @@ from pirl_core.readers.text import read_json
 from pirl_core.report.folder import results_of
 from pirl_core.report.tables import memory, results_table, seconds
 
-NEXT = "open the report; pirl compare metaworld-sft metaworld-flow_sde; pirl claims; make help lists the rest"
+NEXT = "open the report; pirl compare {}; pirl claims; make help lists the rest"
 REMEDY = "run `make reproduce`"
 
 
@@ -23,8 +23,10 @@ def show(results: Path, page: Path) -> str:
         cost = f"{wall} over {runs['recorded']} stage runs, peak memory {peak}"
     except (ValueError, KeyError, TypeError, AttributeError):
         raise UserError(f"{results} holds metrics.json and run.json of another version; {REMEDY}") from None
+    names = list(dict.fromkeys(f"{row['experiment']}-{row['method']}" for row in metrics["rows"]))
+    following = NEXT.format(" ".join(names[:2]) if len(names) > 1 else "A B")
     where = page.resolve().as_uri() if page.exists() else f"{page} is absent: run `dvc repro report`"
-    return f"{table}\n\nWall time  {cost}\nReport     {where}\nNext       {NEXT}"
+    return f"{table}\n\nWall time  {cost}\nReport     {where}\nNext       {following}"
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -12,6 +12,7 @@ import numpy as np
 from pirl_core.errors import UserError
 from pirl_core.policy.interface import Interface
 from pirl_core.serving.policy import observation_of
+from pirl_core.sft.augment import WRIST_CAMERAS
 from pirl_core.types import Observation
 
 STATE, PROMPT = "state", "prompt"
@@ -50,6 +51,8 @@ PRESETS: dict[str, dict[str, Keys]] = {
         "aloha": Keys({name: f"images/{name}" for name in ALOHA}, ("states",), "task_description"),
     },
 }
+NUMBERS = {"droid": (8, "7 joints, 1 gripper"), "aloha": (14, "6 joints and a gripper of each arm")}
+"""Of a robot that has one body alone: how many numbers its client sends as the state, and takes as an action."""
 # Of a protocol: places of a camera, of the state (of each number, where it has braces) and of the instruction, where
 # no preset says otherwise.
 PLAIN = {
@@ -64,7 +67,11 @@ def keys_for(interface: Interface, protocol: str, preset: str | None, pairs: Seq
     """preset: None for that of the policy's benchmark, where there is one. pairs: ``ours=theirs`` each, theirs several
     places with commas between for the state.
 
-    Raises UserError for an unknown preset, an unknown name of ours, and a camera that nothing gives a place.
+    A camera has the preset's place of its name; one of another name that of the only camera there that is left, of
+    those on the wrist or of the others as it is itself.
+
+    Raises UserError for an unknown preset, an unknown name of ours, a camera that nothing gives a place, and a preset
+    of a robot that has not as many numbers as the policy, unless the state has a place of its own.
     """
     known = PRESETS.get(protocol, {})
     if preset is not None and preset not in known:
@@ -74,15 +81,43 @@ def keys_for(interface: Interface, protocol: str, preset: str | None, pairs: Seq
     numbers = dict.fromkeys(state.format(name) for name in interface.state)
     plain = Keys({name: camera.format(name) for name in interface.cameras}, tuple(numbers), prompt)
     chosen = known[preset] if preset is not None else known.get(interface.benchmark, plain)
-    places = {**chosen.cameras, STATE: ",".join(chosen.state), PROMPT: chosen.prompt, **_pairs(pairs, interface)}
+    mapped = _pairs(pairs, interface)
+    if preset in NUMBERS and STATE not in mapped:
+        _require_numbers(preset, interface)
+    cameras = _cameras(chosen.cameras, interface.cameras)
+    places = {**cameras, STATE: ",".join(chosen.state), PROMPT: chosen.prompt, **mapped}
     lacking = [name for name in interface.cameras if name not in places]
     if lacking:
         raise UserError(
             f"--keys {preset or interface.benchmark}: gives no place for camera {lacking[0]} of the policy, only for "
             f"{', '.join(chosen.cameras)}; add --map {lacking[0]}=PLACE"
         )
-    cameras = {name: places[name] for name in interface.cameras}
-    return Keys(cameras, tuple(places[STATE].split(",")), places[PROMPT])
+    return Keys({name: places[name] for name in interface.cameras}, tuple(places[STATE].split(",")), places[PROMPT])
+
+
+def _cameras(known: Mapping[str, str], ours: Sequence[str]) -> dict[str, str]:
+    """Ours that the preset gives a place."""
+    places = {name: known[name] for name in ours if name in known}
+    for on_wrist in (False, True):
+        asked = [name for name in ours if name not in known and _on_wrist(name) == on_wrist]
+        left = [name for name in known if name not in ours and _on_wrist(name) == on_wrist]
+        if len(asked) == len(left) == 1:
+            places[asked[0]] = known[left[0]]
+    return places
+
+
+def _on_wrist(camera: str) -> bool:
+    return camera in WRIST_CAMERAS or "wrist" in camera
+
+
+def _require_numbers(preset: str, interface: Interface) -> None:
+    count, which = NUMBERS[preset]
+    for verb, names in (("reads", interface.state), ("moves", interface.action)):
+        if len(names) != count:
+            raise UserError(
+                f"--keys {preset}: that robot has {count} numbers ({which}), the policy {verb} {len(names)} "
+                f"({', '.join(names)[:120]}); serve one of that robot, or say where the state is: --map state=PLACE"
+            )
 
 
 def _pairs(pairs: Sequence[str], interface: Interface) -> dict[str, str]:

@@ -191,3 +191,14 @@ def test_a_file_that_is_a_hole_is_refused_and_not_read(tmp_path: Path, monkeypat
         file.truncate(2**40)
     with pytest.raises(UserError, match=r"info\.json: 1099511627776 bytes, .* it is a hole; take it out of the folder"):
         folder_digest(data)
+
+
+def test_what_lies_beside_a_lone_module_does_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A module in the working folder has dvc.lock and outputs beside it; data in a package of its own count."""
+    root = project(tmp_path / "project", "import json\n")
+    here = tree(
+        tmp_path / "here", {"lone_world.py": BASE, "dvc.lock": "a", "boxed/__init__.py": BASE, "boxed/a.xml": "a"}
+    )
+    monkeypatch.syspath_prepend(here)
+    found = code_of("rl", {"worlds": ("lone_world", "boxed")}, root).files
+    assert {"lone_world.py", "boxed/__init__.py", "boxed/a.xml"} <= set(found) and "dvc.lock" not in found

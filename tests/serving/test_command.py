@@ -38,7 +38,10 @@ def test_the_command_serves_and_stops_when_told(policy: Policy, seen: Observatio
     ("words", "told"),
     [
         (["--keys", "bridge"], "--keys bridge: protocol openpi has libero, droid, aloha; choose"),
-        (["--keys", "droid"], "--keys droid: gives no place for camera agentview of the policy"),
+        (
+            ["--keys", "droid"],
+            "--keys droid: that robot has 8 numbers (7 joints, 1 gripper), the policy reads 4 (a, b, c, d)",
+        ),
         (
             ["--map", "wrist=x"],
             "--map wrist=x: must be NAME=PLACE, with NAME one of agentview, eye_in_hand, state, prompt",

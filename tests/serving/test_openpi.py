@@ -3,10 +3,14 @@
 import numpy as np
 import pytest
 
+from pirl_core.errors import UserError
+from pirl_core.policy.interface import Interface
 from pirl_core.serving import openpi, websocket
+from pirl_core.serving.keys import keys_for
 from pirl_core.serving.policy import Policy
 from pirl_core.types import Observation
-from tests.serving.running import LIBERO, dial, openpi_client, openpi_message, predicted, row, running
+from tests.serving.running import LIBERO, dial, openpi_client, openpi_message, policy_of, predicted, row, running
+from tests.worlds import INSTRUCTIONS, random_observation, small_policy
 
 
 def test_openpi_s_client_gets_the_evaluation_s_chunks(policy: Policy, seen: Observation) -> None:
@@ -75,3 +79,43 @@ def test_keys_of_one_s_own(policy: Policy, seen: Observation) -> None:
     with running(policy, openpi, websocket, preset="aloha", pairs=pairs) as (_, port):
         answer = openpi_client(port).infer(message)
     np.testing.assert_array_equal(answer["actions"], predicted(policy, seen, 0, 1))
+
+
+def droid_policy(state: int, action: int, cameras: list[str]) -> Policy:
+    flow = small_policy(cameras=len(cameras), state_dim=state, action_dim=action)
+    names = [f"state{number}" for number in range(state)], [f"action{number}" for number in range(action)]
+    flow.interface = Interface("", cameras, *names, None, INSTRUCTIONS)
+    return policy_of(flow)
+
+
+@pytest.mark.parametrize("cameras", [["front", "wrist"], ["wrist_image_left", "exterior_image_1_left"]])
+def test_a_client_of_droid_needs_no_map(cameras: list[str]) -> None:
+    """Whatever the policy's cameras are called, in whatever order."""
+    policy = droid_policy(8, 8, cameras)
+    images, state, instruction = row(random_observation(policy.flow, 1), 0)
+    wrist = next(number for number, name in enumerate(cameras) if "wrist" in name)
+    message = {
+        "observation/exterior_image_1_left": images[1 - wrist],
+        "observation/wrist_image_left": images[wrist],
+        "observation/joint_position": state[:7],
+        "observation/gripper_position": state[7:],
+        "prompt": instruction,
+        "seed": 1,
+    }
+    with running(policy, openpi, websocket, preset="droid") as (_, port):
+        answer = openpi_client(port).infer(message)
+    expected = policy.predict(dict(zip(cameras, images, strict=True)), state, instruction, 1, 0)
+    np.testing.assert_array_equal(answer["actions"], expected)
+
+
+@pytest.mark.parametrize(
+    ("policy", "told"),
+    [
+        ((7, 8, ["front"]), r"that robot has 8 numbers \(7 joints, 1 gripper\), the policy reads 7 \(state0, "),
+        ((8, 7, ["front"]), ".*, the policy moves 7 "),
+        ((8, 8, ["front", "side"]), "gives no place for camera front of the policy"),
+    ],
+)
+def test_another_robot_than_droid_s_is_told(policy: tuple[int, int, list[str]], told: str) -> None:
+    with pytest.raises(UserError, match=f"--keys droid: {told}"):
+        keys_for(droid_policy(*policy).interface, "openpi", "droid", [])

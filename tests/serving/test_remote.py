@@ -265,7 +265,7 @@ def test_what_a_server_declares_is_compared(policy: Policy, capsys: pytest.Captu
         (["--name", "flow_sde"], "--name flow_sde: a policy of the pipeline has that name"),
         (["--name", "a-b"], "--name a-b: give small letters"),
         (["--experiment", "nowhere"], "--experiment: unknown name 'nowhere'"),
-        (["--keys", "droid"], "--keys droid: gives no place for camera corner2"),
+        (["--keys", "droid"], "--keys droid: that robot has 8 numbers (7 joints, 1 gripper), the policy reads 39 ("),
         (["--map", "state=a,b"], "--map state: has 2 places"),
         (["--server", "http://127.0.0.1:8000"], "--server http://127.0.0.1:8000: must be ws://HOST:PORT"),
         (["--server", "ws://["], "--server ws://[: must be ws://HOST:PORT"),

@@ -103,7 +103,7 @@ def tasks_of(source: str, data: Recorded) -> list[Listed]:
             sentence = facts.task(task).sentences[0]
             raise UserError(
                 f"curate.dataset: no episode of {source} shows '{sentence}', which is {task}; drop it from env.tasks,"
-                " or give another dataset"
+                f" {'set env.keys.sentence to what they are told' if facts.of else 'or give another dataset'}"
             )
     first = {text: task for task, texts in reversed(said.items()) for text in texts}
     parts = {

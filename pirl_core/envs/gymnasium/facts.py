@@ -9,6 +9,7 @@ from importlib import import_module
 
 from pirl_core.errors import UserError, first_line
 from pirl_core.facts import Facts, Keys, Task
+from pirl_core.params.sections.env import SENTENCE
 
 LOCOMOTION = ("Hopper-v5", "Walker2d-v5", "HalfCheetah-v5", "Ant-v5", "Humanoid-v5")
 RENDER = "render"
@@ -16,7 +17,12 @@ RENDER = "render"
 
 
 class Registered(Mapping[str, Task]):
-    """Has every registered id, and lists those that are known by name."""
+    """Has every registered id, and lists some: those that are known by name, or those that the user's sentence is for.
+    sentence: None: each has its name for one."""
+
+    def __init__(self, listed: Sequence[str] = LOCOMOTION, sentence: str | None = None) -> None:
+        self.listed = listed
+        self.sentence = sentence
 
     def __getitem__(self, name: str) -> Task:
         import gymnasium
@@ -29,7 +35,7 @@ class Registered(Mapping[str, Task]):
             spec = gymnasium.spec(rest)
         except (Error, ValueError):
             raise KeyError(name) from None
-        return Task((spec.name,), "all", steps=spec.max_episode_steps)
+        return Task((self.sentence or spec.name,), "all", steps=spec.max_episode_steps)
 
     def __contains__(self, name: object) -> bool:
         try:
@@ -38,17 +44,25 @@ class Registered(Mapping[str, Task]):
             return False
 
     def __iter__(self) -> Iterator[str]:
-        return iter(LOCOMOTION)
+        return iter(self.listed)
 
     def __len__(self) -> int:
-        return len(LOCOMOTION)
+        return len(self.listed)
 
 
 def facts(tasks: Sequence[str], keys: Keys) -> Facts:
     """Of environments whose spaces are alike. Loads them."""
     from pirl_core.envs.gymnasium.spaces import numbers_of
 
-    return FACTS._replace(**numbers_of(tuple(tasks), keys)._asdict())
+    sentence = sentence_of(keys)
+    known = Registered(tuple(tasks), sentence) if sentence else FACTS.tasks
+    return FACTS._replace(tasks=known, **numbers_of(tuple(tasks), keys)._asdict())
+
+
+def sentence_of(keys: Keys) -> str | None:
+    """What ``keys`` say that the policy is told; None where they do not."""
+    found = keys.get(SENTENCE)
+    return None if found is None else str(found)
 
 
 FACTS = Facts(

@@ -11,7 +11,7 @@ from PIL import Image
 
 from pirl_core import seeds
 from pirl_core.envs.contract import Settings, stack_frames
-from pirl_core.envs.gymnasium.facts import FACTS, RENDER
+from pirl_core.envs.gymnasium.facts import FACTS, RENDER, sentence_of
 from pirl_core.envs.gymnasium.spaces import make, numbers_of, parts, reader
 from pirl_core.errors import UserError
 from pirl_core.facts import SUCCESS
@@ -38,7 +38,7 @@ class GymnasiumEnv:
         self._read_all = reader(space, [*state, *objects])
         self._low, self._high = self._env.action_space.low, self._env.action_space.high
         self._dtype = self._env.action_space.dtype
-        self._sentence = FACTS.tasks[task].sentences[0]
+        self._sentence = sentence_of(settings.keys) or FACTS.tasks[task].sentences[0]
         self.observation: Any = None
         self._over = True
 

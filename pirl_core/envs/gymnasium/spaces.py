@@ -15,8 +15,12 @@ from gymnasium.spaces import Box, Dict
 
 from pirl_core.errors import UserError, first_line
 from pirl_core.facts import OBJECT, STATE, SUCCESS, Keys
+from pirl_core.params.sections.env import SENTENCE
 
 NO_VIDEOS = "; set evaluate.videos_per_outcome and run.validation_videos to 0, and leave camera render out"
+
+NO_KEYS = (SUCCESS, SENTENCE)
+"""Of ``Keys`` those that name nothing of an observation."""
 
 
 class Numbers(NamedTuple):
@@ -35,9 +39,10 @@ def make(task: str, limit: int | None, drawn: bool) -> Any:
 
     Raises UserError where it cannot be made, in its own words.
     """
-    options = {"max_episode_steps": limit, "disable_env_checker": True}
+    # One that is not drawn need not know of render modes.
+    mode = {"render_mode": "rgb_array"} if drawn else {}
     try:
-        env = gymnasium.make(task, render_mode="rgb_array" if drawn else None, **options)
+        env = gymnasium.make(task, max_episode_steps=limit, disable_env_checker=True, **mode)
     except (Error, ImportError, TypeError, ValueError) as error:
         raise UserError(f"env.tasks: {task}: {first_line(error, 300)}{NO_VIDEOS if drawn else ''}") from None
     if drawn and "rgb_array" not in env.metadata.get("render_modes", ()):
@@ -52,7 +57,7 @@ def parts(space: Any, keys: Keys, task: str) -> tuple[list[str], list[str]]:
     is no vector, and where no number is left.
     """
     if isinstance(space, Box):
-        wrong = [name for name in keys if name != SUCCESS]
+        wrong = [name for name in keys if name not in NO_KEYS]
         if wrong:
             raise UserError(
                 f"env.keys.{wrong[0]}: the observation of {task} is no Dict, so it has no keys; leave it out"
@@ -62,7 +67,7 @@ def parts(space: Any, keys: Keys, task: str) -> tuple[list[str], list[str]]:
         return [""], []
     if not isinstance(space, Dict):
         raise UserError(f"env.tasks: the observation of {task} is {space}; Box and Dict are what a policy can read")
-    named = {name: [key] if isinstance(key, str) else list(key) for name, key in keys.items() if name != SUCCESS}
+    named = {name: [key] if isinstance(key, str) else list(key) for name, key in keys.items() if name not in NO_KEYS}
     for name, wanted in named.items():
         for key in wanted:
             if key not in space.spaces:

@@ -10,6 +10,9 @@ from pirl_core.facts import OBJECT, STATE, SUCCESS, Score, facts_of
 from pirl_core.params.errors import unknown
 from pirl_core.params.sections.fields import Count, Section, Tasks, Text, Texts, distinct, unknown_part
 
+SENTENCE = "sentence"
+"""Of ``keys`` the one that is no key of the environment's, which has no words: what the policy is told."""
+
 
 def known_benchmark(name: str) -> str:
     """A benchmark's name. Raises ValueError where there is none."""
@@ -114,7 +117,7 @@ def tasks_of(benchmark: str, names: list[str]) -> list[str]:
 def check_names(benchmark: str, key: str, names: str | list[str], own: tuple[str, ...] = ()) -> None:
     """Raises ValueError where the benchmark lacks a camera or a shift, as ``key`` says. own: names of ``keys``."""
     facts = facts_of(benchmark)
-    cameras = [*facts.cameras, *(name for name in own if name not in (STATE, OBJECT, SUCCESS))]
+    cameras = [*facts.cameras, *(name for name in own if name not in (STATE, OBJECT, SUCCESS, SENTENCE))]
     known = cameras if key == "cameras" else ["none", *facts.shifts]
     for name in [names] if isinstance(names, str) else names:
         if name not in known:

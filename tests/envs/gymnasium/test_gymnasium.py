@@ -51,6 +51,7 @@ class Reach(gymnasium.Env):
 
 
 gymnasium.register("Reach-v0", Reach)
+gymnasium.register("Undrawn-v0", lambda: Reach())
 gymnasium.register("Counted-v0", gymnasium.make("CartPole-v1").spec.entry_point)
 '''
 KEYS: dict[str, Any] = {"front": "front", "state": "place", "object": ["goal"], "success": "is_success"}
@@ -136,6 +137,8 @@ def test_a_package_of_ones_own_with_pictures_and_success(own: Path) -> None:
     env = world(tasks=[TASK], keys=KEYS, cameras=["front"], object_state=False, episode_steps=6)
     facts = facts_in(env)
     assert (facts.state, facts.object_state, facts.action_range, facts.rate) == (("place",), 3, 2.0, 10.0)
+    # One that knows of no render mode.
+    assert facts_in(world(tasks=["own_worlds:Undrawn-v0"], keys=KEYS)).state == facts.state
     assert env.score == "success" and facts.task(TASK).sentences == ("Reach",)
     episode = Episode(TASK, seeds.train_seed(0, TASK, 0))
     with VectorEnv(env, 3, 1) as envs:
@@ -148,6 +151,16 @@ def test_a_package_of_ones_own_with_pictures_and_success(own: Path) -> None:
     # Solved, lost (which is no success, hence cut), and out of time.
     assert result.terminated.tolist() == [True, False, False]
     assert result.truncated.tolist() == [False, True, True] and result.steps.tolist()[2] == 6
+
+
+def test_its_sentence_is_the_user_s(own: Path) -> None:
+    """In the facts, which find demonstrations by it, and in what the policy is told."""
+    env = world(tasks=[TASK], keys={**KEYS, "sentence": "move right"}, cameras=["front"], episode_steps=6)
+    assert facts_in(env).task(TASK).sentences == ("move right",) and facts_in(env).sentences() == ["move right"]
+    with VectorEnv(env, 1, 1) as envs:
+        assert envs.reset([0], [Episode(TASK, 0)]).instructions == ["move right"]
+    with pytest.raises(ValueError, match="unknown Gymnasium camera 'sentence'"):
+        world(tasks=[TASK], keys={**KEYS, "sentence": "move right"}, cameras=["sentence"])
 
 
 def test_what_cannot_be_is_told_in_one_line(own: Path) -> None:
