@@ -7,7 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import context, environments, iteration, memory, risk, serving, simulators, startup, waiting
+from benchmarks import (
+    context,
+    environments,
+    gradient_norms,
+    iteration,
+    memory,
+    risk,
+    serving,
+    simulators,
+    startup,
+    waiting,
+)
 from benchmarks.measure import Row, alternate, ratio, table
 
 TINY = {
@@ -21,6 +32,7 @@ SLOW = {
     "environments": (environments, "--slots 4 --chunk 2 --chunks 2 --frames 1 --rounds 1 --repeats 1"),
     "simulators": (simulators, "--scales laptop --slots 2 --rounds 1 --repeats 2"),
     "iteration": (iteration, "--slots 4 --episodes 4 --rounds 1"),
+    "gradient_norms": (gradient_norms, "--steps 2 --families flow_g --updates 10 --batch 8"),
     "memory": (memory, "--iterations 6 --tasks 3 --slots 2 --steps 2"),
 }
 

@@ -41,9 +41,10 @@ def train_sac(
     validate: Validate,
     on_improved: OnImproved,
     score: Score,
-) -> None:
-    """Fine-tune ``policy`` in place. Randomness is a function of (seed, iteration, episode, decision), and of (seed,
-    update). Raises UserError for a policy that sees more than numbers, and where several processes are at work."""
+) -> tuple[SacFlow, Replay]:
+    """Fine-tune ``policy`` in place; gives what was trained, and what is remembered. Randomness is a function of
+    (seed, iteration, episode, decision), and of (seed, update). Raises UserError for a policy that sees more than
+    numbers, and where several processes are at work."""
     _require(policy, session)
     torch.manual_seed(seeds.integer("sac_heads", seed))
     policy.add_heads(PROCESS, rl.critic_layers, learns_std(rl.noise_rule))
@@ -91,6 +92,7 @@ def train_sac(
         numbers["iteration"] = iteration + 1
         session.save_if_due(iteration + 1, learner, numbers, extra)
     policy.eval()
+    return model, replay
 
 
 def _require(policy: FlowPolicy, session: Session) -> None:
