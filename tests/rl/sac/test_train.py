@@ -1,12 +1,15 @@
 """SAC Flow's loop: it learns, and a killed run goes on bit for bit."""
 
+from itertools import count
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from pirl_core.errors import UserError
+from pirl_core.rl.sac import losses
 from tests.rl.sac.point import StopHereError, point_policy, settings, train
 from tests.worlds import small_policy
 
@@ -40,3 +43,26 @@ def test_what_it_cannot_train_is_told(tmp_path: Path) -> None:
     plain.normalization = plain.normalization._replace(squash=False)
     with pytest.raises(UserError, match="squash: true"):
         train(plain, settings(), tmp_path / "b")
+
+
+@pytest.mark.parametrize(("part", "coef"), [("critic", 0.0), ("actor", float("inf"))])
+def test_a_part_that_is_never_finite_ends_the_run_in_one_line(
+    part: str, coef: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other part learns on meanwhile, and does not hide it."""
+    if part == "critic":
+        monkeypatch.setattr(losses, "critic_loss", lambda value, target: (value - target).mean() * float("nan"))
+    with pytest.raises(UserError, match=f"of the {part} is not finite in 4 updates in a row .*max_skipped_updates = 3"):
+        train(point_policy("mlp"), settings(sac={"proximal_coef": coef}), tmp_path, max_skipped_updates=3)
+
+
+def test_a_skipped_update_is_told_and_its_losses_are_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sound, calls = losses.critic_loss, count()
+    monkeypatch.setattr(
+        losses,
+        "critic_loss",
+        lambda value, target: sound(value, target) * (float("nan") if next(calls) == 1 else 1),
+    )
+    rows = train(point_policy("mlp"), settings(iterations=2), tmp_path, max_skipped_updates=3)
+    assert [row["charts/skipped_updates"] for row in rows[1:]] == [1.0, 0.0]
+    assert all(np.isfinite(row["losses/critic_loss"]) for row in rows[1:])
