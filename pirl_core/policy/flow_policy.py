@@ -20,7 +20,7 @@ from pirl_core.errors import UserError
 from pirl_core.flow import chain
 from pirl_core.flow.chain import Noise
 from pirl_core.params.sections import Precision
-from pirl_core.policy.backbone import Backbone, new_noise_net, own_head
+from pirl_core.policy.backbone import Backbone, new_noise_net, own_head, velocity_of
 from pirl_core.policy.context import Context, Inputs
 from pirl_core.policy.heads import critic_head
 from pirl_core.policy.images import network_images
@@ -245,15 +245,20 @@ class FlowPolicy(nn.Module):
         return value
 
     def _velocity(self, context: Context) -> chain.Velocity:
-        return lambda x, tau: self.backbone.velocity(context, x, tau)
+        return velocity_of(self.backbone, context, self.denoise_steps)
 
 
 class Noisy(NamedTuple):
-    """What flow matching asks the network at: an observation with noisy actions x (B, H, D) at times tau (B,)."""
+    """What flow matching asks the network at: an observation with noisy actions x (B, H, D) at times tau (B,).
+
+    step: (B,) lengths of steps that a shortcut model is asked the average velocity of, 0 for flow matching; None where
+    there is nothing but flow matching.
+    """
 
     inputs: Inputs
     x: Tensor
     tau: Tensor
+    step: Tensor | None = None
 
 
 class FlowMatching(nn.Module):
@@ -263,13 +268,14 @@ class FlowMatching(nn.Module):
         super().__init__()
         self.backbone = backbone
 
-    def forward(self, inputs: Inputs, x: Tensor, tau: Tensor) -> Tensor:
-        return velocity_at(self.backbone, Noisy(inputs, x, tau))
+    def forward(self, inputs: Inputs, x: Tensor, tau: Tensor, step: Tensor | None = None) -> Tensor:
+        return velocity_at(self.backbone, Noisy(inputs, x, tau, step))
 
 
 def velocity_at(backbone: Backbone, point: Noisy) -> Tensor:
     """(B, H, D), encoding the observation with gradient."""
-    return backbone.velocity(backbone.encode(point.inputs), point.x, point.tau)[0].float()
+    told = () if point.step is None else (point.step,)
+    return backbone.velocity(backbone.encode(point.inputs), point.x, point.tau, *told)[0].float()
 
 
 def keyed_normals(purpose: seeds.Purpose, keys: Sequence[tuple[int, ...]], shape: tuple[int, ...]) -> Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from pirl_core.flow import chain
 from pirl_core.flow.chain import Noise, Score, Velocity
 from pirl_core.params.sections import Sac
+from pirl_core.policy.backbone import velocity_of
 from pirl_core.policy.context import Context
 from pirl_core.policy.flow_policy import FlowPolicy
 from pirl_core.rl.sac import losses
@@ -55,7 +56,7 @@ class SacFlow(nn.Module):
         """The policy's, in these states (B, S)."""
         nothing = state[:, :0]
         context = Context(nothing, nothing.bool(), nothing, state)
-        return lambda x, tau: self.policy.backbone.velocity(context, x, tau)
+        return velocity_of(self.policy.backbone, context, self.policy.denoise_steps)
 
     def ended(self, states: Tensor, score: Score) -> tuple[Tensor, Tensor]:
         """As ``act``, of a chain (B, K+1, H, D) and the score of its steps."""
