@@ -188,9 +188,12 @@ def rl_need(section: Run, gpus: int, fsdp: bool = False) -> Need:
     )
     # Where the VLM learns it runs anew, with gradient, once for all evaluations; no context is kept.
     saved = evaluations * velocity + context + (both - velocity if rl.lora_rank else 0)
+    reference = sum(parameter.nbytes for parameter in policy.backbone.parameters()) if rl.w2_coef else 0
     whole = 0 if rl.lora_rank else decisions * context
     kept = min(whole, rl.context_device_gib * GIB)
     need = _learning(policy, rl.precision, evaluations, -(-share // micro), gpus, fsdp, False)
+    if reference:
+        need.lasting["the policy before RL (w2_coef)"] = float(reference)
     if whole:
         need.lasting[f"contexts of {decisions} decisions"] = kept
     need.updating[f"kept for backward, {micro} chunks"] = micro * saved

@@ -7,6 +7,7 @@ every update epoch. With ``rl.lora_rank`` it learns through adapters, and every 
 import math
 import time
 from collections.abc import Callable
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -112,6 +113,8 @@ def train_rl(
     process = process_of(rl)
     policy.backbone.freeze_vlm()
     policy.add_heads(process, rl.critic_layers, learns_std(rl.noise_rule))
+    if rl.w2_coef:
+        policy.reference = deepcopy(policy.backbone).requires_grad_(False)
     if rl.lora_rank:
         add_adapters(policy.backbone, rl.lora_rank, rl.lora_alpha, rl.lora_targets)
     round_weights(policy, rl.precision)

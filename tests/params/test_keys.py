@@ -138,6 +138,7 @@ CHANGES: dict[str, dict[str, Change]] = {
         "huber_delta": Change([0.01]),
         "value_coef": Change([0.1]),
         "entropy_coef": Change([0.1], LEARNED),
+        "w2_coef": Change([0.1, 0.5]),
         "sft_coef": Change([0.1, 0.5]),
         "sft_batch_size": Change([5], {"sft_coef": 0.5}),
         "max_grad_norm": Change([0.01]),
