@@ -28,6 +28,7 @@ PARTS = (
     "memory",
     "dataset",
     "risk",
+    "sac_library",
     "startup",
     "serving",
 )

@@ -24,14 +24,15 @@ FAMILIES = {"mlp": "tiny", "flow_g": "S", "flow_t": "tiny"}
 ROWS = 256
 
 
-def norms(task: str, family: str, steps: int, updates: int, batch: int, seed: int) -> list[float]:
+def norms(task: str, family: str, steps: int, updates: int, batch: int, sft: int, seed: int) -> list[float]:
     """Of ``ROWS`` states that the replay buffer remembers, after ``updates`` of the critics."""
     run = setting(task)
     policy = run.policy.model_copy(update={"backbone": family, "size": FAMILIES[family], "denoise_steps": steps})
     starts = min(updates, 500)
     sizes = {"batch_size": batch, "learning_starts": starts, "decisions_per_iteration": updates + starts}
     rl = run.rl.model_copy(update={"iterations": 1, "sac": run.rl.sac.model_copy(update=sizes)})
-    run = run._replace(policy=policy, rl=rl, env=run.env.model_copy(update={"episode_steps": 250}))
+    shown = run.sft.model_copy(update={"steps": sft})
+    run = run._replace(policy=policy, rl=rl, sft=shown, env=run.env.model_copy(update={"episode_steps": 250}))
     with tempfile.TemporaryDirectory() as folder:
         model, replay = trained(run, seed, Path(folder), lambda *_: 0.0)
     rng = seeds.generator("sac_batch", seed, -1)
@@ -52,7 +53,7 @@ def rows(options: argparse.Namespace) -> list[Row]:
     for steps in options.steps:
         grown: dict[str, float] = {}
         for family in options.families:
-            slopes = norms(options.task, family, steps, options.updates, options.batch, options.seed)
+            slopes = norms(options.task, family, steps, options.updates, options.batch, options.sft, options.seed)
             grown[family] = slopes[0] / slopes[-1]
             told = ", ".join(f"{slope:.3g}" for slope in slopes)
             judged = family != "mlp" and "mlp" in grown
@@ -62,8 +63,8 @@ def rows(options: argparse.Namespace) -> list[Row]:
                     f"{told}: × {grown[family]:.2f} on the way back",
                     "grows less than mlp's" if judged else "",
                     grown[family] < grown["mlp"] if judged else None,
-                    f"{options.task}, {options.updates} updates of {options.batch}, seed {options.seed}; "
-                    f"mean over {ROWS} states",
+                    f"{options.task}, {options.sft} steps of SFT, {options.updates} updates of {options.batch}, "
+                    f"seed {options.seed}; mean over {ROWS} states",
                 )
             )
             print(found[-1].what, found[-1].measured, flush=True)
@@ -78,6 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--families", nargs="+", choices=FAMILIES, default=list(FAMILIES), help="model families")
     add("--updates", type=int, default=3000, help="of the critics, after which it is measured")
     add("--batch", type=int, default=256, help="decisions of an update")
+    add("--sft", type=int, default=0, help="steps of SFT on random actions before; 0: none, as in the paper")
     add("--seed", type=int, default=0, help="of the training")
     run_part(parser, rows, arguments)
 

@@ -57,12 +57,13 @@ def random_frames(task: str, seed: int) -> Frames:
 
 
 def trained(run: Run, seed: int, folder: Path, validate: Validate) -> tuple[SacFlow, Replay]:
-    """After both stages, whose logs lie in ``folder``."""
+    """After both stages, the first where ``sft.steps`` is not 0; their logs lie in ``folder``."""
     frames = random_frames(run.env.tasks[0], seed)
     policy = build_policy(run.env, run.policy, frames, facts_in(run.env).sentences(), seed).policy
     with redirect_stdout(io.StringIO()), VectorEnv(run.env, run.rl.num_envs) as envs:
-        with opened("sft", run.sft.steps, folder) as session:
-            train_sft(policy, frames, run.env.cameras, run.sft, seed, session)
+        if run.sft.steps:
+            with opened("sft", run.sft.steps, folder) as session:
+                train_sft(policy, frames, run.env.cameras, run.sft, seed, session)
         with opened("rl", run.rl.iterations, folder) as session:
 
             def judged(iteration: int) -> dict[str, float]:
