@@ -54,7 +54,8 @@ EXPERIMENT = {
 BASE: dict[str, dict[str, Any]] = {
     "Env": {
         "benchmark": "metaworld", "tasks": ["reach-v3"], "shift": "none", "episode_steps": 6, "cameras": ["corner2"],
-        "image_size": 32, "fast_render": True, "object_state": False, "keys": {}, "sim_backend": "cpu",
+        "image_size": 32, "fast_render": True, "object_state": False, "keys": {}, "frame_stack": 1,
+        "sim_backend": "cpu",
     },
     "Curate": {
         "dataset": None, "dataset_revision": None, "columns": {}, "seed": 0, "episodes_per_task": 2, "still_frames": 0,

@@ -256,7 +256,7 @@ def choices(model: type[params.Section], key: str) -> list[Any]:
 
 
 SINGLE = [(name, key) for name, model in MODELS.items() for key in model.model_fields if len(choices(model, key)) == 1]
-ELSEWHERE = [("Env", name) for name in ("benchmark", "keys", "sim_backend")]
+ELSEWHERE = [("Env", name) for name in ("benchmark", "keys", "frame_stack", "sim_backend")]
 ELSEWHERE += [("Curate", "expert_return"), ("Curate", "expert_steps")]
 """Other simulators than MetaWorld, and a GPU, may not be there: they have tests of their own."""
 KEYS = [
