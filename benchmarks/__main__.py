@@ -29,6 +29,7 @@ PARTS = (
     "memory",
     "dataset",
     "risk",
+    "sac_library",
     "startup",
     "serving",
 )

@@ -34,7 +34,7 @@ DISTINCT = 10
 SIZE = 224
 ENV = Env(
     benchmark="libero", tasks=["libero_spatial"], shift="none", episode_steps=200, cameras=["agentview", "eye_in_hand"],
-    image_size=SIZE, fast_render=True, object_state=False, keys={}, sim_backend="cpu",
+    image_size=SIZE, fast_render=True, object_state=False, keys={}, frame_stack=1, sim_backend="cpu",
 )  # fmt: skip
 
 

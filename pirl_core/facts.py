@@ -52,7 +52,8 @@ class Facts(NamedTuple):
     has in place of LeRobot's names for a camera, state and action; numbers of several follow one another; for task the
     one whose number tells tasks of one alias apart, as ``numbered`` says. sets: tasks that go by one name, in the order
     in which it stands for them. assets: whose it draws, by their name in ``envs/assets.py``; "" for none. score: what
-    an episode counts for. of: the facts of some tasks, where numbers depend on these and on names that the user gives.
+    an episode counts for. of: the facts of some tasks, where numbers depend on these, on names that the user gives, and
+    on how many steps' states are stacked.
     """
 
     label: str
@@ -73,7 +74,7 @@ class Facts(NamedTuple):
     sets: Mapping[str, tuple[str, ...]] = {}
     assets: str = ""
     score: Score = "success"
-    of: Callable[[Sequence[str], Keys], "Facts"] | None = None
+    of: Callable[[Sequence[str], Keys, int], "Facts"] | None = None
 
     def task(self, name: str) -> Task:
         """Raises UserError, with close matches, when the benchmark has no task of that name."""
@@ -134,6 +135,9 @@ class World(Protocol):
     @property
     def keys(self) -> Keys: ...
 
+    @property
+    def frame_stack(self) -> int: ...
+
 
 def facts_in(world: World) -> Facts:
     """Of the benchmark with these tasks. May load the simulator, where it alone knows its numbers.
@@ -141,4 +145,4 @@ def facts_in(world: World) -> Facts:
     Raises UserError where the tasks' numbers differ, or cannot be known.
     """
     facts = facts_of(world.benchmark)
-    return facts if facts.of is None else facts.of(world.tasks, world.keys)
+    return facts if facts.of is None else facts.of(world.tasks, world.keys, world.frame_stack)

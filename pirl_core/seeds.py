@@ -24,6 +24,7 @@ Purpose = Literal[
     "network",  # initial weights of a policy from scratch (training seed)
     "batch",  # rows, noise, times and augmentation of an SFT step, in this order (training seed, step)
     "mixture",  # which of an SFT step's samples are of the real domain, and their rows (training seed, step)
+    "shortcut",  # lengths of steps that a shortcut model is asked in an SFT step (training seed, step)
     "sft_dropout",  # masks of an SFT step (training seed, step, rank)
     "heads",  # initial weights of critic, noise net and adapters (training seed)
     "chain",  # noise of a rollout's denoising chain, start first (training seed, iteration, episode, decision)

@@ -7,7 +7,20 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import cluster, context, environments, iteration, memory, risk, serving, simulators, startup, waiting
+from benchmarks import (
+    cluster,
+    context,
+    environments,
+    gradient_norms,
+    iteration,
+    memory,
+    risk,
+    sac_library,
+    serving,
+    simulators,
+    startup,
+    waiting,
+)
 from benchmarks.measure import Row, alternate, ratio, table
 
 TINY = {
@@ -22,6 +35,8 @@ SLOW = {
     "cluster": (cluster, "--slots 2 --chunk 2 --chunks 2 --rounds 1"),
     "simulators": (simulators, "--scales laptop --slots 2 --rounds 1 --repeats 2"),
     "iteration": (iteration, "--slots 4 --episodes 4 --rounds 1"),
+    "gradient_norms": (gradient_norms, "--steps 2 --families flow_g --updates 10 --batch 8"),
+    "sac_library": (sac_library, "--chunk 16 --rounds 1 --steps 40 --limit 10 --seeds 0"),
     "memory": (memory, "--iterations 6 --tasks 3 --slots 2 --steps 2"),
 }
 

@@ -26,7 +26,7 @@ SAC = {
     "batch_size": 8, "target_rate": 0.1, "renorm_warmup": 5, "actor_every": 2, "critic_width": 8,
     "critic_layers": 1, "temperature": 0.2, "temperature_lr": 0.01, "target_entropy": -1.0, "proximal_coef": 0.0,
 }  # fmt: skip
-NUMBERS_ALONE = ("mlp", "flow_g", "flow_t")
+NUMBERS_ALONE = ("mlp", "flow_g", "flow_t", "shortcut")
 """Families without pictures and words."""
 INSTRUCTIONS = ["press the red button", "open the drawer", "slide the green window open slowly"]
 

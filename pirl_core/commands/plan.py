@@ -7,6 +7,7 @@ CUDA's own overhead is a rule of thumb.
 
 import argparse
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pirl_core.errors import UserError
@@ -29,7 +30,7 @@ class Need(NamedTuple):
 
     lasting: what it holds by part, all the time. updating: what it holds in updates alone. between: in rollouts and for
     files alone. exchanged: sent at each update. gathered: sent each time that FSDP makes the policy whole. host:
-    contexts in host memory.
+    contexts, or SAC's replay buffer, in host memory.
     """
 
     lasting: dict[str, float]
@@ -96,7 +97,8 @@ def report(params: Params, experiment: str, method: str, gpus: int, gpu_gib: flo
         verdict = "fits" if total <= gpu_gib * GIB else f"does NOT fit: {total / GIB - gpu_gib:.1f} GiB too much"
         lines.append(f"  {'together per GPU, at most':<44}{total / GIB:9.3f} GiB, {verdict}")
         if need.host:
-            lines.append(f"  {'contexts in host memory, per rank':<44}{need.host / GIB:9.3f} GiB")
+            what = "replay buffer" if stage != "sft" and section.rl.algorithm == "sac" else "contexts"
+            lines.append(f"  {f'{what} in host memory, per rank':<44}{need.host / GIB:9.3f} GiB")
         if gpus > 1:
             lines.append(f"  {'sent per rank and update':<44}{need.exchanged / GIB:9.3f} GiB")
         if need.gathered:
@@ -168,6 +170,8 @@ def rl_need(section: Run, gpus: int, fsdp: bool = False) -> Need:
     from pirl_core.facts import facts_of
     from pirl_core.policy.lora import add_adapters
 
+    if section.rl.algorithm == "sac":
+        return sac_need(section, gpus)
     policy, rl = model_of(section), section.rl
     policy.backbone.freeze_vlm()
     if rl.lora_rank:
@@ -184,13 +188,50 @@ def rl_need(section: Run, gpus: int, fsdp: bool = False) -> Need:
     )
     # Where the VLM learns it runs anew, with gradient, once for all evaluations; no context is kept.
     saved = evaluations * velocity + context + (both - velocity if rl.lora_rank else 0)
+    reference = sum(parameter.nbytes for parameter in policy.backbone.parameters()) if rl.w2_coef else 0
     whole = 0 if rl.lora_rank else decisions * context
     kept = min(whole, rl.context_device_gib * GIB)
     need = _learning(policy, rl.precision, evaluations, -(-share // micro), gpus, fsdp, False)
+    if reference:
+        need.lasting["the policy before RL (w2_coef)"] = float(reference)
     if whole:
         need.lasting[f"contexts of {decisions} decisions"] = kept
     need.updating[f"kept for backward, {micro} chunks"] = micro * saved
     return need._replace(host=min(whole - kept, rl.context_host_gib * GIB))
+
+
+def sac_need(section: Run, gpus: int) -> Need:
+    """SAC, in its one process: critics, their targets, and the replay buffer, which is host memory.
+
+    Raises UserError for several GPUs.
+    """
+    import torch
+
+    from pirl_core.rl.sac.model import Batch, SacFlow
+    from pirl_core.rl.train import noise_at
+
+    if gpus > 1:
+        raise UserError(f"--gpus {gpus}: rl.algorithm = sac runs in one process; give 1")
+    policy, rl = model_of(section), section.rl
+    states, actions = len(policy.state_center), policy.replan * len(policy.action_center)
+    with torch.device("meta"):
+        model = SacFlow(policy, rl.sac)
+
+    def update(count: int, part: str) -> None:
+        with torch.device("meta"):
+            state, row = torch.zeros(count, states), torch.zeros(count)
+            action = torch.zeros(count, policy.replan, len(policy.action_center))
+            normals = torch.zeros(count, policy.denoise_steps + 1, *policy.chunk_shape)
+            model(part, Batch(state, action, row, state, row), normals, noise_at(rl, 0), rl.gamma)
+
+    saved = max(_kept(partial(update, 2, part)) - _kept(partial(update, 1, part)) for part in ("critic", "actor"))
+    trained = float(sum(parameter.nbytes for parameter in model.parameters() if parameter.requires_grad))
+    whole = sum(parameter.nbytes for parameter in model.parameters())
+    lasting = {"weights": whole, "gradients": trained, "optimiser": 2 * trained}
+    buffer = 4.0 * rl.sac.replay_size * (2 * states + actions + 2)
+    return Need(
+        lasting, {f"kept for backward, {rl.sac.batch_size} decisions": rl.sac.batch_size * saved}, {}, 0, 0, buffer
+    )
 
 
 def _learning(
@@ -282,25 +323,12 @@ def _saved(policy: "FlowPolicy", count: int, encode: bool, recompute: bool = Fal
     backbone, shape = policy.backbone, policy.backbone.shape
     inputs = _inputs(policy, count)
 
-    def kept(call: Callable[[], Any]) -> tuple[Any, int]:
-        """What ``call`` gives, and the bytes that autograd keeps of it."""
-        tensors: dict[int, torch.Tensor] = {}
-
-        def keep(tensor: torch.Tensor) -> torch.Tensor:
-            # Tensors that share memory count once; holding them keeps the addresses apart.
-            tensors[tensor.untyped_storage()._cdata] = tensor
-            return tensor
-
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            result = call()
-        return result, sum(tensor.untyped_storage().nbytes() for tensor in tensors.values())
-
     inside = [0]
 
     def measured(layer: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
-        result, size = kept(lambda: layer(*arguments, **named))
-        inside.append(size)
-        return result
+        result = []
+        inside.append(_kept(lambda: result.append(layer(*arguments, **named))))
+        return result[0]
 
     with torch.no_grad():
         frozen = backbone.encode(inputs)
@@ -315,6 +343,22 @@ def _saved(policy: "FlowPolicy", count: int, encode: bool, recompute: bool = Fal
         backbone.run_layer = measured
         forward()
     backbone.run_layer = way_to_run(recompute, False, device)
-    size = kept(forward)[1]
+    size = _kept(forward)
     backbone.run_layer = plain
     return size + max(inside)
+
+
+def _kept(call: Callable[[], Any]) -> int:
+    """The bytes that autograd keeps of ``call`` for the backward pass."""
+    import torch
+
+    tensors: dict[int, torch.Tensor] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        # Tensors that share memory count once; holding them keeps the addresses apart.
+        tensors[tensor.untyped_storage()._cdata] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        call()
+    return sum(tensor.untyped_storage().nbytes() for tensor in tensors.values())

@@ -138,7 +138,7 @@ def _described(source: str, revision: str | None) -> Recorded:
 def _env(cameras: list[str]) -> Env:
     return Env(
         benchmark=None, tasks=["all"], shift="none", episode_steps=1, cameras=cameras, image_size=SIZE,
-        fast_render=True, object_state=False, keys={}, sim_backend="cpu",
+        fast_render=True, object_state=False, keys={}, frame_stack=1, sim_backend="cpu",
     )  # fmt: skip
 
 

@@ -27,6 +27,7 @@ class Settings(NamedTuple):
     sim_backend: Literal["cpu", "gpu"]
     tasks: Sequence[str] = ()
     keys: Mapping[str, str | list[str]] = {}
+    frame_stack: int = 1
 
 
 class Wanted(NamedTuple):

@@ -24,6 +24,7 @@ def settings_of(env: Env) -> Settings:
         env.sim_backend,
         list(env.tasks),
         dict(env.keys),
+        env.frame_stack,
     )
 
 

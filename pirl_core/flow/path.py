@@ -4,6 +4,8 @@ Axes: B batch, H horizon (steps of the chunk), D action numbers.
 Time: τ = 0 is noise, τ = 1 is the action. openpi and transformers run the other way; their adapters convert.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -32,3 +34,15 @@ def flow_matching_loss(velocity: Tensor, target: Tensor, real: Tensor) -> Tensor
 def sample_tau(rng: np.random.Generator, count: int, alpha: float, beta: float) -> Tensor:
     """τ = 1 − (0.999 t + 0.001) with t ~ Beta(alpha, beta): π0's draw, denser near the noise end. (count,)."""
     return torch.from_numpy(1 - (0.999 * rng.beta(alpha, beta, count) + 0.001)).float()
+
+
+def shortcut_target(
+    velocity: Callable[[Tensor, Tensor, Tensor], Tensor], x: Tensor, tau: Tensor, step: Tensor
+) -> Tensor:
+    """What a shortcut model should say of a step: the mean of its own two halves (arXiv 2410.12557, Eq. 4).
+
+    velocity: (x, τ, d) → average velocity of the step of d from x at τ. x: (B, H, D); tau, step: (B,) → (B, H, D).
+    """
+    half = step / 2
+    first = velocity(x, tau, half)
+    return (first + velocity(x + half[:, None, None] * first, tau + half, half)) / 2

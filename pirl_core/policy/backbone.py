@@ -5,16 +5,19 @@ shape, with the attributes and methods of ``families.pi0.network.Pi0``; ``Shape`
 ``DataSizes`` among them, that tells its ``family`` by the name that params.yaml gives; ``shape(size, data)``, which
 makes one; ``published_sizes(cameras, horizon)``, what released weights expect of their data, and ``PROMPT``, how they
 were told the task. It may have heads of its own, ``critic(shape)`` on pooled output and state, and ``noise_net(shape)``
-on the features of ``velocity``. A module ``layout`` may know the names of published weights.
+on the features of ``velocity``. Where ``STEPPED`` is true its networks are ``stepped``: ``velocity`` takes the length
+of a step as well. A module ``layout`` may know the names of published weights.
 """
 
 from typing import TYPE_CHECKING, Any, Union
 
+import torch
 from torch import nn
 
 from pirl_core import named
+from pirl_core.flow.chain import Velocity
 from pirl_core.params.sizes import Size
-from pirl_core.policy.context import DataSizes
+from pirl_core.policy.context import Context, DataSizes
 from pirl_core.policy.heads import NoiseNet
 from pirl_core.policy.tokenizer import Prompt
 
@@ -56,6 +59,13 @@ def new_backbone(shape: Shape) -> Backbone:
     """With random weights, from torch's own generator."""
     backbone: Backbone = family_module(shape.family).Network(shape)
     return backbone
+
+
+def velocity_of(backbone: Backbone, context: Context, steps: int) -> Velocity:
+    """The velocity of a chain of so many steps, whose length a shortcut model is told."""
+    if not getattr(backbone, "stepped", False):
+        return lambda x, tau: backbone.velocity(context, x, tau)
+    return lambda x, tau: backbone.velocity(context, x, tau, torch.full_like(tau, 1 / steps))  # type: ignore[call-arg]
 
 
 def own_head(shape: Shape, name: str) -> nn.Module | None:

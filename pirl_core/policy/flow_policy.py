@@ -20,7 +20,7 @@ from pirl_core.errors import UserError
 from pirl_core.flow import chain
 from pirl_core.flow.chain import Noise
 from pirl_core.params.sections import Precision
-from pirl_core.policy.backbone import Backbone, new_noise_net, own_head
+from pirl_core.policy.backbone import Backbone, new_noise_net, own_head, velocity_of
 from pirl_core.policy.context import Context, Inputs
 from pirl_core.policy.heads import critic_head
 from pirl_core.policy.images import network_images
@@ -54,11 +54,13 @@ class Decision(NamedTuple):
 
 
 class Evaluation(NamedTuple):
-    """Recorded decisions under the present parameters. log_prob: (B, N). value, entropy: (B,)."""
+    """Recorded decisions under the present parameters. log_prob: (B, N). value, entropy: (B,). w2: (B,), where there is
+    a ``reference``, the mean squared distance of the ODE's actions to its actions from the same start."""
 
     log_prob: Tensor
     value: Tensor
     entropy: Tensor
+    w2: Tensor | None = None
 
 
 class FlowPolicy(nn.Module):
@@ -96,6 +98,8 @@ class FlowPolicy(nn.Module):
         # What the noise net was before its training.
         self.noise_net_before: dict[str, Tensor] = {}
         self.critic: nn.Module | None = None
+        # The frozen backbone of the policy before RL, for ``Evaluation.w2``.
+        self.reference: Backbone | None = None
         for name in ("state", "action"):
             for part, numbers in getattr(normalization, name)._asdict().items():
                 self.register_buffer(f"{name}_{part}", torch.tensor(numbers, dtype=torch.float32), persistent=False)
@@ -181,13 +185,17 @@ class FlowPolicy(nn.Module):
     @torch.no_grad()
     def act(self, context: Context, normals: Tensor) -> Tensor:
         """Deterministic chunk by ODE from given start noise. normals: (B, H, D) → (B, R, A) in simulator units."""
-        still = torch.zeros(len(normals), self.denoise_steps, dtype=torch.bool, device=normals.device)
-        start = normals[:, None].expand(-1, self.denoise_steps + 1, -1, -1)
+        with self.arithmetic():
+            last = self._ode(self.backbone, context, normals)
+        return self.executed(last[:, None], context)
+
+    def _ode(self, backbone: Backbone, context: Context, start: Tensor) -> Tensor:
+        """A^K by Euler's steps from the start. (B, H, D) → (B, H, D)."""
+        still = torch.zeros(len(start), self.denoise_steps, dtype=torch.bool, device=start.device)
+        normals = start[:, None].expand(-1, self.denoise_steps + 1, -1, -1)
         # The rule is never drawn from: every step is an ODE step.
         rule = Noise("constant_sde", 0.0, 0.0, 0.0)
-        with self.arithmetic():
-            states = chain.sample(self._velocity(context), start, still, rule, None)[0]
-        return self.executed(states, context)
+        return chain.sample(velocity_of(backbone, context, self.denoise_steps), normals, still, rule, None)[0][:, -1]
 
     @torch.no_grad()
     def decide(self, context: Context, normals: Tensor, uniforms: Tensor, noise: Noise, process: Process) -> Decision:
@@ -210,7 +218,17 @@ class FlowPolicy(nn.Module):
             # Eq. 16 averages V over the whole denoising trajectory, whichever step is scored.
             steps = torch.arange(self.denoise_steps, device=states.device).expand(len(states), -1)
         score = chain.score(self._velocity(context), states, steps, stochastic, noise, self.noise_net)
-        return self._evaluate(context, states, stochastic, score, process)
+        result = self._evaluate(context, states, stochastic, score, process)
+        return result if self.reference is None else result._replace(w2=self._distance(context, states[:, 0]))
+
+    def _distance(self, context: Context, start: Tensor) -> Tensor:
+        """ReinFlow's W2 (arXiv 2505.22094): ‖A^K − A^K of the reference‖², a mean over numbers, both from the noise
+        ``start`` (B, H, D) → (B,)."""
+        assert self.reference is not None
+        with torch.no_grad():
+            held = self._ode(self.reference, context, start)
+        apart = self._real((self._ode(self.backbone, context, start) - held)[:, None])
+        return apart.square().mean((1, 2, 3))
 
     def _evaluate(
         self, context: Context, states: Tensor, stochastic: Tensor, score: chain.Score, process: Process
@@ -245,15 +263,20 @@ class FlowPolicy(nn.Module):
         return value
 
     def _velocity(self, context: Context) -> chain.Velocity:
-        return lambda x, tau: self.backbone.velocity(context, x, tau)
+        return velocity_of(self.backbone, context, self.denoise_steps)
 
 
 class Noisy(NamedTuple):
-    """What flow matching asks the network at: an observation with noisy actions x (B, H, D) at times tau (B,)."""
+    """What flow matching asks the network at: an observation with noisy actions x (B, H, D) at times tau (B,).
+
+    step: (B,) lengths of steps that a shortcut model is asked the average velocity of, 0 for flow matching; None where
+    there is nothing but flow matching.
+    """
 
     inputs: Inputs
     x: Tensor
     tau: Tensor
+    step: Tensor | None = None
 
 
 class FlowMatching(nn.Module):
@@ -263,13 +286,14 @@ class FlowMatching(nn.Module):
         super().__init__()
         self.backbone = backbone
 
-    def forward(self, inputs: Inputs, x: Tensor, tau: Tensor) -> Tensor:
-        return velocity_at(self.backbone, Noisy(inputs, x, tau))
+    def forward(self, inputs: Inputs, x: Tensor, tau: Tensor, step: Tensor | None = None) -> Tensor:
+        return velocity_at(self.backbone, Noisy(inputs, x, tau, step))
 
 
 def velocity_at(backbone: Backbone, point: Noisy) -> Tensor:
     """(B, H, D), encoding the observation with gradient."""
-    return backbone.velocity(backbone.encode(point.inputs), point.x, point.tau)[0].float()
+    told = () if point.step is None else (point.step,)
+    return backbone.velocity(backbone.encode(point.inputs), point.x, point.tau, *told)[0].float()
 
 
 def keyed_normals(purpose: seeds.Purpose, keys: Sequence[tuple[int, ...]], shape: tuple[int, ...]) -> Tensor:

@@ -7,6 +7,7 @@ every update epoch. With ``rl.lora_rank`` it learns through adapters, and every 
 import math
 import time
 from collections.abc import Callable
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -112,6 +113,8 @@ def train_rl(
     process = process_of(rl)
     policy.backbone.freeze_vlm()
     policy.add_heads(process, rl.critic_layers, learns_std(rl.noise_rule))
+    if rl.w2_coef:
+        policy.reference = deepcopy(policy.backbone).requires_grad_(False)
     if rl.lora_rank:
         add_adapters(policy.backbone, rl.lora_rank, rl.lora_alpha, rl.lora_targets)
     round_weights(policy, rl.precision)
@@ -120,7 +123,7 @@ def train_rl(
     dropout = expert_dropout(policy.backbone) if rl.dropout else []
     drop(dropout, True)
     policy.backbone.run_layer = way_to_run(rl.activation_checkpointing, rl.compile, compute_device())
-    limits, tracker = session.supervision, session.tracker
+    tracker = session.tracker
     module = EncodingPolicy(policy) if rl.lora_rank else policy
     learner = Learner(
         AnchoredPolicy(module) if anchor else module,
@@ -128,7 +131,7 @@ def train_rl(
         rl.weight_decay,
         rl.max_grad_norm,
         rl.precision,
-        limits.max_skipped_updates,
+        session.supervision.max_skipped_updates,
         unused=rl.lora_rank > 0,  # what follows the VLM's last keys and values may be read by nothing
     )
 
@@ -182,14 +185,7 @@ def train_rl(
         training = "charts/success" if score == "success" else "charts/episodic_return"
         shown = (training, choosing, "losses/approx_kl", "losses/clipfrac")
         tracker.log(iteration + 1, metrics, shown, timing)
-        for text in guards.warnings(metrics, best, limits):
-            tracker.warn(iteration + 1, text)
-        trouble = guards.divergence(metrics, best, limits)
-        if trouble:
-            raise UserError(
-                f"stopped at iteration {iteration + 1}: {trouble}; the last checkpoint before it is kept. Lower "
-                "rl.actor_lr or rl.noise_level, or raise the limit to go on"
-            )
+        heed(metrics, best, iteration + 1, session)
         if metrics.get(choosing, -math.inf) >= best:
             best = metrics[choosing]
             improved()
@@ -199,3 +195,15 @@ def train_rl(
         save_adapters(policy.backbone, session.policy)
     merge(policy)
     policy.eval()
+
+
+def heed(metrics: dict[str, float], best: float, iteration: int, session: Session) -> None:
+    """Warns of signs of trouble; raises UserError where a guard says stop. best: validation score before this one."""
+    for text in guards.warnings(metrics, best, session.supervision):
+        session.tracker.warn(iteration, text)
+    trouble = guards.divergence(metrics, best, session.supervision)
+    if trouble:
+        raise UserError(
+            f"stopped at iteration {iteration}: {trouble}; the last checkpoint before it is kept. Lower "
+            "rl.actor_lr or rl.noise_level, or raise the limit to go on"
+        )

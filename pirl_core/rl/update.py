@@ -112,6 +112,8 @@ def update(
         "losses/entropy": -actor * rl.entropy_coef,
         "losses/value_loss": rl.value_coef if process.critic is not None else 0.0,
     }
+    if rl.w2_coef:
+        terms["losses/w2"] = actor * rl.w2_coef
     coef = actor * rl.sft_coef
     done: list[dict[str, float]] = []
     stopped: list[dict[str, float]] = []
@@ -175,7 +177,8 @@ def losses_of(result: Evaluation, batch: Samples, process: Process, rl: Rl) -> d
     value = policy.loss.new_zeros(())
     if process.critic is not None:
         value = value_loss(result.value, batch.value, batch.target, rl.value_clip, rl.huber_delta)
-    return {
+    held = {} if result.w2 is None else {"losses/w2": result.w2.mean()}
+    return held | {
         "losses/policy_loss": policy.loss,
         "losses/value_loss": value,
         "losses/entropy": result.entropy.mean(),

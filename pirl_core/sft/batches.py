@@ -30,23 +30,28 @@ class Shown(NamedTuple):
 class Samples(NamedTuple):
     """A batch as it is drawn, before it is shared out, so that it depends neither on ranks nor on its parts.
 
-    rows: (B,) of the frames. noise: (B, H, D). tau: (B,).
+    rows: (B,) of the frames. noise: (B, H, D). tau: (B,). step: (B,) as in ``Noisy``.
     """
 
     rows: np.ndarray
     noise: np.ndarray
     tau: Tensor
     change: Draw
+    step: Tensor | None = None
 
 
 class Batch(NamedTuple):
-    """This rank's part of a batch. action: (B, H, A) in simulator units; noise: (B, H, D); tau: (B,); real: (B, H)."""
+    """This rank's part of a batch.
+
+    action: (B, H, A) in simulator units. noise: (B, H, D). tau, step: (B,). real: (B, H).
+    """
 
     observation: Observation
     action: Tensor
     noise: Tensor
     tau: Tensor
     real: Tensor
+    step: Tensor | None = None
 
 
 def shown(frames: Frames, cameras: Sequence[str], horizon: int) -> Shown:
@@ -88,6 +93,7 @@ def batch_of(data: Shown, samples: Samples, piece: np.ndarray, sft: Sft) -> Batc
         torch.from_numpy(samples.noise[piece]),
         samples.tau[piece],
         torch.from_numpy(data.real[rows]),
+        None if samples.step is None else samples.step[piece],
     )
 
 
@@ -99,9 +105,10 @@ def share_of(data: Shown, samples: Samples, own: np.ndarray) -> float:
 
 
 def noised(policy: FlowPolicy, batch: Batch, device: torch.device) -> tuple[Noisy, Tensor]:
-    """What the network is asked, and the velocity (B, H, D) that it should answer (Eq. 3)."""
+    """What the network is asked, and the velocity (B, H, D) that flow matching would have it answer (Eq. 3)."""
     state = torch.from_numpy(batch.observation.state).to(device)
     action = policy.normalize_actions(batch.action.to(device), state)
     noise, tau = batch.noise.to(device), batch.tau.to(device)
-    point = Noisy(policy.inputs(batch.observation), path.interpolate(action, noise, tau), tau)
+    step = None if batch.step is None else batch.step.to(device)
+    point = Noisy(policy.inputs(batch.observation), path.interpolate(action, noise, tau), tau, step)
     return point, path.velocity_target(action, noise)

@@ -15,6 +15,7 @@ from pirl_core.policy.flow_policy import FlowMatching, FlowPolicy
 from pirl_core.policy.layers import way_to_run
 from pirl_core.policy.precision import round_weights
 from pirl_core.sft.batches import Batch, batch_of, draw_samples, mixed, noised, pieces_of, share_of, shown
+from pirl_core.sft.shortcut import consistent, with_steps
 from pirl_core.training.learner import Learner, compute_device, cosine_factor
 from pirl_core.training.ranks import require_share, summed
 from pirl_core.training.session import Session
@@ -69,6 +70,8 @@ def train_sft(
         if sim is not None and sft.sim_share is not None:
             chance = seeds.generator("mixture", seed, step)
             samples = samples._replace(rows=mixed(chance, samples.rows, sim, count, sft.sim_share))
+        if getattr(policy.backbone, "stepped", False):
+            samples = with_steps(seeds.generator("shortcut", seed, step), samples)
         total = torch.zeros((), device=learner.device)
         for number, own in enumerate(pieces, 1):
             # For an empty one stands a row that counts nothing.
@@ -114,6 +117,8 @@ def demonstrated(frames: Frames) -> dict[str, float]:
 
 
 def batch_loss(learner: Learner, policy: FlowPolicy, batch: Batch) -> Tensor:
-    """Flow-matching loss, the mean over the real steps of ``batch``."""
+    """Flow-matching loss, and a shortcut model's own, the mean over the real steps of ``batch``."""
     point, target = noised(policy, batch, learner.device)
+    if point.step is not None:
+        target = consistent(learner, point, target)
     return path.flow_matching_loss(learner.module(*point), target, batch.real.to(learner.device))

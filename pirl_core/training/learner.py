@@ -146,7 +146,8 @@ class Learner:
             return norm
         for group, base in zip(self.optimizer.param_groups, self.base_lrs, strict=True):
             group["lr"] = base * lr_factor
-        self.optimizer.step()
+        # Accelerate's own step looks for a package on the disk each time: a tenth of an update of a small policy.
+        self.optimizer.optimizer.step()
         self.discard()
         self.steps += 1
         if self.ema_decay is not None:

@@ -9,10 +9,12 @@ import torch
 from pirl_core import named
 from pirl_core.commands import plan
 from pirl_core.commands.cli import main
+from pirl_core.errors import UserError
 from pirl_core.params.file import resolve
 from pirl_core.params.preset import load_preset, preset_text
 from pirl_core.params.sections import Params
 from pirl_core.policy.backbone import new_backbone
+from pirl_core.rl.sac.replay import Replay
 from tests.worlds import NUMBERS_ALONE
 
 
@@ -116,3 +118,25 @@ def test_the_published_pi0_by_the_command(
     assert main(["plan", "--gpus", "0"]) == 2
     assert capsys.readouterr().err.startswith("pirl: plan: --gpus 0")
     assert main(["plan", "--method", "nothing"]) == 2
+
+
+def test_sac_is_counted_as_it_is() -> None:
+    section = resolve(load_preset("sac_flow"), "hopper", "sac_flow")
+    need, sac = plan.rl_need(section, 1), section.rl.sac
+    policy = plan.model_of(section)
+    own = sum(parameter.numel() for parameter in policy.parameters())
+    inner, width = 11 + 3, sac.critic_width
+    row = sum(part.nbytes for part in Replay(1, 11, (1, 3))._rows)
+    critics = 2 * (inner * width + width * width + width + 2 * width + 1)
+    # The policy, two critics, their targets, and the temperature.
+    assert need.lasting["weights"] == 4 * (own + 2 * critics + 1)
+    assert need.lasting["optimiser"] == 2 * need.lasting["gradients"] == 8 * (own + critics + 1)
+    assert need.host == sac.replay_size * row
+    [kept] = need.updating.values()
+    # Per decision and step at least the state, the chunk, both hidden layers of the candidate and the gate's.
+    assert kept > 4 * sac.batch_size * section.policy.denoise_steps * (11 + 3 + 3 * 128)
+    lines = plan.report(load_preset("sac_flow"), "hopper", "sac_flow", 1, 80)
+    assert any("replay buffer in host memory" in line for line in lines)
+    assert not any("contexts" in line for line in lines)
+    with pytest.raises(UserError, match="--gpus 2"):
+        plan.rl_need(section, 2)

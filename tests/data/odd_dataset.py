@@ -21,6 +21,7 @@ SIZE, RATE = 32, 10
 LIBERO = Env(
     benchmark="libero", tasks=["libero_object_9", "libero_10_3"], shift="none", episode_steps=9,
     cameras=["agentview", "eye_in_hand"], image_size=SIZE, fast_render=True, object_state=False, keys={},
+    frame_stack=1,
     sim_backend="cpu",
 )  # fmt: skip
 CURATE = Curate(

@@ -41,6 +41,7 @@ ENV = Env(
     fast_render=True,
     object_state=True,
     keys={},
+    frame_stack=1,
     sim_backend="cpu",
 )
 CURATE = Curate(

@@ -27,6 +27,7 @@ from tests.checkpoints.fake_hub import REPO, Hub, serve
 LIBERO = Env(
     benchmark="libero", tasks=["libero_object_0", "libero_10_3"], shift="none", episode_steps=9,
     cameras=["eye_in_hand", "agentview"], image_size=48, fast_render=True, object_state=False, keys={},
+    frame_stack=1,
     sim_backend="cpu",
 )  # fmt: skip
 CURATE = Curate(
@@ -200,7 +201,7 @@ def test_a_fault_is_one_line_and_leaves_nothing(fault: str) -> None:
 def test_simulators_states_come_along_where_they_are_recorded(tmp_path: Path) -> None:
     env = Env(
         benchmark="metaworld", tasks=["reach-v3"], shift="none", episode_steps=9, cameras=[], image_size=32,
-        fast_render=True, object_state=True, keys={}, sim_backend="cpu",
+        fast_render=True, object_state=True, keys={}, frame_stack=1, sim_backend="cpu",
     )  # fmt: skip
     with chdir(tmp_path):
         [table] = write_recorded(Path("recorded"), env, 1)

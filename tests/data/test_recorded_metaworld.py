@@ -23,7 +23,7 @@ from tests.data.test_recorded import CURATE, make, write_recorded
 
 ENV = Env(
     benchmark="metaworld", tasks=["push-v3", "reach-v3", "push-back-v3"], shift="none", episode_steps=9,
-    cameras=["corner2"], image_size=48, fast_render=True, object_state=False, keys={}, sim_backend="cpu",
+    cameras=["corner2"], image_size=48, fast_render=True, object_state=False, keys={}, frame_stack=1, sim_backend="cpu",
 )  # fmt: skip
 NUMBERS = {"push-back-v3": 37, "push-v3": 38, "reach-v3": 40}
 

@@ -37,7 +37,7 @@ SENTENCES = [
 CALVIN = Env(
     benchmark="calvin", tasks=["B/open_drawer", "A/open_drawer", "A/lift_red_block_table"], shift="random",
     episode_steps=9, cameras=["gripper", "static"], image_size=48, fast_render=True, object_state=False,
-    keys={}, sim_backend="cpu",
+    keys={}, frame_stack=1, sim_backend="cpu",
 )  # fmt: skip
 
 

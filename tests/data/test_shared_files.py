@@ -30,6 +30,7 @@ WRITTEN = Path(__file__).parent / "lerobot"
 LIBERO = Env(
     benchmark="libero", tasks=["libero_goal_7", "libero_goal_8"], shift="none", episode_steps=9,
     cameras=["eye_in_hand", "agentview"], image_size=SIZE, fast_render=True, object_state=False, keys={},
+    frame_stack=1,
     sim_backend="cpu",
 )  # fmt: skip
 ALONE = LIBERO.model_copy(update={"benchmark": None, "tasks": ["all"], "cameras": ["image2", "image"]})

@@ -189,7 +189,15 @@ def plates(models: None) -> tuple[Any, Any]:
 
 def on_gpu(benchmark: str, tasks: list[str], cameras: list[str]) -> Env:
     return Env.model_validate(
-        {"benchmark": benchmark, "tasks": tasks, "keys": {}, "shift": "none", "episode_steps": 30, "cameras": cameras}
+        {
+            "benchmark": benchmark,
+            "tasks": tasks,
+            "keys": {},
+            "frame_stack": 1,
+            "shift": "none",
+            "episode_steps": 30,
+            "cameras": cameras,
+        }
         | {"image_size": 64, "fast_render": True, "object_state": True, "sim_backend": "gpu"}
     )
 

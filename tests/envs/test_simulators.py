@@ -60,7 +60,7 @@ def env(request: pytest.FixtureRequest) -> Env:
     limit = facts_of(name).task(world.task).steps or 200
     return Env(
         benchmark=name, tasks=[world.task], shift=world.shift, episode_steps=min(200, limit), cameras=[], image_size=64,
-        fast_render=True, object_state=True, keys={}, sim_backend="cpu",
+        fast_render=True, object_state=True, keys={}, frame_stack=1, sim_backend="cpu",
     )  # fmt: skip
 
 

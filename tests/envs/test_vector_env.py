@@ -34,6 +34,7 @@ def settings(cameras: list[Any], steps: int = 12) -> Env:
         fast_render=True,
         object_state=not cameras,
         keys={},
+        frame_stack=1,
         sim_backend="cpu",
     )
 
@@ -175,7 +176,7 @@ from pirl_core.envs.vector.slots import VectorEnv
 from pirl_core.params.sections import Env
 from pirl_core.types import Episode
 env = Env(benchmark="metaworld", shift="none", tasks=["reach-v3"], episode_steps=5,
-    cameras=["corner2"], image_size=32, fast_render=True, object_state=False, keys={}, sim_backend="cpu")
+    cameras=["corner2"], image_size=32, fast_render=True, object_state=False, keys={}, frame_stack=1, sim_backend="cpu")
 envs = VectorEnv(env, 1, 1)
 envs.reset([0], [Episode("reach-v3", 0)])
 print(envs._workers[0].process.pid, flush=True)

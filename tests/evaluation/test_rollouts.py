@@ -34,7 +34,7 @@ from tests.params import probes, walk
 
 ENV = Env(
     benchmark="metaworld", shift="none", tasks=["reach-v3", "button-press-topdown-v3"], episode_steps=60,
-    cameras=["corner2"], image_size=32, fast_render=True, object_state=True, keys={}, sim_backend="cpu",
+    cameras=["corner2"], image_size=32, fast_render=True, object_state=True, keys={}, frame_stack=1, sim_backend="cpu",
 )  # fmt: skip
 EPISODES = [
     Episode(task, seeds.evaluation_seed(0, task, number), "none", number) for task in ENV.tasks for number in range(3)

@@ -54,7 +54,8 @@ EXPERIMENT = {
 BASE: dict[str, dict[str, Any]] = {
     "Env": {
         "benchmark": "metaworld", "tasks": ["reach-v3"], "shift": "none", "episode_steps": 6, "cameras": ["corner2"],
-        "image_size": 32, "fast_render": True, "object_state": False, "keys": {}, "sim_backend": "cpu",
+        "image_size": 32, "fast_render": True, "object_state": False, "keys": {}, "frame_stack": 1,
+        "sim_backend": "cpu",
     },
     "Curate": {
         "dataset": None, "dataset_revision": None, "columns": {}, "seed": 0, "episodes_per_task": 2, "still_frames": 0,
@@ -86,7 +87,8 @@ BASE: dict[str, dict[str, Any]] = {
         "update_epochs": 2, "minibatch_size": 8, "micro_batch_size": None, "context_device_gib": 1.0,
         "context_host_gib": 1.0, "actor_lr": 3e-3, "critic_lr": 1e-2, "lr_schedule": "constant",
         "final_lr_fraction": 0.1, "weight_decay": 0.01, "clip_ratio": 0.2, "value_clip": 0.2, "huber_delta": 10.0,
-        "value_coef": 1.0, "entropy_coef": 0.0, "sft_coef": 0.0, "sft_batch_size": 4, "max_grad_norm": 1.0,
+        "value_coef": 1.0, "entropy_coef": 0.0, "w2_coef": 0.0, "sft_coef": 0.0, "sft_batch_size": 4,
+        "max_grad_norm": 1.0,
         "target_kl": None, "critic": "expert",
         "critic_layers": 4, "critic_warmup_iterations": 0, "precision": "fp32",
         "activation_checkpointing": False, "compile": False, "dropout": False, "lora_rank": 0, "lora_alpha": 4,

@@ -138,6 +138,7 @@ CHANGES: dict[str, dict[str, Change]] = {
         "huber_delta": Change([0.01]),
         "value_coef": Change([0.1]),
         "entropy_coef": Change([0.1], LEARNED),
+        "w2_coef": Change([0.1, 0.5]),
         "sft_coef": Change([0.1, 0.5]),
         "sft_batch_size": Change([5], {"sft_coef": 0.5}),
         "max_grad_norm": Change([0.01]),
@@ -255,7 +256,7 @@ def choices(model: type[params.Section], key: str) -> list[Any]:
 
 
 SINGLE = [(name, key) for name, model in MODELS.items() for key in model.model_fields if len(choices(model, key)) == 1]
-ELSEWHERE = [("Env", name) for name in ("benchmark", "keys", "sim_backend")]
+ELSEWHERE = [("Env", name) for name in ("benchmark", "keys", "frame_stack", "sim_backend")]
 ELSEWHERE += [("Curate", "expert_return"), ("Curate", "expert_steps")]
 """Other simulators than MetaWorld, and a GPU, may not be there: they have tests of their own."""
 KEYS = [

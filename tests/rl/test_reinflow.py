@@ -1,6 +1,7 @@
 """ReinFlow: the bounded chain and its density, the running scale of rewards, the ratio of the first minibatch."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from pirl_core import seeds
 from pirl_core.flow import chain
 from pirl_core.flow.chain import Noise
 from pirl_core.flow.noise import bounded_std
+from pirl_core.policy.context import Context
 from pirl_core.rl.advantages import RewardScale, discounted_so_far
 from pirl_core.rl.collect import collect
 from pirl_core.rl.train import noise_at, parameter_groups, process_of
@@ -130,3 +132,51 @@ def test_the_bound_goes_into_the_policy_folder_where_there_is_one(tmp_path: Path
         save_exploration(policy, noise, "one_layer", tmp_path)
         assert load_exploration(tmp_path, policy.backbone.shape, "after").noise == noise
     assert "bound" not in (tmp_path / "exploration.json").read_text()
+
+
+@pytest.mark.parametrize("coef", [0.0, 0.7])
+def test_the_w2_anchor_adds_its_gradient_and_nothing_else(coef: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """∇(L_PPO + c W2) = ∇L_PPO + c ∇W2, the last by Euler's steps of both policies, unrolled by hand."""
+    found: list[list[torch.Tensor]] = []
+
+    def keep(learner: Learner, loss: torch.Tensor, *_: Any) -> float:
+        learner.accelerator.backward(loss)
+        found.append([torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in policy.backbone.parameters()])
+        learner.discard()
+        return 1.0
+
+    monkeypatch.setattr(Learner, "step", keep)
+    reference, start = make("nano", 5).backbone.requires_grad_(False), torch.empty(0)
+    for anchored in (False, True):
+        policy = make("nano", 0)
+        torch.manual_seed(0)
+        rl = rl_params(
+            **REINFLOW, episodes_per_iteration=8, update_epochs=1, minibatch_size=99, w2_coef=coef * anchored
+        )
+        process, noise = process_of(rl), noise_at(rl, 0)
+        policy.add_heads(process, 4, True)
+        policy.reference = reference if rl.w2_coef else None
+        learner = Learner(policy, parameter_groups(policy, rl), 0.0, 1.0, "fp32", 0)
+        episodes = [Episode("Hopper-v5", seeds.train_seed(0, "Hopper-v5", n)) for n in range(8)]
+        scale = RewardScale(0.9, {})
+        rollout, share, _ = collect(policy, Walk(), episodes, noise, process, rl, (0, 0), scale)
+        start = rollout.samples.states[:, 0]
+        metrics = update(learner, rollout, share, noise, process, rl, np.random.default_rng(0), False, 0)
+        assert ("losses/w2" in metrics) == bool(rl.w2_coef)
+    plain, both = found
+    if not coef:
+        assert all(torch.equal(a, b) for a, b in zip(plain, both, strict=True))
+        return
+    context = next(rollout.contexts.batches(iter([np.arange(len(start))])))
+    assert isinstance(context, Context)
+    ends = []
+    for backbone in (policy.backbone, reference):
+        x = start
+        for k in range(4):
+            x = x + backbone.velocity(context, x, torch.full((len(x),), k / 4))[0] / 4
+        ends.append(x)
+    w2 = (ends[0] - ends[1]).square().mean()
+    assert metrics["losses/w2"] == pytest.approx(w2.item(), rel=1e-5)
+    slopes = torch.autograd.grad(w2, list(policy.backbone.parameters()))
+    for a, b, slope in zip(plain, both, slopes, strict=True):
+        torch.testing.assert_close(b, a + coef * slope, atol=1e-6, rtol=1e-3)

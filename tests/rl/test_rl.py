@@ -38,7 +38,7 @@ BASE = {
     "update_epochs": 4, "minibatch_size": 64, "micro_batch_size": None,
     "context_device_gib": 1.0, "context_host_gib": 1.0, "actor_lr": 2e-3, "critic_lr": 3e-3, "lr_schedule": "constant",
     "final_lr_fraction": 0.1, "weight_decay": 0.0, "clip_ratio": 0.2, "value_clip": None, "huber_delta": 10.0,
-    "value_coef": 1.0, "entropy_coef": 0.0, "sft_coef": 0.0, "sft_batch_size": 16, "max_grad_norm": 1.0,
+    "value_coef": 1.0, "entropy_coef": 0.0, "w2_coef": 0.0, "sft_coef": 0.0, "sft_batch_size": 16, "max_grad_norm": 1.0,
     "target_kl": None, "critic": "vlm",
     "critic_layers": 4, "critic_warmup_iterations": 0, "precision": "fp32",
     "activation_checkpointing": False, "compile": False, "dropout": False, "lora_rank": 0, "lora_alpha": 4,

@@ -33,6 +33,7 @@ ENV = Env(
     fast_render=True,
     object_state=False,
     keys={},
+    frame_stack=1,
     sim_backend="cpu",
 )
 POLICY = Policy(

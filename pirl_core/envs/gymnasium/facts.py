@@ -50,13 +50,17 @@ class Registered(Mapping[str, Task]):
         return len(self.listed)
 
 
-def facts(tasks: Sequence[str], keys: Keys) -> Facts:
-    """Of environments whose spaces are alike. Loads them."""
+def facts(tasks: Sequence[str], keys: Keys, frames: int) -> Facts:
+    """Of environments whose spaces are alike, with the states of so many steps. Loads them."""
     from pirl_core.envs.gymnasium.spaces import numbers_of
 
+    numbers = numbers_of(tuple(tasks), keys)
+    # The present step first, under its own names.
+    state = [name if age == 0 else f"{name}_{age}" for age in range(frames) for name in numbers.state]
+    stacked = {"state": tuple(state), "object_state": frames * numbers.object_state}
     sentence = sentence_of(keys)
     known = Registered(tuple(tasks), sentence) if sentence else FACTS.tasks
-    return FACTS._replace(tasks=known, **numbers_of(tuple(tasks), keys)._asdict())
+    return FACTS._replace(tasks=known, **numbers._asdict() | stacked)
 
 
 def sentence_of(keys: Keys) -> str | None:

@@ -4,6 +4,7 @@ Axes: C cameras, S state numbers, A action numbers.
 """
 
 import math
+from collections import deque
 from typing import Any
 
 import numpy as np
@@ -34,7 +35,11 @@ class GymnasiumEnv:
             numbers_of([settings.tasks[0], task], settings.keys)
         space = self._env.observation_space
         state, objects = parts(space, settings.keys, task)
-        self._read = reader(space, [*state, *(objects if settings.object_state else ())])
+        read = [*state, *(objects if settings.object_state else ())]
+        self._read = reader(space, read)
+        # Where states are stacked, what is read of each: all of state comes before what object state adds.
+        self._parts = [reader(space, part) for part in (state, read[len(state) :]) if part]
+        self._seen: deque[list[np.ndarray]] = deque(maxlen=settings.frame_stack)
         self._read_all = reader(space, [*state, *objects])
         self._low, self._high = self._env.action_space.low, self._env.action_space.high
         self._dtype = self._env.action_space.dtype
@@ -50,6 +55,8 @@ class GymnasiumEnv:
         FACTS.check_shift(episode.shift)
         self.observation, _ = self._env.reset(seed=seeds.simulator_seed(episode.seed))
         self._over = False
+        for _ in range(self._settings.frame_stack):
+            self._remember()
         return self.state()
 
     def step(self, action: np.ndarray) -> tuple[float, bool, bool]:
@@ -57,6 +64,7 @@ class GymnasiumEnv:
         if self._over:
             raise RuntimeError(f"{self.task}: step after the episode's end; reset first")
         self.observation, reward, terminated, truncated, info = self._env.step(self.bounded(action))
+        self._remember()
         if not math.isfinite(reward):
             raise RuntimeError(f"{self.task}: the reward is {reward}")
         if self._success is not None:
@@ -73,11 +81,17 @@ class GymnasiumEnv:
         return np.minimum(np.maximum(action, self._low), self._high).astype(self._dtype, copy=False)
 
     def state(self) -> np.ndarray:
-        """What the policy reads now, (S,) float32."""
-        return self._read(self.observation)
+        """What the policy reads now, (S,) float32: of ``frame_stack`` steps, the present one first."""
+        if self._settings.frame_stack == 1:
+            return self._read(self.observation)
+        return np.concatenate([numbers for part in zip(*self._seen, strict=True) for numbers in part])
+
+    def _remember(self) -> None:
+        if self._settings.frame_stack > 1:
+            self._seen.appendleft([np.array(read(self.observation)) for read in self._parts])
 
     def whole_state(self) -> np.ndarray:
-        """The same with the numbers that object state adds."""
+        """All numbers of the present step, those that object state adds among them."""
         return self._read_all(self.observation)
 
     def instruction(self) -> str:

@@ -29,6 +29,7 @@ class Env(Section):
     benchmark: Annotated[Text, AfterValidator(known_benchmark)] | None
     tasks: Tasks
     keys: dict[Text, Text | Annotated[Texts, Field(min_length=1)]]
+    frame_stack: Annotated[int, Field(ge=1, le=100)]
     shift: Text
     episode_steps: Count
     cameras: Texts
@@ -91,6 +92,15 @@ class Env(Section):
         several = [name for name, key in value.items() if name not in (STATE, OBJECT) and not isinstance(key, str)]
         if several:
             raise ValueError(f"{several[0]} is one key, not several; only {STATE} and {OBJECT} are joined of many")
+        return value
+
+    @field_validator("frame_stack")
+    @classmethod
+    def _of_an_environment_whose_numbers_are_asked(cls, value: int, info: ValidationInfo) -> int:
+        if value > 1 and "benchmark" in info.data and facts_of(info.data["benchmark"]).of is None:
+            raise ValueError(
+                f"{value}: states of a Gymnasium environment alone are stacked; set 1, or benchmark: gymnasium"
+            )
         return value
 
     @field_validator("shift", "cameras")

@@ -94,6 +94,7 @@ class Rl(Section):
     huber_delta: Positive
     value_coef: Positive
     entropy_coef: NonNegative
+    w2_coef: NonNegative
     sft_coef: NonNegative
     sft_batch_size: Count
     max_grad_norm: Positive
@@ -130,6 +131,11 @@ class Rl(Section):
             )
         if self.algorithm == "sac" and (self.mdp, self.logprob_reduction) != ("one_layer", "sum"):
             raise ValueError("sac learns through the whole chain: set mdp: one_layer and logprob_reduction: sum")
+        if self.w2_coef and (self.lora_rank or self.dropout or self.algorithm == "sac"):
+            raise ValueError(
+                "w2_coef is ppo's and grpo's, of an expert that learns alone and without dropout: set lora_rank: 0 and"
+                " dropout: false, or w2_coef: 0"
+            )
         if self.algorithm == "sac" and (self.record != "none" or self.sft_coef or self.lora_rank):
             raise ValueError(
                 "sac has no rollouts to record, no anchor, no adapters: record: none, sft_coef: 0, lora_rank: 0"

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from pirl_core.flow import chain
-from pirl_core.flow.chain import Noise
+from pirl_core.flow.chain import Noise, Score, Velocity
 from pirl_core.params.sections import Sac
+from pirl_core.policy.backbone import velocity_of
 from pirl_core.policy.context import Context
 from pirl_core.policy.flow_policy import FlowPolicy
 from pirl_core.rl.sac import losses
@@ -47,14 +48,18 @@ class SacFlow(nn.Module):
     def act(self, state: Tensor, normals: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
         """Squashed action (B, R, A) and the path's log-density (B,), with gradient. state: (B, S) normalised; normals:
         (B, K+1, H, D)."""
-        policy, nothing = self.policy, state[:, :0]
-        context = Context(nothing, nothing.bool(), nothing, state)
+        policy = self.policy
         drawn = torch.ones(len(state), policy.denoise_steps, dtype=torch.bool, device=state.device)
+        return self.ended(*chain.sample(self.velocity(state), normals, drawn, noise, policy.noise_net))
 
-        def velocity(x: Tensor, tau: Tensor) -> tuple[Tensor, Tensor]:
-            return policy.backbone.velocity(context, x, tau)
+    def velocity(self, state: Tensor) -> Velocity:
+        """The policy's, in these states (B, S)."""
+        nothing = state[:, :0]
+        context = Context(nothing, nothing.bool(), nothing, state)
+        return velocity_of(self.policy.backbone, context, self.policy.denoise_steps)
 
-        states, score = chain.sample(velocity, normals, drawn, noise, policy.noise_net)
+    def ended(self, states: Tensor, score: Score) -> tuple[Tensor, Tensor]:
+        """As ``act``, of a chain (B, K+1, H, D) and the score of its steps."""
         action, jacobian = losses.squash(self._executed(states[:, -1]))
         start, steps = self._executed(states[:, 0]), self._executed(score.log_prob)
         return action, losses.path_log_prob(start, steps, jacobian)

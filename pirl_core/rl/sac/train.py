@@ -22,11 +22,14 @@ from pirl_core.rl.rollout import ChunkEnv, Step
 from pirl_core.rl.sac.model import Batch, SacFlow
 from pirl_core.rl.sac.play import play
 from pirl_core.rl.sac.replay import Replay
-from pirl_core.rl.train import OnImproved, Validate, chooses, noise_at, training_episode
+from pirl_core.rl.train import OnImproved, Validate, chooses, heed, noise_at, training_episode
 from pirl_core.training.learner import Learner
 from pirl_core.training.session import Session
 from pirl_core.types import Observation
 
+COUNTS = ("episodes", "updates", "steps", "skipped_critic", "skipped_actor")
+"""What a run counts from its start on; the last two, of updates in a row."""
+SKIPPED = "charts/skipped_updates"
 PROCESS = Process("one_layer", "env", "sum", None)
 
 
@@ -41,9 +44,10 @@ def train_sac(
     validate: Validate,
     on_improved: OnImproved,
     score: Score,
-) -> None:
-    """Fine-tune ``policy`` in place. Randomness is a function of (seed, iteration, episode, decision), and of (seed,
-    update). Raises UserError for a policy that sees more than numbers, and where several processes are at work."""
+) -> tuple[SacFlow, Replay]:
+    """Fine-tune ``policy`` in place; gives what was trained, and what is remembered. Randomness is a function of
+    (seed, iteration, episode, decision), and of (seed, update). Raises UserError for a policy that sees more than
+    numbers, and where several processes are at work."""
     _require(policy, session)
     torch.manual_seed(seeds.integer("sac_heads", seed))
     policy.add_heads(PROCESS, rl.critic_layers, learns_std(rl.noise_rule))
@@ -67,7 +71,7 @@ def train_sac(
     numbers = session.restore(learner)
     if numbers is None:
         first = validate(0)
-        numbers = {"iteration": 0, "best": first[chooses(score)], "episodes": 0, "updates": 0, "steps": 0}
+        numbers = {"iteration": 0, "best": first[chooses(score)], **dict.fromkeys(COUNTS, 0)}
         tracker.log(0, first, (chooses(score),))
         on_improved()
         session.save_if_due(0, learner, numbers, extra)
@@ -85,12 +89,14 @@ def train_sac(
             metrics |= validate(iteration + 1)
         shown = ("charts/episodic_return", chooses(score), "losses/temperature")
         tracker.log(iteration + 1, metrics, shown, timing)
+        heed(metrics, numbers["best"], iteration + 1, session)
         if metrics.get(chooses(score), -float("inf")) >= numbers["best"]:
             numbers["best"] = metrics[chooses(score)]
             on_improved()
         numbers["iteration"] = iteration + 1
         session.save_if_due(iteration + 1, learner, numbers, extra)
     policy.eval()
+    return model, replay
 
 
 def _require(policy: FlowPolicy, session: Session) -> None:
@@ -142,33 +148,57 @@ def _iteration(
         steps += [step._replace(episode=step.episode - first) for step in played.steps]
         if len(replay) >= rl.sac.learning_starts:
             for _ in range(len(played.steps) * rl.sac.updates_per_decision):
-                rows.append(_update(model, learner, replay, noise, rl, seed, int(numbers["updates"])))
+                rows.append(_update(model, learner, replay, noise, rl, seed, numbers))
                 numbers["updates"] += 1
     count = 1 + max(step.episode for step in steps)
     numbers["episodes"] = first + count
     metrics = statistics(sorted(steps), [episode_of(first + index) for index in range(count)])
     numbers["steps"] += metrics["charts/simulator_steps"]
+    skipped = float(sum(row.pop(SKIPPED, 0.0) > 0 for row in rows))
     names = dict.fromkeys(name for row in rows for name in row)
     metrics |= {name: float(np.mean([row[name] for row in rows if name in row])) for name in names}
-    return metrics | {"charts/updates": float(len(rows)), "charts/total_steps": numbers["steps"]}
+    counts = {"charts/updates": len(rows) - skipped, SKIPPED: skipped, "charts/total_steps": numbers["steps"]}
+    return metrics | counts
 
 
 def _update(
-    model: SacFlow, learner: Learner, replay: Replay, noise: Noise, rl: Rl, seed: int, number: int
+    model: SacFlow, learner: Learner, replay: Replay, noise: Noise, rl: Rl, seed: int, numbers: dict[str, float]
 ) -> dict[str, float]:
-    """One of the critics; every ``actor_every``-th of policy and temperature too."""
-    device, sac = model.policy.device, rl.sac
+    """One of the critics; every ``actor_every``-th of policy and temperature too. What was skipped says nothing."""
+    device, sac, number = model.policy.device, rl.sac, int(numbers["updates"])
     drawn = replay.draw(seeds.generator("sac_batch", seed, number), sac.batch_size)
     batch = Batch(*(torch.from_numpy(rows).to(device) for rows in drawn))
     rng = seeds.generator("sac_chain", seed, number)
     shape = (2, sac.batch_size, model.policy.denoise_steps + 1, *model.policy.chunk_shape)
     normals = torch.from_numpy(rng.standard_normal(shape, np.float32)).to(device)
-    told = learner.module("critic", batch, normals[0], noise, rl.gamma)
-    learner.step(told["losses/critic_loss"], told["losses/critic_loss"].item(), 1.0, ("critic",))
+    critic = learner.module("critic", batch, normals[0], noise, rl.gamma)
+    told = _step(learner, "critic", critic["losses/critic_loss"], critic, ("critic",), numbers)
     model.follow()
     if number % sac.actor_every == 0:
-        told |= learner.module("actor", batch, normals[1], noise, rl.gamma)
-        loss = told["losses/actor_loss"] + sac.proximal_coef * told["losses/proximal"]
-        loss = loss + told["losses/temperature_loss"]
-        learner.step(loss, loss.item(), 1.0, ("actor", "temperature"))
-    return {name: float(value.detach()) for name, value in told.items()}
+        actor = learner.module("actor", batch, normals[1], noise, rl.gamma)
+        loss = actor["losses/actor_loss"] + sac.proximal_coef * actor["losses/proximal"]
+        loss = loss + actor["losses/temperature_loss"]
+        told |= _step(learner, "actor", loss, actor, ("actor", "temperature"), numbers)
+    return told
+
+
+def _step(
+    learner: Learner,
+    part: str,
+    loss: Tensor,
+    told: dict[str, Tensor],
+    groups: tuple[str, ...],
+    numbers: dict[str, float],
+) -> dict[str, float]:
+    """What the part tells, or that it was skipped. The learner counts those in a row of both parts, of which one may be
+    sound while the other never is; here each has its own count. Raises UserError where these are too many."""
+    if learner.step(loss, loss.item(), 1.0, groups) is not None:
+        numbers[f"skipped_{part}"] = 0
+        return {name: float(value.detach()) for name, value in told.items()}
+    numbers[f"skipped_{part}"] += 1
+    if numbers[f"skipped_{part}"] > learner.max_skipped:
+        raise UserError(
+            f"rl.algorithm = sac: loss or gradient of the {part} is not finite in {numbers[f'skipped_{part}']:.0f} "
+            f"updates in a row (run.max_skipped_updates = {learner.max_skipped}); lower rl.{part}_lr"
+        )
+    return {SKIPPED: 1.0}

@@ -56,11 +56,13 @@ gymnasium.register("Counted-v0", gymnasium.make("CartPole-v1").spec.entry_point)
 '''
 KEYS: dict[str, Any] = {"front": "front", "state": "place", "object": ["goal"], "success": "is_success"}
 TASK = "own_worlds:Reach-v0"
+METAWORLD = {"benchmark": "metaworld", "tasks": ["reach-v3"], "keys": {}, "frame_stack": 2}
 
 
 def world(**changes: Any) -> Env:
     values: dict[str, Any] = {
-        "benchmark": "gymnasium", "tasks": ["Hopper-v5"], "keys": {}, "shift": "none", "episode_steps": 40,
+        "benchmark": "gymnasium", "tasks": ["Hopper-v5"], "keys": {}, "frame_stack": 1, "shift": "none",
+        "episode_steps": 40,
         "cameras": [], "image_size": 32, "fast_render": True, "object_state": True, "sim_backend": "cpu",
     }  # fmt: skip
     return Env(**(values | changes))
@@ -115,6 +117,33 @@ def test_it_is_the_environment_itself() -> None:
         assert np.array_equal(simulator.state(), state.astype(np.float32))
         with pytest.raises(RuntimeError, match="step after the episode's end"):
             simulator.step(actions[0])
+
+
+@pytest.mark.parametrize("frames", [1, 3])
+def test_stacked_states_are_those_of_the_last_steps(frames: int, own: Path) -> None:
+    """The present one first; before the first step there is nothing but the start. Chunks do not thin them out."""
+    env = world(tasks=[TASK], keys={"state": "place", "object": ["goal"]}, episode_steps=9, frame_stack=frames)
+    facts = facts_in(env)
+    assert facts.state == ("place", "place_1", "place_2")[:frames] and facts.object_state == 3 * frames
+    episode = Episode(TASK, seeds.train_seed(0, TASK, 0))
+    bare = gymnasium.make("Reach-v0")
+    seen = [bare.reset(seed=seeds.simulator_seed(episode.seed))[0]] * frames
+
+    def expected() -> np.ndarray:
+        last = seen[: -frames - 1 : -1]
+        return np.concatenate([each[key] for key in ("place", "goal") for each in last])
+
+    chunks = np.random.default_rng(0).uniform(-0.5, 0.5, (2, 1, 4, 1)).astype(np.float32)
+    with VectorEnv(env, 1, 1) as envs:
+        for _ in range(2):
+            del seen[frames:]
+            bare.reset(seed=seeds.simulator_seed(episode.seed))
+            assert np.array_equal(envs.reset([0], [episode]).state[0], expected())
+            for chunk in chunks:
+                seen += [bare.step(action)[0] for action in chunk[0]]
+                assert np.array_equal(envs.step([0], chunk).observation.state[0], expected())
+    with pytest.raises(ValueError, match="states of a Gymnasium environment alone are stacked; set 1"):
+        Env(**(env.model_dump() | METAWORLD))
 
 
 def test_the_number_of_workers_changes_nothing() -> None:

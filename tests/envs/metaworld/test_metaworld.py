@@ -67,6 +67,7 @@ def settings(**changes: Any) -> Env:
         "fast_render": True,
         "object_state": False,
         "keys": {},
+        "frame_stack": 1,
         "sim_backend": "cpu",
     }
     return Env(**(values | changes))

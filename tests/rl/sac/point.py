@@ -75,7 +75,7 @@ class StopHereError(Exception):
     pass
 
 
-def train(policy: FlowPolicy, rl: Rl, folder: Path, stop: int | None = None) -> list[dict[str, float]]:
+def train(policy: FlowPolicy, rl: Rl, folder: Path, stop: int | None = None, **limits: Any) -> list[dict[str, float]]:
     def improved() -> None:
         save_policy(policy, opened.policy)
 
@@ -84,7 +84,7 @@ def train(policy: FlowPolicy, rl: Rl, folder: Path, stop: int | None = None) -> 
             raise StopHereError
         return {"validation/return": float(iteration)}
 
-    with session(folder, rl.iterations) as opened:
+    with session(folder, rl.iterations, **limits) as opened:
         train_sac(policy, Point(), ["point"], "none", rl, 0, opened, validate, improved, "return")
         lines = (opened.log / "metrics.jsonl").read_text().splitlines()
     return [json.loads(line) for line in lines]

@@ -1,12 +1,18 @@
 """SAC Flow's loop: it learns, and a killed run goes on bit for bit."""
 
+from itertools import count
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from pirl_core.errors import UserError
+from pirl_core.rl.sac import losses
+from pirl_core.rl.sac.model import Batch, SacFlow
+from pirl_core.rl.sac.train import PROCESS
+from pirl_core.rl.train import noise_at
 from tests.rl.sac.point import StopHereError, point_policy, settings, train
 from tests.worlds import small_policy
 
@@ -40,3 +46,58 @@ def test_what_it_cannot_train_is_told(tmp_path: Path) -> None:
     plain.normalization = plain.normalization._replace(squash=False)
     with pytest.raises(UserError, match="squash: true"):
         train(plain, settings(), tmp_path / "b")
+
+
+@pytest.mark.parametrize(("part", "coef"), [("critic", 0.0), ("actor", float("inf"))])
+def test_a_part_that_is_never_finite_ends_the_run_in_one_line(
+    part: str, coef: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other part learns on meanwhile, and does not hide it."""
+    if part == "critic":
+        monkeypatch.setattr(losses, "critic_loss", lambda value, target: (value - target).mean() * float("nan"))
+    with pytest.raises(UserError, match=f"of the {part} is not finite in 4 updates in a row .*max_skipped_updates = 3"):
+        train(point_policy("mlp"), settings(sac={"proximal_coef": coef}), tmp_path, max_skipped_updates=3)
+
+
+def test_a_skipped_update_is_told_and_its_losses_are_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sound, calls = losses.critic_loss, count()
+    monkeypatch.setattr(
+        losses,
+        "critic_loss",
+        lambda value, target: sound(value, target) * (float("nan") if next(calls) == 1 else 1),
+    )
+    rows = train(point_policy("mlp"), settings(iterations=2), tmp_path, max_skipped_updates=3)
+    assert [row["charts/skipped_updates"] for row in rows[1:]] == [1.0, 0.0]
+    assert all(np.isfinite(row["losses/critic_loss"]) for row in rows[1:])
+
+
+def test_the_proximal_term_pulls_towards_what_was_played() -> None:
+    """Its slope is 2 (a − b) / B; alone, it leads the policy to the actions that were played, state by state."""
+    action = torch.randn(5, 1, 2, requires_grad=True)
+    played = torch.randn(5, 1, 2)
+    [slope] = torch.autograd.grad(losses.proximal(action, played), [action])
+    torch.testing.assert_close(slope, 2 * (action - played).detach() / 5)
+
+    policy, rl = point_policy("flow_g"), settings()
+    policy.add_heads(PROCESS, rl.critic_layers, True)
+    model, noise = SacFlow(policy, rl.sac), noise_at(rl, 0)
+    state = torch.linspace(-1, 1, 64)[:, None]
+    batch = Batch(state, 0.6 * state[:, None], torch.zeros(64), state, torch.zeros(64))
+    optimizer = torch.optim.Adam([p for p in policy.parameters() if p.requires_grad], 0.003)
+    far = []
+    for _ in range(150):
+        told = model("actor", batch, torch.randn(64, 5, 1, 1), noise, rl.gamma)
+        far.append(told["losses/proximal"].item())
+        optimizer.zero_grad()
+        told["losses/proximal"].backward()
+        optimizer.step()
+    # What is left is the least noise of the last step and of those before it.
+    assert np.mean(far[-10:]) < 0.02 < 0.1 < np.mean(far[:10])
+
+
+def test_held_near_what_was_played_it_strays_less(tmp_path: Path) -> None:
+    far = {}
+    for coef in (0.0, 100.0):
+        rows = train(point_policy("mlp"), settings(iterations=6, sac={"proximal_coef": coef}), tmp_path / str(coef))
+        far[coef] = rows[-1]["losses/proximal"]
+    assert far[100.0] < 0.8 * far[0.0], far

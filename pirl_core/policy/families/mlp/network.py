@@ -89,8 +89,12 @@ class Mlp(nn.Module):
         super().__init__()
         self.shape = shape
         self.run_layer: Run = plain
-        self.time = nn.Sequential(nn.Linear(TIME, 2 * TIME), nn.Mish(), nn.Linear(2 * TIME, TIME))
-        self.cell: nn.Module = named.part(named.FAMILIES, shape.family, "family").cell(shape)
+        family = named.part(named.FAMILIES, shape.family, "family")
+        # As in the released code, which embeds time and length together.
+        self.stepped: bool = getattr(family, "STEPPED", False)
+        told, hidden = (2 * TIME, TIME) if self.stepped else (TIME, 2 * TIME)
+        self.time = nn.Sequential(nn.Linear(told, hidden), nn.Mish(), nn.Linear(hidden, TIME))
+        self.cell: nn.Module = family.cell(shape)
 
     @property
     def vlm_modules(self) -> list[nn.Module]:
@@ -107,10 +111,13 @@ class Mlp(nn.Module):
         nothing = inputs.state[:, :0]
         return Context(nothing, nothing.bool(), nothing, inputs.state)
 
-    def velocity(self, context: Context, x: Tensor, tau: Tensor) -> tuple[Tensor, Tensor]:
+    def velocity(self, context: Context, x: Tensor, tau: Tensor, step: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """x: (B, H, D), tau: (B,) → velocity (B, H, D); features (B, 1, E + S), time and state, through which the noise
-        net does not train the time's embedding."""
-        time = self.time(sinusoids(tau).to(x.dtype))
+        net does not train the time's embedding. step: (B,), for a family that is told it; None: 0, no step at all."""
+        seen = sinusoids(tau)
+        if self.stepped:
+            seen = torch.cat([seen, sinusoids(torch.zeros_like(tau) if step is None else step)], -1)
+        time = self.time(seen.to(x.dtype))
         velocity: Tensor = self.run_layer(self.cell, context.state, x, time)
         return velocity, torch.cat([time.detach(), context.state], -1)[:, None]
 
