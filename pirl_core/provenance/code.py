@@ -28,7 +28,7 @@ UNCOUNTED = (
     "readers.yaml_faults",
     # How processes start and end, and this record of theirs.
     "stages", "provenance", "training.rendezvous", "envs.vector.cluster", "envs.vector.placing",
-    "envs.vector.processes", "envs.vector.world",
+    "envs.vector.world",
 )  # fmt: skip
 """Modules and rooms that change no number; the stage's own module counts all the same."""
 # Pages for readers, and what Python leaves.
