@@ -200,7 +200,7 @@ docs: setup .venv/extra-docs ## the pages of docs/ as a site, in outputs/site; a
 	@NO_MKDOCS_2_WARNING=1 mkdocs build --strict --site-dir outputs/site
 	@echo "outputs/site/index.html"
 
-bench: setup ## measure speed and memory; writes benchmarks/RESULTS.md (about 20 minutes on two free cores, 12 GiB of disk)
+bench: setup ## measure speed and memory; writes benchmarks/RESULTS.md (about half an hour on two free cores, 12 GiB of disk)
 	@python -m benchmarks --output benchmarks/RESULTS.md
 
 clean: ## remove outputs; DVC's cache keeps what was computed

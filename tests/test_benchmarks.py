@@ -66,6 +66,11 @@ def test_one_command_writes_the_table(root: Path, tmp_path: Path) -> None:
     text = (tmp_path / "RESULTS.md").read_text()
     assert "| what | measured |" in text
     assert "cores" in text
+    # Another part's rows stay as they were measured.
+    other = {**json.loads((tmp_path / "measured/startup.json").read_text()), "rows": [["snow", "2 m", "", None, ""]]}
+    (tmp_path / "measured/risk.json").write_text(json.dumps(other))
+    subprocess.run(command, cwd=root, check=True, capture_output=True)
+    assert "| snow | 2 m |" in (tmp_path / "RESULTS.md").read_text()
 
 
 def test_sides_take_turns_and_the_ratio_is_that_of_a_round() -> None:
