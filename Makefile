@@ -48,7 +48,7 @@ export PYTHONUNBUFFERED := 1
 REPRO := python -m pirl_core.commands.repro
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce stage experiment paper flow serve results test test-slow test-all lint format docs bench clean dist-clean
+.PHONY: help setup reproduce stage experiment paper flow serve results test test-slow test-all lint format docs bench bench-full clean dist-clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -202,6 +202,9 @@ docs: setup .venv/extra-docs ## the pages of docs/ as a site, in outputs/site; a
 
 bench: setup ## measure speed and memory; writes benchmarks/RESULTS.md (about half an hour on two free cores, 12 GiB of disk)
 	@python -m benchmarks --output benchmarks/RESULTS.md
+
+bench-full: setup ## π0 at its published size on this machine, into the same page (20 GiB of memory, 30 of disk)
+	@python -m benchmarks --only full_size --output benchmarks/RESULTS.md
 
 clean: ## remove outputs; DVC's cache keeps what was computed
 	rm -rf outputs .pirl

@@ -36,6 +36,8 @@ PARTS = (
     "startup",
     "serving",
 )
+LONG = ("full_size", "gradient_norms")
+"""Only where they are asked for: they take most of a small machine's memory, or trainings of minutes."""
 PACKAGES = ("torch", "transformers", "accelerate", "peft", "numpy", "mujoco", "metaworld", "pandas", "pyarrow", "dvc")
 Measured = dict[str, Any]
 """rows, and where and when they were measured: machine, software, revision, begun, minutes, load."""
@@ -95,7 +97,12 @@ def main() -> int:
         prog="python -m benchmarks", description="Run the benchmarks and print the tables of what they measured."
     )
     parser.add_argument(
-        "--only", nargs="+", choices=PARTS, default=PARTS, metavar="PART", help=f"some of: {', '.join(PARTS)}"
+        "--only",
+        nargs="+",
+        choices=(*PARTS, *LONG),
+        default=PARTS,
+        metavar="PART",
+        help=f"some of: {', '.join((*PARTS, *LONG))}",
     )
     parser.add_argument(
         "--output",
@@ -106,7 +113,11 @@ def main() -> int:
     options = parser.parse_args()
     set_threads()  # the parts inherit the environment that stages give themselves
     kept = options.output.with_name("measured") if options.output else None
-    parts = {part: json.loads(path.read_text()) for part in PARTS if kept and (path := kept / f"{part}.json").is_file()}
+    parts = {
+        part: json.loads(path.read_text())
+        for part in (*PARTS, *LONG)
+        if kept and (path := kept / f"{part}.json").is_file()
+    }
     failed = []
     for part in options.only:
         print(f"--- {part}", flush=True)
@@ -118,7 +129,7 @@ def main() -> int:
         if kept:
             kept.mkdir(parents=True, exist_ok=True)
             write_json(kept / f"{part}.json", found)
-    text = page({part: parts[part] for part in PARTS if part in parts})
+    text = page({part: parts[part] for part in (*PARTS, *LONG) if part in parts})
     print(text)
     if options.output:
         options.output.write_text(text, encoding="utf-8")
