@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -80,13 +81,13 @@ def equal(one: list[np.ndarray], other: list[np.ndarray]) -> bool:
 
 
 @pytest.mark.slow
-def test_one_two_and_three_nodes_give_what_processes_here_give(nodes: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_two_and_four_nodes_give_what_processes_here_give(nodes: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIRL_CLUSTER", "")
     here = course(ENV, 1)
     monkeypatch.setenv("PIRL_CLUSTER", "ray")
     added = []
-    for _ in range(3):
-        added.append(nodes.add_node(num_cpus=1, resources={"sim": 1}))
+    for more in (1, 1, 2):
+        added += [nodes.add_node(num_cpus=1, resources={"sim": 1}) for _ in range(more)]
         assert equal(here, course(ENV, 5))
     for node in added:
         nodes.remove_node(node)
@@ -118,6 +119,33 @@ def test_killing_workers_and_nodes_changes_no_number_and_a_new_node_is_used(
     assert equal(here, rounds(ENV, 6, disturb))
     assert len(known) >= 8
     assert max(most[13:]) >= 4
+    for node in added:
+        nodes.remove_node(node)
+
+
+@pytest.mark.slow
+@pytest.mark.soak
+def test_thirty_kills(nodes: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PIRL_CLUSTER", "")
+    here = rounds(ENV, 1)
+    monkeypatch.setenv("PIRL_CLUSTER", "ray")
+    added = [nodes.add_node(num_cpus=1, resources={"sim": 2}) for _ in range(4)]
+    killed = []
+
+    def disturb(envs: VectorEnv, moment: int) -> None:
+        if moment % 4 == 2:
+            nodes.remove_node(added.pop(0), allow_graceful=False)
+            added.append(nodes.add_node(num_cpus=1, resources={"sim": 2}))
+            killed.append("node")
+            return
+        for worker in list(envs._workers.values())[:3]:
+            with suppress(ProcessLookupError):  # it went with its node
+                os.kill(process_of(worker), signal.SIGKILL)
+                killed.append("worker")
+
+    assert equal(here, rounds(ENV, 6, disturb))
+    assert len(killed) >= 30
+    assert killed.count("node") >= 4
     for node in added:
         nodes.remove_node(node)
 
