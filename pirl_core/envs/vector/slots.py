@@ -230,13 +230,17 @@ class VectorEnv:
         """Columns of the workers' answers, in the order of ``slots``. Where a worker is lost, another one is asked."""
         order: list[int] = []
         answers: list[tuple[np.ndarray, ...]] = []
-        while rows := [row for row in range(len(slots)) if row not in order]:
+        rows = list(range(len(slots)))
+        while rows:
             while behind := [row for row in rows if slots[row] in self._behind]:
                 for where, _ in self._round(slots, behind, lambda where: ("catch_up", self._played(slots, where))):
                     self._behind.difference_update(slots[row] for row in where)
-            for where, answer in self._round(slots, rows, message):
+            answered = self._round(slots, rows, message)
+            for where, answer in answered:
                 order += where
                 answers.append(answer)
+            done = {row for where, _ in answered for row in where}
+            rows = [row for row in rows if row not in done]
         for slot in slots:
             self._losses.pop(slot, None)
         places = np.argsort(order)
