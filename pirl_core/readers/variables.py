@@ -30,6 +30,14 @@ def whole(name: str, least: int = 1, most: int = MOST) -> int | None:
     return int(text)
 
 
+def cluster() -> bool:
+    """Whether PIRL_CLUSTER asks for simulators elsewhere. Raises UserError for another word than ray."""
+    word = os.environ.get(CLUSTER, "")
+    if word not in ("", "ray"):
+        raise UserError(f"{CLUSTER} = {word!r}: must be ray; correct it or unset it")
+    return bool(word)
+
+
 def flag(name: str) -> bool:
     """Whether the variable is 1. Raises UserError unless it is 0, 1, empty or unset."""
     text = os.environ.get(name, "")

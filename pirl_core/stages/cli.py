@@ -45,6 +45,7 @@ def stage_main(stage: str, run: Callable[[Job], None], argv: Sequence[str] | Non
         with mortal():
             processes = launch.process_count(stage)
             threads, fresh = set_threads(), variables.flag(variables.FRESH)
+            variables.cluster()
             sharding = launch.choose_sharding()
             job, at = read_job(stage, args), revision()
             if not in_charge:

@@ -7,7 +7,6 @@ other way than to a process of this machine but the network. Who joins, when and
 
 import hmac
 import os
-import secrets
 import socket
 import time
 from collections.abc import Mapping
@@ -50,7 +49,7 @@ class Cluster:
             raise UserError(f"{variables.CLUSTER} = 'ray': Ray is not installed; pip install 'pirl-core[ray]'")
         self._settings = settings
         self._wanted = wanted
-        self._token = secrets.token_bytes(32)
+        self._token = os.urandom(32)
         self._packages = packages_of(settings.benchmark)
         self._world = world_of(self._packages, settings.benchmark)
         self._listener: socket.socket | None = None
@@ -174,11 +173,3 @@ def _exactly(connection: socket.socket, count: int) -> bytes:
     while len(got) < count and (more := connection.recv(count - len(got))):
         got += more
     return got
-
-
-def in_use() -> bool:
-    """Whether PIRL_CLUSTER asks for workers elsewhere. Raises UserError for another word than ray."""
-    word = os.environ.get(variables.CLUSTER, "")
-    if word not in ("", "ray"):
-        raise UserError(f"{variables.CLUSTER} = {word!r}: must be ray; correct it or unset it")
-    return bool(word)

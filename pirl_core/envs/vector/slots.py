@@ -60,7 +60,7 @@ class VectorEnv:
         self._losses: Counter[int] = Counter()
         self._workers: dict[int, Worker] = {}
         self._enlisted = 0
-        self._cluster = cluster.Cluster(self._settings, workers or num_envs) if cluster.in_use() else None
+        self._cluster = cluster.Cluster(self._settings, workers or num_envs) if variables.cluster() else None
         try:
             if self._cluster:
                 self._enlist(self._cluster.first())
