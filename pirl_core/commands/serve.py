@@ -5,6 +5,7 @@ import asyncio
 import logging
 import os
 import signal
+from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from ipaddress import ip_address
 from pathlib import Path
@@ -71,7 +72,10 @@ def run(args: argparse.Namespace) -> None:
     transport, wire = (part(args.protocol, name) for name in (TRANSPORTS[args.protocol], args.protocol))
     from pirl_core.serving.server import Address
 
-    server = _server(args, wire)
+    # In a thread that ends: OpenMP keeps helpers for every thread that ever computed, and where these and the forwards'
+    # own outnumber the cores, they sleep between operations instead of spinning, which doubles a small forward.
+    with ThreadPoolExecutor(1) as loading:
+        server = loading.submit(_server, args, wire).result()
     at = Address(args.host, wire.PORT if args.port is None else args.port)
     asyncio.run(_until_stopped(server, transport, at, args.protocol))
 
