@@ -51,7 +51,7 @@ class Recorded:
     """A vector environment that times its calls and keeps those of the first slots."""
 
     def __init__(self, envs: VectorEnv, clock: dict[str, float]) -> None:
-        self.num_envs = envs.num_envs
+        self.num_envs, self.groups = envs.num_envs, envs.groups
         self.calls: list[tuple[list[int], list[Episode] | np.ndarray]] = []
         self._reset = timed(envs.reset, clock, "environments")
         self._step = timed(envs.step, clock, "environments")

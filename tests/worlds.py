@@ -81,6 +81,7 @@ class Bandit:
     """One decision an episode; reward 1 − mean squared distance of the chunk to ``target`` (simulator units)."""
 
     num_envs = 256
+    groups = 1
 
     def __init__(self, state_dim: int, target: float) -> None:
         self.state_dim = state_dim

@@ -24,7 +24,7 @@ class Heard:
     """A vector environment that remembers the episodes played in it."""
 
     def __init__(self, envs: ChunkEnv) -> None:
-        self.num_envs = envs.num_envs
+        self.num_envs, self.groups = envs.num_envs, envs.groups
         self._envs = envs
         self._playing: dict[int, tuple[Episode, list[np.ndarray], list[float]]] = {}
         self._over: list[Outcome] = []

@@ -40,7 +40,7 @@ def evaluate_served(
     with (
         replace_folder(folder) as new,
         Tracker("evaluate", folder.name, total, None) as tracker,
-        VectorEnv(env, evaluate.num_envs) as envs,
+        VectorEnv(env, evaluate.num_envs, groups=evaluate.env_groups) as envs,
     ):
         turns = [Turn(label, episodes, partial(remote.player, episodes)) for label, episodes in splits.items()]
         outcomes = play_turns(turns, envs, [], evaluate.num_envs, Checkpoints(new, math.inf), tracker, env.score)

@@ -138,6 +138,8 @@ def _override_problems(params: Params) -> Iterator[str]:
             yield from _real_problems(run, experiment)
             yield from _kept_successes(run, experiment)
             yield from _all_split_problems(params, experiment)
+            for method in (None, *params.methods):
+                yield from _group_problems(resolve(params, experiment, method), experiment)
             for method in params.methods:
                 yield from _untrained_tasks(params, experiment, method)
                 yield from _real_problems(resolve(params, experiment, method), f"{experiment} with methods.{method}")
@@ -177,6 +179,16 @@ def _kept_successes(run: Run, experiment: str) -> Iterator[str]:
     for key, record in (("evaluate", run.evaluate.record), ("rl", run.rl.record)):
         if record == "success" and run.env.score == "return":
             yield f"experiments.{experiment}: {key}.record = success: its episodes count by return; give all or none"
+
+
+def _group_problems(run: Run, experiment: str) -> Iterator[str]:
+    """Of environments in groups, where one cannot be simulated without the others."""
+    for key, groups in (("evaluate", run.evaluate.env_groups), ("rl", run.rl.env_groups)):
+        place = f"experiments.{experiment}: {key}.env_groups = {groups}"
+        if groups > 1 and run.env.sim_backend == "gpu":
+            yield f"{place}: env.sim_backend = gpu simulates all environments in one step; set it to 1"
+        elif groups > 1 and key == "rl" and run.rl.algorithm == "sac":
+            yield f"{place}: algorithm sac learns between two decisions, so nothing overlaps; set it to 1"
 
 
 def _untrained_tasks(params: Params, experiment: str, method: str) -> Iterator[str]:

@@ -53,7 +53,7 @@ def run(job: Job) -> None:
         replace_folder(Path("outputs/evaluate") / job.name, here.main) as folder,
         Tracker(job.stage, job.name, total, None, resumed=len(done), main=here.main) as tracker,
     ):
-        with VectorEnv(env, -(-evaluate.num_envs // here.size)) as envs:
+        with VectorEnv(env, -(-evaluate.num_envs // here.size), groups=evaluate.env_groups) as envs:
             outcomes = play_turns(turns, envs, done, evaluate.num_envs, checkpoints, tracker, env.score)
             if not here.main:
                 return

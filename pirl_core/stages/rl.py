@@ -55,7 +55,7 @@ def run(job: Job) -> None:
             policy=Path("outputs/policy") / job.name,
             log=Path("outputs/rl") / job.name,
         ) as session,
-        VectorEnv(env, -(-rl.num_envs // here.size)) as envs,
+        VectorEnv(env, -(-rl.num_envs // here.size), groups=rl.env_groups) as envs,
     ):
 
         def validate(iteration: int) -> dict[str, float]:

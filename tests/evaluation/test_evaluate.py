@@ -3,6 +3,7 @@
 import io
 import json
 from pathlib import Path
+from threading import Event, Lock
 from typing import Any
 
 import numpy as np
@@ -66,15 +67,28 @@ def outcomes() -> list[Outcome]:
         return run_episodes(deterministic(random_policy()), envs, EPISODES)
 
 
-@pytest.mark.parametrize(("num_envs", "workers", "order"), [(8, 2, 1), (2, 1, -1)])
-def test_outcomes_depend_on_nothing_else(num_envs: int, workers: int, order: int, outcomes: list[Outcome]) -> None:
-    """Not on how many run side by side, in which process, or in which order."""
-    with VectorEnv(ENV, num_envs, workers) as envs:
+@pytest.mark.parametrize(("num_envs", "workers", "groups", "order"), [(8, 2, 2, 1), (2, 1, 1, -1)])
+def test_outcomes_depend_on_nothing_else(
+    num_envs: int, workers: int, groups: int, order: int, outcomes: list[Outcome]
+) -> None:
+    """Not on how many run side by side, in which process, in how many groups, or in which order."""
+    with VectorEnv(ENV, num_envs, workers, groups) as envs:
         others = run_episodes(deterministic(random_policy()), envs, EPISODES[::order])[::order]
     for one, other in zip(outcomes, others, strict=True):
         assert (one.episode, one.success, one.steps, one.reward) == other[:4]
         # A batch of another size adds in another order; the simulator hardly enlarges that in so few steps.
         np.testing.assert_allclose(one.actions, other.actions, atol=1e-5)
+
+
+def test_groups_change_no_bit_of_outcomes_whose_forwards_have_equal_sizes() -> None:
+    """One row each, of one group and of three."""
+    player = deterministic(random_policy())
+    with VectorEnv(ENV, 1, 1) as alone, VectorEnv(ENV, 3, 2, groups=3) as side_by_side:
+        for one, other in zip(
+            *(run_episodes(player, envs, EPISODES[:4]) for envs in (alone, side_by_side)), strict=True
+        ):
+            assert one[:4] == other[:4]
+            assert one.actions.tobytes() == other.actions.tobytes()
 
 
 def test_outcomes_say_what_happened(outcomes: list[Outcome]) -> None:
@@ -96,8 +110,9 @@ class Recorder:
     seed: index of the episode. The observation's state holds (episode, decision), so that rows cannot be mixed up.
     """
 
-    def __init__(self, num_envs: int, lengths: list[int], wins: list[bool]) -> None:
-        self.num_envs = num_envs
+    def __init__(self, num_envs: int, groups: int, lengths: list[int], wins: list[bool]) -> None:
+        self.num_envs, self.groups = num_envs, groups
+        self.busy = Lock()
         self.lengths, self.wins = lengths, wins
         self.slots: dict[int, list[int]] = {}
         self.started: list[int] = []
@@ -108,11 +123,13 @@ class Recorder:
         return Observation(np.zeros((len(slots), 0, 0, 0, 3), np.uint8), state, [f"do {e:.0f}" for e, _ in state])
 
     def reset(self, slots: list[int], episodes: list[Episode]) -> Observation:
+        assert self.busy.acquire(blocking=False), "asked for two things at once"
         for slot, episode in zip(slots, episodes, strict=True):
             assert 0 <= slot < self.num_envs
             assert slot not in self.slots or self._over(slot), "restarted before its end"
             self.slots[slot] = [episode.seed, 0]
             self.started.append(episode.seed)
+        self.busy.release()
         return self._observe(slots)
 
     def _over(self, slot: int) -> bool:
@@ -120,6 +137,7 @@ class Recorder:
         return decision == self.lengths[episode]
 
     def step(self, slots: list[int], actions: np.ndarray) -> ChunkResult:
+        assert self.busy.acquire(blocking=False), "asked for two things at once"
         assert slots and len(set(slots)) == len(slots) == len(actions)
         for slot, action in zip(slots, actions, strict=True):
             assert not self._over(slot), "stepped after its end"
@@ -128,6 +146,7 @@ class Recorder:
         over = np.array([self._over(slot) for slot in slots])
         won = np.array([self.wins[self.slots[slot][0]] for slot in slots])
         steps = np.full(len(slots), actions.shape[1])
+        self.busy.release()
         return ChunkResult(self._observe(slots), np.where(over & won, 1.0, 0.0), over & won, over & ~won, steps)
 
 
@@ -136,7 +155,7 @@ class Recorder:
 def test_play_plays_each_episode_once_to_its_end(data: st.DataObject) -> None:
     lengths = data.draw(st.lists(st.integers(1, 5), min_size=1, max_size=12))
     wins = data.draw(st.lists(st.booleans(), min_size=len(lengths), max_size=len(lengths)))
-    envs = Recorder(data.draw(st.integers(1, 6)), lengths, wins)
+    envs = Recorder(data.draw(st.integers(1, 6)), data.draw(st.integers(1, 3)), lengths, wins)
     limits: list[tuple[int, int]] = []
 
     def decide(observation: Observation, episode: np.ndarray, decision: np.ndarray) -> np.ndarray:
@@ -157,6 +176,29 @@ def test_play_plays_each_episode_once_to_its_end(data: st.DataObject) -> None:
     assert [(s.episode, s.decision) for s in steps if s.terminated or s.truncated] == ends
     assert [s.episode for s in steps if s.terminated] == [e for e, won in enumerate(wins) if won]
     assert sorted(limits) == [(e, d) for e, d in ends if not wins[e]]
+
+
+def test_of_two_groups_one_is_simulated_while_the_policy_decides_for_the_other() -> None:
+    """The simulator answers the first group only once the policy has been asked for the second, which would never be in
+    turns; where an episode fails, the failure is told."""
+    asked = Event()
+
+    class Patient(Recorder):
+        def step(self, slots: list[int], actions: np.ndarray) -> ChunkResult:
+            assert asked.wait(30), "the policy waits for the simulator"
+            if actions[0, 0, 0] == 1:
+                raise RuntimeError("the arm broke")
+            return super().step(slots, actions)
+
+    def decide(observation: Observation, episode: np.ndarray, decision: np.ndarray) -> np.ndarray:
+        if 1 in episode:
+            asked.set()
+        return np.full((len(episode), 1, 1), max(decision), np.float32)
+
+    episodes = [Episode("any", 0), Episode("any", 1)]
+    assert len(play(Patient(2, 2, [1, 1], [True, True]), episodes, decide, None)) == 2
+    with pytest.raises(RuntimeError, match="the arm broke"):
+        play(Patient(2, 2, [1, 2], [True, True]), episodes, decide, None)
 
 
 def test_no_seed_serves_two_purposes() -> None:

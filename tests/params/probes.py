@@ -81,9 +81,9 @@ BASE: dict[str, dict[str, Any]] = {
     "Rl": {
         "algorithm": "ppo", "noise_rule": "flow_sde", "noise_level": 0.5, "noise_schedule": "constant",
         "noise_level_final": 0.1, "noise_min_std": 0.04, "noise_max_std": 0.1, "mdp": "hybrid", "hybrid_draw": "env",
-        "logprob_reduction": "sum", "iterations": 2, "num_envs": 4, "episodes_per_iteration": 8, "group_size": 1,
-        "gamma": 0.99, "gae_lambda": 0.95, "bootstrap_at_time_limit": True, "normalize_advantages": True,
-        "reward_scale": False, "chain_bound": None,
+        "logprob_reduction": "sum", "iterations": 2, "num_envs": 4, "env_groups": 1, "episodes_per_iteration": 8,
+        "group_size": 1, "gamma": 0.99, "gae_lambda": 0.95, "bootstrap_at_time_limit": True,
+        "normalize_advantages": True, "reward_scale": False, "chain_bound": None,
         "update_epochs": 2, "minibatch_size": 8, "micro_batch_size": None, "context_device_gib": 1.0,
         "context_host_gib": 1.0, "actor_lr": 3e-3, "critic_lr": 1e-2, "lr_schedule": "constant",
         "final_lr_fraction": 0.1, "weight_decay": 0.01, "clip_ratio": 0.2, "value_clip": 0.2, "huber_delta": 10.0,
@@ -97,7 +97,7 @@ BASE: dict[str, dict[str, Any]] = {
     },
     "Sac": SAC,
     "Evaluate": {
-        "seed": 0, "num_envs": 4, "exploring_episodes_per_task": 0, "videos_per_outcome": 1,
+        "seed": 0, "num_envs": 4, "env_groups": 1, "exploring_episodes_per_task": 0, "videos_per_outcome": 1,
         "record": "none",
         "splits": {"id": {"tasks": None, "shift": "none", "episodes_per_task": 4}},
     },

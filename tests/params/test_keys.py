@@ -115,6 +115,7 @@ CHANGES: dict[str, dict[str, Change]] = {
         "logprob_reduction": Change(given=LEARNED),
         "iterations": Change([3]),
         "num_envs": Change([3]),
+        "env_groups": Change([2]),
         "episodes_per_iteration": Change([10]),
         "group_size": Change([2]),
         "gamma": Change([0.5]),
@@ -169,6 +170,7 @@ CHANGES: dict[str, dict[str, Change]] = {
     "Evaluate": {
         "seed": Change([1]),
         "num_envs": Change([3]),
+        "env_groups": Change([2]),
         "splits": Change([{**BASE["Evaluate"]["splits"], "ood_x": BASE["Split"]}]),
         "exploring_episodes_per_task": Change([1, 2]),
         "videos_per_outcome": Change([0, 2]),

@@ -38,6 +38,13 @@ def _set(value: Any, *path: str) -> Edit:
     return edit
 
 
+def _groups_on_a_gpu(content: dict[str, Any]) -> None:
+    env = {"benchmark": "put_on_plate", "tasks": ["put_on_plate"], "cameras": ["third_view"], "sim_backend": "gpu"}
+    splits = {"id": {"tasks": None, "shift": "none", "episodes_per_task": 1}}
+    content["experiments"]["metaworld"] |= {"env": env, "evaluate": {"splits": splits}}
+    content["rl"]["env_groups"] = 2
+
+
 # What is broken → words of the one line that the user reads.
 BROKEN: dict[str, tuple[Edit, str]] = {
     "missing key": (_drop("rl", "gamma"), r"rl\.gamma: missing"),
@@ -144,6 +151,10 @@ BROKEN: dict[str, tuple[Edit, str]] = {
     "noise turned too far": (
         _set({"noise_rule": "flow_cps", "mdp": "two_layer", "noise_level": 1.2}, "methods", "flow_sde"),
         r"methods\.flow_sde: noise_level 1\.2: flow_cps .* = 108°.*; give at most 1$",
+    ),
+    "groups of what moves as one": (
+        _groups_on_a_gpu,
+        r"metaworld: rl\.env_groups = 2: env\.sim_backend = gpu simulates all environments in one step; set it to 1$",
     ),
     "critic that learns nothing": (_set(0.0, "rl", "value_coef"), r"rl\.value_coef = 0\.0: must be greater than 0$"),
     "experiment without label": (_drop("experiments", "metaworld", "model"), r"experiments\.metaworld\.model: missing"),

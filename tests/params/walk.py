@@ -25,8 +25,8 @@ class Walk:
 
     made: ClassVar[list["Walk"]] = []
 
-    def __init__(self, env: params.Env, num_envs: int) -> None:
-        self.num_envs = num_envs
+    def __init__(self, env: params.Env, num_envs: int, workers: int | None = None, groups: int = 1) -> None:
+        self.num_envs, self.groups = num_envs, groups
         self.state_dim = 39
         self.played: list[Episode] = []
         self.widest = 0

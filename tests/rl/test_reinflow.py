@@ -86,6 +86,7 @@ class Walk:
     """A world of two decisions an episode, that pays for what is small."""
 
     num_envs = 8
+    groups = 1
 
     def reset(self, slots: list[int], episodes: list[Episode]) -> Observation:
         self.left = dict.fromkeys(slots, 2) | {s: n for s, n in getattr(self, "left", {}).items() if s not in slots}

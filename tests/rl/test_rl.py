@@ -32,8 +32,8 @@ from tests.worlds import SAC, Bandit, small_policy
 BASE = {
     "algorithm": "ppo", "noise_rule": "flow_sde", "noise_level": 0.5, "noise_schedule": "constant",
     "noise_level_final": 0.5, "noise_min_std": 0.08, "noise_max_std": 0.3, "mdp": "hybrid", "hybrid_draw": "env",
-    "logprob_reduction": "sum", "iterations": 12, "num_envs": 64, "episodes_per_iteration": 192, "group_size": 1,
-    "gamma": 0.99, "gae_lambda": 0.95, "bootstrap_at_time_limit": False, "normalize_advantages": True,
+    "logprob_reduction": "sum", "iterations": 12, "num_envs": 64, "env_groups": 1, "episodes_per_iteration": 192,
+    "group_size": 1, "gamma": 0.99, "gae_lambda": 0.95, "bootstrap_at_time_limit": False, "normalize_advantages": True,
     "reward_scale": False, "chain_bound": None,
     "update_epochs": 4, "minibatch_size": 64, "micro_batch_size": None,
     "context_device_gib": 1.0, "context_host_gib": 1.0, "actor_lr": 2e-3, "critic_lr": 3e-3, "lr_schedule": "constant",

@@ -44,13 +44,15 @@ class _GoneError(Exception):
 class VectorEnv:
     """``num_envs`` slots. Any slot can play any task; results do not depend on the number of workers.
 
+    groups: that a rollout lets the slots play in, one simulated while the policy decides for another.
     A context manager: leaving it ends the worker processes.
     """
 
-    def __init__(self, env: Env, num_envs: int, workers: int | None = None):
+    def __init__(self, env: Env, num_envs: int, workers: int | None = None, groups: int = 1):
         self._facts = facts_of(env.benchmark)
         self._settings = settings_of(env)
         self.num_envs = num_envs
+        self.groups = groups
         # Of episodes that have begun: the episode, the worker that plays it, and the chunks so far while it runs.
         self._episodes: dict[int, Episode] = {}
         self._home: dict[int, int] = {}

@@ -2,7 +2,7 @@
 
 from pydantic import model_validator
 
-from pirl_core.params.sections.fields import Count, Name, Record, Section, Seed, Tasks, Text, Whole
+from pirl_core.params.sections.fields import Count, Groups, Name, Record, Section, Seed, Tasks, Text, Whole
 
 EXPLORING, EXPLORING_BEFORE = "id:exploring", "id:exploring_before"
 """Labels of what is played with exploration noise: by the policy after RL, and by the one that RL began from."""
@@ -21,6 +21,7 @@ class Evaluate(Section):
 
     seed: Seed
     num_envs: Count
+    env_groups: Groups
     splits: dict[Name, Split]
     exploring_episodes_per_task: Whole
     videos_per_outcome: Whole

@@ -23,6 +23,8 @@ NonNegative = Annotated[float, Field(ge=0, le=1e9)]
 # Of what a machine holds or plays at once.
 Count = Annotated[int, Field(ge=1, le=100_000)]
 Whole = Annotated[int, Field(ge=0, le=100_000)]
+# Of environments, of which one is simulated while the policy decides for another.
+Groups = Annotated[int, Field(ge=1, le=8)]
 # Of what it does one after the other.
 Steps = Annotated[int, Field(ge=1, le=1_000_000_000)]
 StepsOrNone = Annotated[int, Field(ge=0, le=1_000_000_000)]

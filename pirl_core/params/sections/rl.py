@@ -9,6 +9,7 @@ from pirl_core.params.sections.evaluate import Split
 from pirl_core.params.sections.fields import (
     Count,
     Fraction,
+    Groups,
     Name,
     NonNegative,
     Positive,
@@ -70,6 +71,7 @@ class Rl(Section):
     # rollouts
     iterations: Steps
     num_envs: Count
+    env_groups: Groups
     episodes_per_iteration: Count
     group_size: Count
     # advantages

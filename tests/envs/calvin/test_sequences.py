@@ -56,6 +56,7 @@ class Here:
     """One slot in this process, which a stand-in can reach; keeps the sentences that it told."""
 
     num_envs = 1
+    groups = 1
 
     def __init__(self) -> None:
         self.slots = Slots(SETTINGS._replace(cameras=[], episode_steps=LIMIT))

@@ -26,6 +26,7 @@ class Point:
     """It starts at ±1 by its seed, moves by the action, and pays −x² for each of ``LENGTH`` steps, then time is up."""
 
     num_envs = 4
+    groups = 1
 
     def __init__(self) -> None:
         self.x = np.zeros(self.num_envs, np.float32)
