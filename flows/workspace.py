@@ -144,7 +144,7 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def _given_folders(params: Params) -> Iterator[str]:
-    """Folders, or hub ids, that the parameters name."""
+    """Folders, files of steps, or hub ids, that the parameters name."""
     for experiment in params.experiments:
         run = resolve(params, experiment)
         tokenizer = run.policy.tokenizer if run.policy.size == "full" else None
@@ -152,9 +152,9 @@ def _given_folders(params: Params) -> Iterator[str]:
 
 
 def _link(root: Path, folder: Path, name: str) -> None:
-    """Let a folder of the root be found by its relative name from ``folder`` too. What is there stays."""
+    """Let a folder or file of the root be found by its relative name from ``folder`` too. What is there stays."""
     path = Path(os.path.normpath(name))
-    if path.is_absolute() or _is_written(path) or not (root / path).is_dir():
+    if path.is_absolute() or _is_written(path) or not (root / path).exists():
         return
     link = folder / path
     if link.is_symlink() and not link.exists():

@@ -66,7 +66,7 @@ def _wrong(run: Run, folder: Path) -> dict[str, str]:
         found |= dict.fromkeys(("rl", "evaluate"), assets)
         if run.curate.dataset is None:
             found["curate"] = assets
-    if run.curate.dataset is not None:
+    if run.curate.dataset is not None and not (folder / Path(run.curate.dataset).expanduser()).is_file():
         found["curate"] = _source("curate.dataset", run.curate.dataset, run.curate.dataset_revision, folder)
     for key, source, revision in (
         ("policy.pretrained", run.policy.pretrained, run.policy.revision),

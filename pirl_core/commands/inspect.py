@@ -5,12 +5,12 @@ from pathlib import Path
 
 from pirl_core.errors import UserError
 
-SUMMARY = "what a LeRobot dataset holds and what stage curate would say of it, as text and as a page"
+SUMMARY = "what a dataset holds and what stage curate would say of it, as text and as a page"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("dataset", help="a folder, or a hub id such as lerobot/libero")
+    add("dataset", help="a folder, a file of steps, or a hub id such as lerobot/libero")
     add("--revision", help="its branch, tag or commit on the hub (default: the main branch)")
     add("--params", type=Path, default=Path("params.yaml"), help="parameter file (default: %(default)s)")
     add("--experiment", help="whose parameters (default: those that name the dataset, else all)")

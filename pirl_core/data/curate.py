@@ -141,7 +141,7 @@ def dataset_size(env: Env, curate: Curate) -> int:
 
 def peculiarities(recorded: Recorded, curate: Curate, chosen: Sequence[Listed], shared: Sequence[Shared]) -> list[str]:
     """A line for each thing about the chosen episodes of a dataset of others that one would not expect."""
-    texts = []
+    texts = [*recorded.notes]
     if shared:
         some = [
             f"'{group.sentences[0]}' counts for {group.tasks[0]} and is also {_some(group.tasks[1:])}"
@@ -157,11 +157,11 @@ def peculiarities(recorded: Recorded, curate: Curate, chosen: Sequence[Listed], 
         ]
         if few:
             texts.append(f"fewer demonstrations than curate.{key} = {wanted}: {_some(few)}")
-    rate, place = recorded.info["fps"], recorded.folder / "meta/info.json"
+    rate = recorded.info["fps"]
     if rate != recorded.facts.rate:
         texts.append(
-            f"{place}: fps is {rate:g}, {recorded.facts.label} acts {recorded.facts.rate:g} times a second; where the"
-            " frames were thinned out, its actions are not what the simulator takes: give another dataset"
+            f"{recorded.told_in}: fps is {rate:g}, {recorded.facts.label} acts {recorded.facts.rate:g} times a second;"
+            " where the frames were thinned out, its actions are not what the simulator takes: give another dataset"
         )
     played = sum(episode.seed is not None and use_of(episode.seed) == "evaluation" for episode in chosen)
     if played:

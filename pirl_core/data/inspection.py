@@ -11,12 +11,12 @@ import numpy as np
 
 from pirl_core.data.curate import choose_episodes, peculiarities
 from pirl_core.data.recorded import Listed, Recorded, open_recorded, read_episodes, shared_sentences
-from pirl_core.data.recorded.index import ROWS, find_dataset
+from pirl_core.data.recorded.index import ROWS, describe
+from pirl_core.data.recorded.steps import ACTIONS, observed
 from pirl_core.data.variation import variation_notes
 from pirl_core.errors import UserError
 from pirl_core.params.file import Run
 from pirl_core.params.sections import Env
-from pirl_core.readers.text import read_json
 from pirl_core.types import DemoEpisode
 
 SIZE = 128
@@ -82,7 +82,7 @@ def inspect(source: str, revision: str | None, most: int) -> Seen:
     stored = {name: data.info["features"][name] for name in cameras}
     return Seen(
         source,
-        str(data.info["codebase_version"]),
+        f"LeRobot {data.info['codebase_version']}" if data.layout is None else data.layout.name,
         data.facts.robot,
         data.info["fps"],
         [episode.length for episode in data.episodes],
@@ -118,14 +118,12 @@ def expected(source: str, revision: str | None, run: Run) -> list[str]:
 
 def _described(source: str, revision: str | None) -> Recorded:
     """By its own tasks; all its pictures are cameras, and what begins with action is the action."""
-    folder, _, _ = find_dataset(source, revision)
-    features = read_json(folder / "meta/info.json", "fetch it again").get("features")
-    kinds = {name: part.get("dtype") for name, part in features.items()} if isinstance(features, dict) else {}
-    cameras = [name for name, kind in kinds.items() if kind in ("image", "video")]
+    said = describe(source, revision)
+    kinds = {name: str(feature.get("dtype")) for name, feature in said.features.items()}
+    shown = [*kinds] if said.layout is None else [*observed(said.layout, kinds), ACTIONS]
+    cameras = [name for name in shown if kinds[name] in ("image", "video")]
     numbers = [
-        name
-        for name, kind in kinds.items()
-        if str(kind).startswith(("float", "int", "uint")) and name not in _KEPT_BY_LEROBOT
+        name for name in shown if kinds[name].startswith(("float", "int", "uint")) and name not in _KEPT_BY_LEROBOT
     ]
     action = [name for name in numbers if name.startswith("action")]
     state = [name for name in numbers if name not in action and not name.startswith("next.")]

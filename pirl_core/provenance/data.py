@@ -17,14 +17,17 @@ REMEDY = "take it out of the folder"
 
 
 def folder_digest(folder: Path) -> str:
-    """Of names and contents, 16 hexadecimal digits; hidden files do not count. Raises UserError for what is no file."""
+    """Of names and contents, 16 hexadecimal digits; hidden files do not count. ``folder`` may be a file.
+
+    Raises UserError for what is no file.
+    """
     try:
         known = read_json(KNOWN, "delete it")
     except UserError:
         known = {}
     found = {}
     whole = hashlib.sha256()
-    for path in sorted(_files(folder)):
+    for path in sorted(_files(folder)) if folder.is_dir() else [folder]:
         inside = path.relative_to(folder)
         state = path.stat()
         _require_content(path, state)

@@ -19,7 +19,7 @@ def summary(seen: Seen) -> str:
     lengths = np.array(seen.lengths)
     frames = f"{lengths.sum():,} frames, {lengths.min()} to {lengths.max()} an episode, median {np.median(lengths):g}"
     return (
-        f"LeRobot {seen.version}, robot {seen.robot}, {seen.rate:g} frames a second. {len(lengths):,} episodes of"
+        f"{seen.version}, robot {seen.robot}, {seen.rate:g} frames a second. {len(lengths):,} episodes of"
         f" {len(seen.tasks):,} tasks; {frames}. Numbers of {seen.looked:,} episodes were looked at."
     )
 

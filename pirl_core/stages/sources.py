@@ -26,8 +26,8 @@ from pirl_core.readers.text import read_text
 
 FOLDER = Path("outputs/sources")
 DATASETS = Path("outputs/datasets")
-"""Of each experiment a link to the folder that ``curate.dataset`` names, or a file that says there is none: DVC looks
-at what the folder holds whenever it is asked, and not only when this stage has run."""
+"""Of each experiment a link to the folder or file that ``curate.dataset`` names, or a file that says there is none: DVC
+looks at what it holds whenever it is asked, and not only when this stage has run."""
 NO_FOLDER = "no folder\n"
 ROOT = Path(__file__).resolve().parents[2]
 UNKNOWN = "unknown"
@@ -113,9 +113,9 @@ def _inputs(stage: str, run: Run, before: dict[str, str], ask: bool) -> dict[str
 def _input(
     key: str, source: str, revision: str | None, kind: str, before: dict[str, str], ask: bool
 ) -> tuple[str, str]:
-    """A folder by its content; a repository by its commit, which is asked for once."""
+    """A folder or file by its content; a repository by its commit, which is asked for once."""
     path = Path(source).expanduser()
-    if path.is_dir():
+    if path.is_dir() or path.is_file():
         return key, folder_digest(path)
     if not HUB_ID.fullmatch(source):
         return key, UNKNOWN  # the stage that reads it tells what is wrong
@@ -180,7 +180,7 @@ def _link_datasets(named: Mapping[str, str | None]) -> None:
             path.unlink()
     for experiment, source in named.items():
         path, folder = DATASETS / experiment, Path(source or "").expanduser().absolute()
-        if source and folder.is_dir():
+        if source and (folder.is_dir() or folder.is_file()):
             if not path.is_symlink() or path.readlink() != folder:
                 path.unlink(missing_ok=True)
                 path.symlink_to(folder)

@@ -65,12 +65,13 @@ def test_what_a_stage_needs_is_what_dvc_says(folder: Path) -> None:
         ({"policy": FULL | {"pretrained": "params.yaml"}}, "sft@b-0", r"policy\.pretrained = params\.yaml: a file"),
         ({"curate": {"dataset": "owner/name"}, "policy": FULL | {"pretrained": "lerobot/pi0"}}, "", ""),
         ({"curate": {"dataset": "pirl_core"}}, "", ""),
+        ({"curate": {"dataset": "./params.yaml"}}, "", ""),
     ],
 )
 def test_a_source_that_is_not_there(
     sections: dict[str, Any], stage: str, said: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of a hub id the form alone is known; a folder is looked for where the stages run."""
+    """Of a hub id the form alone is known; a folder or file is looked for where the stages run."""
     monkeypatch.chdir("/")
     override(folder, **sections)
     found = wrong(folder)

@@ -75,6 +75,13 @@ def test_folders_that_the_parameters_name_are_found(workspace: Path) -> None:
     assert all((workspace / name / "kept").exists() for name in links)
 
 
+def test_a_file_that_the_parameters_name_is_found(workspace: Path) -> None:
+    (workspace / "data").mkdir()
+    (workspace / "data/steps.npz").touch()
+    folder = open_workspace(check(workspace, None, overrides(curate={"dataset": "data/steps.npz"}), None))
+    assert (folder / "data/steps.npz").samefile(workspace / "data/steps.npz")
+
+
 @pytest.mark.parametrize(
     "name", ["outputs/policy/a-sft-0", "outputs", "outputs/curate", "results", ".pirl/x", ".", "../beside", "a/../../x"]
 )

@@ -174,6 +174,16 @@ def test_a_folder_is_known_by_its_content(tmp_path: Path, monkeypatch: pytest.Mo
     assert len(seen) == 5
 
 
+def test_a_file_is_known_by_its_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (file := tmp_path / "steps.npz").write_text("1")
+    first = folder_digest(file)
+    file.touch()
+    assert folder_digest(file) == first
+    file.write_text("22")
+    assert folder_digest(file) != first
+
+
 def test_a_package_that_registers_a_world_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With what it imports of itself; under the name by which a task has it."""
     root = project(tmp_path / "project", "import json\n")

@@ -94,11 +94,14 @@ def test_files_are_written_only_where_they_change(here: Path) -> None:
         assert {path.name for path in (Path("outputs/sources") / stage).iterdir()} == {"metaworld-flow_sde"}
 
 
-def test_a_folder_is_linked_for_dvc_to_look_at(here: Path) -> None:
+def test_a_folder_or_file_is_linked_for_dvc_to_look_at(here: Path) -> None:
     link = Path("outputs/datasets/metaworld")
     (here / "theirs").mkdir()
     (here / "theirs/file").write_text("x")
-    for dataset, leads in ((None, None), ("theirs", "theirs"), (str(here / "theirs"), "theirs"), (REPO, None)):
+    (here / "it.npz").write_text("y")
+    for dataset, leads in (
+        (None, None), ("theirs", "theirs"), (str(here / "theirs"), "theirs"), (REPO, None), ("it.npz", "it.npz"),
+    ):  # fmt: skip
         write(dataset=dataset, dataset_revision="0" * 40 if dataset == REPO else None)
         for _ in range(2):
             assert main([]) == 0

@@ -1,9 +1,10 @@
-"""Episodes of a LeRobot dataset, frame by frame as recorded, or one line that says what is wrong with which file.
+"""Episodes of a dataset, frame by frame as recorded, or one line that says what is wrong with which file.
 
 Axes: T frames of an episode, C cameras, H W pixels, S numbers of the simulator's whole state, A action numbers.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ import pyarrow.compute as pc
 
 from pirl_core.data.lerobot import DemoEpisode
 from pirl_core.data.pictures import decode_image, decode_span, decode_video, picture_of
-from pirl_core.data.recorded.files import AGAIN, Listed, Recorded, damaged, fetched
+from pirl_core.data.recorded.files import AGAIN, LEAVE_OUT, Listed, Recorded, damaged, fetched
 from pirl_core.data.recorded.index import ROWS, lengths_of
 from pirl_core.data.recorded.rows import Rows
+from pirl_core.data.recorded.steps import read_steps
 from pirl_core.data.recorded.tasks import plain
 from pirl_core.errors import first_line
 from pirl_core.facts import Facts
@@ -36,15 +38,29 @@ def read_episodes(data: Recorded, env: Env, chosen: Sequence[Listed]) -> Iterato
     not here yet.
 
     Frames come in the order of their ``frame_index``, whatever that of the rows. What the dataset does not say is 0 in
-    ``state``. The last action is taken to have succeeded. Raises UserError for a file that is missing, damaged or
+    ``state``. The last action is taken to have succeeded, but in a file of steps where episodes count by their return;
+    its rewards are kept, others are 1 for success. Raises UserError for a file that is missing, damaged or
     outside the dataset, and where frames, their times or their number are not as the dataset says.
     """
+    if data.layout is not None:
+        for episode, steps in zip(chosen, read_steps(data, env, chosen), strict=True):
+            yield _episode(data.folder, data, env, episode, steps.numbers.__getitem__, steps.pictures, steps.rewards)
+        return
     pictures = {data.columns[camera][0] for camera in env.cameras if camera not in data.videos}
     numbers = {name for what in lengths_of(data.facts) for name in data.columns.get(what, ())}
     kinds = dict.fromkeys(pictures, PIXELS) | dict.fromkeys(numbers, VECTOR)
     rows = Rows(data, kinds | dict.fromkeys(ROWS, VECTOR))
     for episode, (folder, files) in zip(chosen, fetched(data, chosen), strict=True):
-        yield _episode(rows.of(episode, files["data"]), files, folder, data, env, episode)
+        path, size = files["data"], env.image_size
+        table = rows.of(episode, path)
+        table = table.take(_order(path, table, data, episode))
+        images = {
+            camera: _frames(files[camera], episode.files[camera].start, len(table), data.info["fps"], size)
+            if camera in data.videos
+            else _pictures(path, table, data.columns[camera][0], data, folder, size)
+            for camera in env.cameras
+        }
+        yield _episode(path, data, env, episode, partial(_column, path, table), images, None)
 
 
 def clipped(episode: DemoEpisode, facts: Facts) -> tuple[DemoEpisode, int]:
@@ -56,26 +72,27 @@ def clipped(episode: DemoEpisode, facts: Facts) -> tuple[DemoEpisode, int]:
 
 
 def _episode(
-    table: pa.Table, files: dict[str, Path], folder: Path, data: Recorded, env: Env, episode: Listed
+    path: Path,
+    data: Recorded,
+    env: Env,
+    episode: Listed,
+    read: Callable[[str], np.ndarray],
+    images: Mapping[str, Sequence[np.ndarray]],
+    rewards: np.ndarray | None,
 ) -> DemoEpisode:
+    """read: column → (T, n) float64. images: camera → T pictures. rewards: (T,)."""
     assert episode.task is not None
-    facts, path, size = data.facts, files["data"], env.image_size
-    table = table.take(_order(path, table, data, episode))
+    facts, size, length = data.facts, env.image_size, episode.length
     vectors = {
-        what: _vectors(path, table, data.columns[what], what, facts)
-        for what in lengths_of(facts).keys() & data.columns.keys()
+        what: _vectors(path, read, data.columns[what], what, facts, episode)
+        for what in lengths_of(facts)
+        if what in data.columns
     }
-    images = {
-        camera: _frames(files[camera], episode.files[camera].start, len(table), data.info["fps"], size)
-        if camera in data.videos
-        else _pictures(path, table, data.columns[camera][0], data, folder, size)
-        for camera in env.cameras
-    }
-    state = np.zeros((len(table), facts.object_state), np.float32)
+    state = np.zeros((length, facts.object_state), np.float32)
     known = vectors.get("environment", vectors["state"])
     state[:, : known.shape[1]] = known
-    last = np.arange(len(table)) == len(table) - 1
-    shape = (len(table), len(env.cameras), size, size, 3)
+    success = (np.arange(length) == length - 1) & (data.layout is None or facts.score == "success")
+    shape = (length, len(env.cameras), size, size, 3)
     pictures = np.stack([images[camera] for camera in env.cameras], 1) if images else np.zeros(shape, np.uint8)
     return DemoEpisode(
         episode.task,
@@ -85,8 +102,8 @@ def _episode(
         pictures,
         state,
         vectors["action"],
-        last.astype(np.float32),
-        last,
+        success.astype(np.float32) if rewards is None else rewards,
+        success,
     )
 
 
@@ -120,18 +137,20 @@ def _order(path: Path, table: pa.Table, data: Recorded, episode: Listed) -> np.n
     return order
 
 
-def _vectors(path: Path, table: pa.Table, names: Sequence[str], what: str, facts: Facts) -> np.ndarray:
+def _vectors(
+    path: Path, read: Callable[[str], np.ndarray], names: Sequence[str], what: str, facts: Facts, episode: Listed
+) -> np.ndarray:
     """(T, n) float32 of the columns' n numbers, all finite."""
     with np.errstate(over="ignore"):  # what float32 cannot hold is infinite, and named below
-        columns = [_column(path, table, name).astype(np.float32) for name in names]
+        columns = [read(name).astype(np.float32) for name in names]
     for name, values in zip(names, columns, strict=True):
         bad = np.argwhere(~np.isfinite(values))
         if len(bad):
             frame, number = bad[0]
             raise damaged(
                 path,
-                f"'{name}' is {values[frame, number]:g} at frame {frame}, number {number}",
-                "fetch it again, or leave its episode out (curate.keep_episodes)",
+                f"'{name}' is {values[frame, number]:g} at frame {frame}, number {number} (episode {episode.number})",
+                LEAVE_OUT,
             )
     joined = np.concatenate(columns, 1)
     wanted = lengths_of(facts)[what]

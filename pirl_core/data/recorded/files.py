@@ -1,4 +1,4 @@
-"""A LeRobot dataset that others recorded, and the files of its episodes: here, or downloaded from the hub."""
+"""A dataset that others recorded, and the files of its episodes: here, or of LeRobot's downloaded from the hub."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from glob import escape
@@ -12,13 +12,17 @@ from pirl_core.readers.hub import snapshot
 from pirl_core.readers.paths import inside
 
 AGAIN = "fetch it again"
+LEAVE_OUT = "fetch it again, or leave its episode out (curate.keep_episodes)"
 EPISODES_AT_ONCE = 64
 """Downloaded in one go: the hub's client compares every file of a dataset with every wanted one, and beyond 32,768 of
 these it compiles each anew every time."""
 
 
 class Piece(NamedTuple):
-    """Where an episode lies: a file of the dataset; start: of a video that it shares, the seconds where it begins."""
+    """Where an episode lies: a file of the dataset; start: of a video that it shares, the seconds where it begins.
+
+    In a file of steps: its group, and start: the row where it begins among others.
+    """
 
     name: str
     start: float | None = None
@@ -41,12 +45,27 @@ class Listed(NamedTuple):
     seed: int | None = None
 
 
+class Layout(NamedTuple):
+    """How a file of steps is laid out. name: whose it is. observations: their key, an array's or a group's.
+
+    home, prefix: the group that the episodes' groups lie in, and what these are called before their number; prefix "":
+    all steps lie one after the other. after: observations that follow the last action.
+    """
+
+    name: str
+    observations: str
+    home: str = ""
+    prefix: str = ""
+    after: int = 0
+
+
 class Recorded(NamedTuple):
-    """A dataset's description. folder: where it lies; repo, commit: of one from the hub.
+    """A dataset's description. folder: where it lies, or the file of steps; repo, commit: of one from the hub.
 
     columns: of each camera, of state and action, with ``env.object_state`` of environment, and of sentence where one
     holds it. videos: the cameras whose frames lie in mp4 files. episodes: by rising number; some may be missing. facts:
-    the benchmark's, or what the dataset tells in their place. tasks: those to learn.
+    the benchmark's, or what the dataset tells in their place. tasks: those to learn. layout: of a file of steps; None:
+    it is LeRobot's. notes: what is to be told of it.
     """
 
     folder: Path
@@ -58,6 +77,13 @@ class Recorded(NamedTuple):
     episodes: list[Listed]
     facts: Facts
     tasks: Sequence[str]
+    layout: Layout | None = None
+    notes: Sequence[str] = ()
+
+    @property
+    def told_in(self) -> Path:
+        """Where it is described."""
+        return self.folder / schema.INFO if self.layout is None else self.folder
 
     @property
     def shares_files(self) -> bool:
