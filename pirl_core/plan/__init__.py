@@ -1,1 +1,1 @@
-"""How fast an iteration of RL will be on machines that are not there: a model of its events, fed with measured costs."""
+"""How fast RL will be on machines that are not there: a model of an iteration's events, fed with measured costs."""

@@ -42,6 +42,20 @@ class Clock:
             call()
 
 
+class Free:
+    """Cores enough for all: no job waits for another, or slows it."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+
+    def job(self, seconds: float) -> Start:
+        """To be yielded: work of so many seconds."""
+        return partial(self.run, seconds)
+
+    def run(self, seconds: float, then: Then) -> None:
+        self._clock.at(self._clock.now + seconds, then)
+
+
 class Cores:
     """The cores of a machine, which share their time evenly among jobs of one thread (processor sharing).
 

@@ -1,15 +1,15 @@
-"""One iteration of RL as a discrete-event model: what ranks, workers and cores do, in the order in which the code does it.
+"""One iteration of RL as a discrete-event model: what ranks, workers and cores do, in the order of the code.
 
-A rank is ``rl.rollout.play``: the policy decides for all slots (of a group), the trainer sends each worker one message,
-a worker steps its slots one after another, the answers are read in the order of the questions, and what has ended is
-started anew. With two groups one is simulated while the other is decided for. Then all ranks meet, tell each other
-their decisions, and learn minibatch by minibatch in step. Validation, checkpoints and what a run does once are left out.
+A rank is ``rl.rollout.play``: the policy decides for the slots of a group, each worker is sent one message and steps
+its slots one after another, the answers are read in the order of the questions. The vector environment answers one call
+at a time: with two groups, one is simulated while the other is decided for. Then all ranks meet, tell each other their
+decisions, and learn minibatch by minibatch in step. Validation, checkpoints and what a run does once are left out.
 
 Axes: R ranks, W workers of a rank, G groups, M minibatches.
 """
 
+import math
 from collections import deque
-from collections.abc import Callable, Iterator
 from functools import partial
 from typing import NamedTuple
 
@@ -17,12 +17,12 @@ import numpy as np
 from scipy import stats
 
 from pirl_core import seeds
-from pirl_core.plan.events import Clock, Cores, Process, Start, Then, speed
+from pirl_core.plan.events import Clock, Cores, Free, Process, Then, speed
 
 STEPS = ("simulate", "stragglers", "message", "infer", "ranks", "account", "update", "all-reduce")
 """What an iteration's time is told as. simulate: the trainer waits for its workers, as long as they take in the mean;
 stragglers: and until the slowest has answered. message: it packs, sends, reads. infer: encodes and denoises. ranks:
-waits for the slowest rank. account: advantages, over the decisions of all ranks. update: gradients and the optimiser."""
+waits for the slowest rank. account: advantages, of the decisions of all ranks. update: gradients and the optimiser."""
 
 
 class Costs(NamedTuple):
@@ -148,24 +148,20 @@ def learn(
     return own.sum(axis=0), (slowest - own).sum(axis=0), len(sizes) * exchange
 
 
-def rollout(
-    costs: Costs, layout: Layout, work: Work, episodes: np.ndarray, seed: int, number: int
-) -> np.ndarray:
+def rollout(costs: Costs, layout: Layout, work: Work, episodes: np.ndarray, seed: int, number: int) -> np.ndarray:
     """Seconds (R, STEPS) of each rank until one episode of each slot has ended. episodes: (R,), 0 of a rank that has
     no more."""
     clock = Clock()
     homes = -(-layout.ranks // layout.together)
-    own = [Cores(clock, layout.cores, costs.crowding) for _ in range(homes)]
-    apart = [Cores(clock, layout.cores, costs.crowding) for _ in range(layout.machines)]
+    own, apart = ([_station(clock, costs, layout) for _ in range(count)] for count in (homes, layout.machines))
     ranks = []
     for rank in range(layout.ranks):
         if not episodes[rank]:
             continue
-        home = own[rank // layout.together]
-        places = [
-            apart[(rank * layout.workers + worker) % len(apart)] if apart else home for worker in range(layout.workers)
-        ]
-        player = _Rank(clock, costs, layout, work, home, places, int(episodes[rank]), _number(seed, number, rank))
+        home, first = own[rank // layout.together], rank * layout.workers
+        workers = range(first, first + layout.workers)
+        places = [home, *(apart[worker % len(apart)] if apart else home for worker in workers)]
+        player = _Rank(clock, costs, layout, work, places, int(episodes[rank]), _number(seed, number, rank))
         ranks.append((rank, player))
         clock.start(player.play())
     clock.run()
@@ -173,6 +169,14 @@ def rollout(
     for rank, player in ranks:
         spent[rank] = [player.spent[step] for step in STEPS]
     return spent
+
+
+def _station(clock: Clock, costs: Costs, layout: Layout) -> Cores | Free:
+    """The cores of a machine."""
+    machines = layout.machines or -(-layout.ranks // layout.together)
+    jobs = -(-layout.ranks * layout.workers // machines) + (0 if layout.accelerated else layout.together)
+    enough = costs.crowding == 1 and jobs <= layout.cores
+    return Free(clock) if enough else Cores(clock, layout.cores, costs.crowding)
 
 
 def _at_once(layout: Layout, costs: Costs) -> float:
@@ -186,56 +190,42 @@ def _number(seed: int, what: str | int, rank: int) -> int:
     return seeds.simulator_seed(seeds.train_seed(seed, f"forecast {what}", rank))
 
 
-class _Worker:
-    """One process: questions that come while it works wait."""
-
-    def __init__(self, cores: Cores) -> None:
-        self._cores = cores
-        self._waiting: deque[tuple[float, Then]] = deque()
-        self._busy = False
-
-    def ask(self, seconds: float, then: Then) -> None:
-        self._waiting.append((seconds, then))
-        if not self._busy:
-            self._next()
-
-    def _next(self) -> None:
-        self._busy = bool(self._waiting)
-        if self._busy:
-            seconds, then = self._waiting.popleft()
-            self._cores.run(seconds, partial(self._answer, then))
-
-    def _answer(self, then: Then) -> None:
-        then()
-        self._next()
-
-
 class _Group:
     """Slots that are asked together. counts: of each worker that has some of them, by its number."""
 
-    def __init__(self, counts: dict[int, int]) -> None:
+    def __init__(self, counts: dict[int, int], chunks: np.ndarray) -> None:
         self.counts = counts
         self.slots = sum(counts.values())
-        self.asked: dict[int, float] = {}
-        self.answered: dict[int, float] = {}
+        self.left = len(chunks)
+        self._chunks = iter(chunks)
+        self.spent: dict[str, float] = {}
+        self._ready = False
         self._then: Then | None = None
 
-    def answer(self, worker: int, time: float) -> None:
-        self.answered[worker] = time
-        if len(self.answered) == len(self.counts) and self._then is not None:
+    def chunk(self) -> list[float]:
+        """Seconds of the next one, of each worker."""
+        self.left -= 1
+        self._ready = False
+        seconds: list[float] = next(self._chunks).tolist()
+        return seconds
+
+    def end(self, spent: dict[str, float]) -> None:
+        """Its call has been answered. spent: the seconds of that."""
+        self._ready, self.spent = True, spent
+        if self._then is not None:
             then, self._then = self._then, None
             then()
 
-    def wait(self, then: Then) -> None:
-        """Goes on when the last worker has answered."""
-        if len(self.answered) == len(self.counts):
+    def answered(self, then: Then) -> None:
+        """To be yielded."""
+        if self._ready:
             then()
         else:
             self._then = then
 
 
 class _Rank:
-    """The trainer of one rank, its workers, and what it spends its time on."""
+    """A policy, and a vector environment; ``spent``: what the policy's time goes into."""
 
     def __init__(
         self,
@@ -243,81 +233,104 @@ class _Rank:
         costs: Costs,
         layout: Layout,
         work: Work,
-        home: Cores,
-        places: list[Cores],
+        places: list[Cores | Free],
         slots: int,
         number: int,
     ) -> None:
+        """places: of the rank, and of its workers."""
         self.spent = dict.fromkeys(STEPS, 0.0)
-        self._clock, self._costs, self._layout, self._work, self._home = clock, costs, layout, work, home
-        self._workers = [_Worker(cores) for cores in places]
-        self._groups = []
-        first = 0
-        for part in np.array_split(np.arange(slots), min(layout.groups, slots)):
-            homes = np.bincount((first + np.arange(len(part))) % len(places), minlength=len(places))
-            self._groups.append(_Group({worker: int(n) for worker, n in enumerate(homes) if n}))
-            first += len(part)
-        self._times = [iter(self._chunks(group, number + place)) for place, group in enumerate(self._groups)]
-
-    def _chunks(self, group: _Group, number: int) -> np.ndarray:
-        """Seconds (decisions, W) of the workers' shares. A slot's are gamma distributed, so those of n are too."""
-        mean, spread = self._costs.chunk, self._costs.spread
-        counts = np.array(list(group.counts.values()), np.float64)
-        shape = (self._work.decisions, len(counts))
-        if not spread or not mean:
-            return np.broadcast_to(counts * mean, shape)
-        drawn = stats.gamma.rvs(counts / spread**2, size=shape, random_state=number % 2**32)
-        return np.asarray(drawn * mean * spread**2)
+        self._clock, self._costs, self._work, self._home = clock, costs, work, places[0]
+        self._accelerated = layout.accelerated
+        self._workers = places[1:]
+        self._calls: deque[Process] = deque()
+        self._groups: list[_Group] = []
+        homes = np.arange(slots) % len(self._workers)
+        for part in np.array_split(homes, min(layout.groups, slots)):
+            counts = {int(worker): int(n) for worker, n in zip(*np.unique(part, return_counts=True), strict=True)}
+            chunks = shares(costs, list(counts.values()), work.decisions, number + len(self._groups))
+            self._groups.append(_Group(counts, chunks))
 
     def play(self) -> Process:
         """One episode of each slot."""
         for group in self._groups:
-            yield from self._ask(group, [count * self._costs.reset for count in group.counts.values()])
-        for decision in range(self._work.decisions + 1):
-            for group, times in zip(self._groups, self._times, strict=True):
-                yield from self._read(group)
-                if decision < self._work.decisions:
-                    yield from self._decide(group)
-                    yield from self._ask(group, next(times).tolist())
-                elif self._work.bootstrap:
-                    yield from self._decide(group)
+            self._submit(group, [count * self._costs.reset for count in group.counts.values()])
+        coming = deque(self._groups)
+        while coming:
+            group = coming.popleft()
+            begun = self._clock.now
+            yield group.answered
+            waited, call = self._clock.now - begun, sum(group.spent.values())
+            for step, seconds in group.spent.items():
+                self.spent[step] += waited * seconds / call if call else 0.0
+            if group.left or self._work.bootstrap:
+                yield from self._decide(group.slots)
+            if group.left:
+                self._submit(group, group.chunk())
+                coming.append(group)
 
-    def _decide(self, group: _Group) -> Process:
-        seconds = self._costs.infer + group.slots * self._costs.infer_row
+    def _decide(self, slots: int) -> Process:
+        seconds = self._costs.infer + slots * self._costs.infer_row
         begun = self._clock.now
-        yield self._clock.until(begun + seconds) if self._layout.accelerated else self._home.job(seconds)
+        yield self._clock.until(begun + seconds) if self._accelerated else self._home.job(seconds)
         self.spent["infer"] += self._clock.now - begun
 
-    def _half(self, slots: int) -> float:
-        """The trainer's seconds of a question, or of an answer."""
-        return (self._costs.message + slots * self._costs.row) / 2
+    def _submit(self, group: _Group, seconds: list[float]) -> None:
+        """To the vector environment, which answers one call after another. seconds: of each worker's share."""
+        self._calls.append(self._call(group, seconds))
+        if len(self._calls) == 1:
+            self._clock.start(self._calls[0])
 
-    def _ask(self, group: _Group, seconds: list[float]) -> Process:
-        """Send each worker its message, one after another."""
-        begun = time = self._clock.now
-        group.answered = {}
-        for (worker, slots), work in zip(group.counts.items(), seconds, strict=True):
-            time += self._half(slots)
-            arrival = time + self._costs.latency / 2
-            group.asked[worker] = arrival
-            self._clock.at(arrival, partial(self._workers[worker].ask, work, self._answered(group, worker)))
+    def _call(self, group: _Group, seconds: list[float]) -> Process:
+        """Send each worker its message, wait, and read the answers, one after another."""
+        way, begun = self._costs.latency / 2, self._clock.now
+        message = [(self._costs.message + slots * self._costs.row) / 2 for slots in group.counts.values()]
+        came = begun + np.cumsum(message) + way
+        answers = _Answers(self._clock, len(message))
+        for number, (worker, work) in enumerate(zip(group.counts, seconds, strict=True)):
+            job = partial(self._workers[worker].run, work, partial(answers.note, number))
+            self._clock.at(float(came[number]), job)
+        yield answers.all
+        time = begun + sum(message)
+        for answered, reading in zip(answers.times, message, strict=True):
+            time = max(time, answered + way) + reading
         yield self._clock.until(time)
-        self.spent["message"] += time - begun
+        spans = np.array(answers.times) - came
+        waited = time - begun - 2 * sum(message)
+        alike = float(spans.mean() / spans.max()) if spans.max() > 0 else 1.0
+        group.end({"message": 2 * sum(message), "simulate": waited * alike, "stragglers": waited * (1 - alike)})
+        self._calls.popleft()
+        if self._calls:
+            self._clock.start(self._calls[0])
 
-    def _answered(self, group: _Group, worker: int) -> Then:
-        return lambda: group.answer(worker, self._clock.now)
 
-    def _read(self, group: _Group) -> Process:
-        """Wait for the answers, and read them in the order of the questions."""
-        begun = time = self._clock.now
-        yield group.wait
-        for worker, slots in group.counts.items():
-            time = max(time, group.answered[worker] + self._costs.latency / 2) + self._half(slots)
-        yield self._clock.until(time)
-        reading = sum(map(self._half, group.counts.values()))
-        spans = [group.answered[worker] - group.asked[worker] for worker in group.counts]
-        waited = time - begun - reading
-        mean = sum(spans) / len(spans) / max(spans) if max(spans) > 0 else 1.0
-        self.spent["message"] += reading
-        self.spent["simulate"] += waited * mean
-        self.spent["stragglers"] += waited * (1 - mean)
+class _Answers:
+    """When each worker has answered."""
+
+    def __init__(self, clock: Clock, count: int) -> None:
+        self.times = [math.nan] * count
+        self._left = count
+        self._clock = clock
+        self._then: Then | None = None
+
+    def note(self, number: int) -> None:
+        self.times[number] = self._clock.now
+        self._left -= 1
+        if not self._left and self._then is not None:
+            self._then()
+
+    def all(self, then: Then) -> None:
+        """To be yielded, before the first."""
+        self._then = then
+
+
+def shares(costs: Costs, counts: list[int], decisions: int, number: int) -> np.ndarray:
+    """Seconds (decisions, W) that workers with so many slots take. A slot's are gamma distributed, so those of n are.
+
+    number: 32 bits that all of them depend on.
+    """
+    shape = (decisions, len(counts))
+    if not costs.spread or not costs.chunk:
+        return np.broadcast_to(np.array(counts) * costs.chunk, shape)
+    scale = costs.chunk * costs.spread**2
+    drawn = stats.gamma.rvs(np.array(counts) / costs.spread**2, scale=scale, size=shape, random_state=number % 2**32)
+    return np.asarray(drawn)
