@@ -309,7 +309,7 @@ def rounded(value: float) -> float:
 
 
 def rows(options: argparse.Namespace) -> list[Row]:
-    run = laptop()
+    load, run = os.getloadavg()[0], laptop()
     run = run._replace(rl=run.rl.model_copy(update={"critic_warmup_iterations": 0}))
     costs, _ = measure(run, 10, options.rounds)
     how = "laptop sizes, random weights, a thread of torch; all-reduces of two ranks"
@@ -332,14 +332,17 @@ def rows(options: argparse.Namespace) -> list[Row]:
         for name, each in simulators.items()
     ]
     if options.costs:
-        keep(options.costs, run, costs, simulators)
+        keep(options.costs, run, costs, simulators, load)
     return found
 
 
-def keep(path: Path, run: Run, costs: Costs, simulators: dict[str, Simulator]) -> None:
+def keep(path: Path, run: Run, costs: Costs, simulators: dict[str, Simulator], load: float) -> None:
     """For ``pirl plan --simulate``. Policy and links count where they were an accelerator's."""
     here = machine()
-    about = f"{here['cpu']}, {here['cores']} cores, {time.strftime('%Y-%m-%d', time.gmtime())}, revision {revision()}"
+    about = (
+        f"{here['cpu']}, {here['cores']} cores, {time.strftime('%Y-%m-%d', time.gmtime())}, revision {revision()}, load"
+        f" before the start {load:.1f}"
+    )
     fast = torch.cuda.is_available()
     each = {name: rounded(value) for name, value in costs._asdict().items()}
     network = Network(**{name: each[name] for name in Network.model_fields})

@@ -23,9 +23,15 @@ def require(gpus: Sequence[int], simulators: Sequence[int], fleet: Fleet) -> Non
         for value in values:
             if not 1 <= value <= most:
                 raise UserError(f"{key} {value}: give numbers from 1 to {most}")
-    for key, value in (("--gpus-per-machine", fleet.per_machine), ("--cores-per-gpu", fleet.cores)):
+    for key, value in (
+        ("--gpus-per-machine", fleet.per_machine),
+        ("--cores-per-gpu", fleet.cores),
+        ("--groups", fleet.groups),
+    ):
         if not 1 <= value <= MOST_GPUS:
             raise UserError(f"{key} {value}: give a number from 1 to {MOST_GPUS}")
+    if max(simulators) < min(gpus):
+        raise UserError(f"--simulators {max(simulators)}: fewer than --gpus {min(gpus)}; give each GPU one at least")
 
 
 def lines(
@@ -81,13 +87,13 @@ def header(run: Run, measured: Measured, fleet: Fleet) -> Iterator[str]:
 
 def cost_lines(run: Run, measured: Measured, counts: Counted, fleet: Fleet, gpus: Sequence[int]) -> Iterator[str]:
     """What was measured, what counted and what assumed."""
-    machines = Machines()
+    machines, pixels = Machines(), f"pictures of {measured.simulators[str(run.env.benchmark)].pixels}²"
     costs, sources = sourced(run, measured, counts, fleet, min(gpus))
     wide = sourced(run, measured, counts, fleet, max(gpus)).costs
 
     def of(source: str) -> str:
         told = {
-            "chunk": f"a chunk of a simulator {ms(costs.chunk)} ± {ms(costs.chunk * costs.spread)}",
+            "chunk": f"a chunk of a simulator {ms(costs.chunk)} ± {ms(costs.chunk * costs.spread)} with {pixels}",
             "reset": f"a reset {ms(costs.reset)}",
             "message": f"a message to a worker {ms(costs.message)} and {ms(costs.row)} a slot",
             "account": f"the advantage of a decision {ms(costs.account)}",
@@ -122,9 +128,8 @@ def short(cell: Cell) -> str:
 
 def whole(cell: Cell) -> Iterator[str]:
     """One forecast, share by share."""
-    if cell.forecast is None:
-        raise UserError(f"--simulators {cell.simulators}: fewer than --gpus {cell.gpus}; give each GPU one at least")
     said = cell.forecast
+    assert said is not None
     yield ""
     yield (
         f"{cell.gpus} GPUs, {cell.simulators} simulators: {said.seconds:.3g} s an iteration, {said.sps:,.0f} simulator"
