@@ -139,7 +139,7 @@ class Still:
     """A vector environment that answers at once: what is left of a rollout is the policy's and the trainer's."""
 
     def __init__(self, run: Run, count: int, decisions: int) -> None:
-        self.num_envs = count
+        self.num_envs, self.groups = count, 1
         self._observation = random_observation(run, count)
         self._decisions, self._steps, self._played = decisions, run.policy.replan, 0
 

@@ -26,7 +26,6 @@ def require(gpus: Sequence[int], simulators: Sequence[int], fleet: Fleet) -> Non
     for key, value in (
         ("--gpus-per-machine", fleet.per_machine),
         ("--cores-per-gpu", fleet.cores),
-        ("--groups", fleet.groups),
     ):
         if not 1 <= value <= MOST_GPUS:
             raise UserError(f"{key} {value}: give a number from 1 to {MOST_GPUS}")
@@ -80,8 +79,8 @@ def header(run: Run, measured: Measured, fleet: Fleet) -> Iterator[str]:
         " which grow with the simulators; validation and checkpoints are left out"
     )
     yield (
-        f"machines of {fleet.per_machine} GPUs, {fleet.cores} cores that simulate for each, groups of slots:"
-        f" {fleet.groups}; DDP"
+        f"machines of {fleet.per_machine} GPUs, {fleet.cores} cores that simulate for each; DDP; rl.env_groups ="
+        f" {rl.env_groups}"
     )
 
 

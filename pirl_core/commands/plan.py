@@ -70,7 +70,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--simulators", type=int, nargs="+", help="environments side by side, of all ranks (default: 64 to 10,000)")
     add("--gpus-per-machine", type=int, default=fleet.per_machine, help="(default: %(default)s)")
     add("--cores-per-gpu", type=int, default=fleet.cores, help="that simulate, here or by Ray (default: %(default)s)")
-    add("--groups", type=int, default=fleet.groups, help="of slots that take turns (default: %(default)s)")
     add("--costs", type=Path, metavar="FILE", help="what python -m benchmarks.costs measured (default: the project's)")
     add("--figure", type=Path, metavar="FILE", help="draw the table as an SVG")
 
@@ -88,7 +87,7 @@ def run(args: argparse.Namespace) -> None:
     experiment = args.experiment or next(iter(params.experiments))
     method = args.method or next(iter(params.methods))
     if args.simulate:
-        fleet = Fleet(args.gpus_per_machine, args.cores_per_gpu, args.groups)
+        fleet = Fleet(args.gpus_per_machine, args.cores_per_gpu)
         section, simulators = resolve(params, experiment, method), args.simulators or forecast.SIMULATORS
         for line in forecast.lines(section, args.gpus or forecast.GPUS, simulators, fleet, args.costs, args.figure):
             print(line, flush=True)

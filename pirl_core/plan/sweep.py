@@ -14,11 +14,10 @@ SEED = 0
 
 class Fleet(NamedTuple):
     """per_machine: accelerators of a machine. cores: that simulate, for each accelerator, of its machine or, with Ray,
-    of another. groups: of a rank's slots that take turns."""
+    of another."""
 
     per_machine: int = 8
     cores: int = 16
-    groups: int = 1
 
 
 class Cell(NamedTuple):
@@ -42,7 +41,7 @@ def cells(
                 continue
             slots = -(-count // ranks)
             episodes = max(ranks, round(count * rl.episodes_per_iteration / rl.num_envs))
-            layout = Layout(ranks, slots, min(fleet.cores, slots), fleet.cores, fleet.groups)
+            layout = Layout(ranks, slots, min(fleet.cores, slots), fleet.cores, rl.env_groups)
             yield Cell(ranks, count, forecast(costs, layout, work_of(run, episodes, counts.gradient), SEED))
 
 

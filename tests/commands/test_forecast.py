@@ -61,7 +61,6 @@ def test_one_iteration_share_by_share(here: Path, capsys: pytest.CaptureFixture[
         (["--gpus", "0"], "--gpus 0"),
         (["--simulators", "1000000"], "--simulators 1000000"),
         (["--cores-per-gpu", "0"], "--cores-per-gpu 0"),
-        (["--groups", "0"], "--groups 0"),
         (["--gpus", "8", "--simulators", "4"], "--simulators 4: fewer than --gpus 8"),
         (["--costs", "none.yaml"], "none.yaml: no such file"),
         (["--costs", "params.yaml"], "params.yaml: about"),
