@@ -13,6 +13,7 @@ STOREYS = (
     ("__main__", "stages", "commands"),
     ("report",),
     ("evaluation", "serving"),
+    ("plan",),
     ("sft", "rl", "risk"),
     ("checkpoints",),
     ("policy",),

@@ -8,11 +8,15 @@ CUDA's own overhead is a rule of thumb.
 import argparse
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from pirl_core.commands import forecast
 from pirl_core.errors import UserError
 from pirl_core.params.file import Run, load_params, resolve
 from pirl_core.params.sections import Params, Precision
+from pirl_core.plan.model import inputs_of, model_of
+from pirl_core.plan.sweep import Fleet
 
 if TYPE_CHECKING:
     from torch import nn
@@ -55,25 +59,42 @@ class Unit(NamedTuple):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--experiment", help="of params.yaml (default: its first)")
     parser.add_argument("--method", help="of params.yaml (default: its first)")
-    parser.add_argument("--gpus", type=int, default=1, help="ranks that share the work (default: %(default)s)")
+    parser.add_argument("--gpus", type=int, nargs="+", help="ranks that share the work (default: 1)")
     parser.add_argument(
         "--sharding", choices=("ddp", "fsdp"), default="ddp", help="as PIRL_SHARDING (default: %(default)s)"
     )
     parser.add_argument("--gpu-gib", type=float, default=80.0, help="memory of each, in GiB (default: %(default)s)")
+    fleet = Fleet()
+    add = parser.add_argument_group("how fast it would be").add_argument
+    add("--simulate", action="store_true", help="simulate an iteration for numbers of GPUs and simulators instead")
+    add("--simulators", type=int, nargs="+", help="environments side by side, of all ranks (default: 64 to 10,000)")
+    add("--gpus-per-machine", type=int, default=fleet.per_machine, help="(default: %(default)s)")
+    add("--cores-per-gpu", type=int, default=fleet.cores, help="that simulate, here or by Ray (default: %(default)s)")
+    add("--costs", type=Path, metavar="FILE", help="what python -m benchmarks.costs measured (default: the project's)")
+    add("--figure", type=Path, metavar="FILE", help="draw the table as an SVG")
 
 
 def run(args: argparse.Namespace) -> None:
     """Raises UserError for a name that params.yaml does not have, and numbers that make no machine."""
-    if args.gpus < 1 or args.gpu_gib <= 0:
-        raise UserError(f"--gpus {args.gpus} --gpu-gib {args.gpu_gib}: give at least one GPU with some memory")
+    gpus = args.gpus or [1]
+    if min(gpus) < 1 or args.gpu_gib <= 0:
+        many = " ".join(map(str, gpus))
+        raise UserError(f"--gpus {many} --gpu-gib {args.gpu_gib}: give at least one GPU with some memory")
     params = load_params()
     for what, known in (("experiments", params.experiments), ("methods", params.methods)):
         if not known:
             raise UserError(f"params.yaml: {what}: {{}}, so no policy would be trained by RL; take another scale")
     experiment = args.experiment or next(iter(params.experiments))
     method = args.method or next(iter(params.methods))
-    for line in report(params, experiment, method, args.gpus, args.gpu_gib, args.sharding):
-        print(line)
+    if args.simulate:
+        fleet = Fleet(args.gpus_per_machine, args.cores_per_gpu)
+        section, simulators = resolve(params, experiment, method), args.simulators or forecast.SIMULATORS
+        for line in forecast.lines(section, args.gpus or forecast.GPUS, simulators, fleet, args.costs, args.figure):
+            print(line, flush=True)
+        return
+    for count in gpus:
+        for line in report(params, experiment, method, count, args.gpu_gib, args.sharding):
+            print(line)
 
 
 def report(params: Params, experiment: str, method: str, gpus: int, gpu_gib: float, sharding: str = "ddp") -> list[str]:
@@ -104,41 +125,6 @@ def report(params: Params, experiment: str, method: str, gpus: int, gpu_gib: flo
         if need.gathered:
             lines.append(f"  {'sent per rank to make the policy whole':<44}{need.gathered / GIB:9.3f} GiB")
     return lines
-
-
-def model_of(section: Run) -> "FlowPolicy":
-    """The policy as RL has it, critic and noise net included, on torch's meta device."""
-    import torch
-
-    from pirl_core.facts import facts_in
-    from pirl_core.flow.noise import learns_std
-    from pirl_core.policy.backbone import new_backbone, new_shape, published_sizes
-    from pirl_core.policy.context import DataSizes
-    from pirl_core.policy.flow_policy import FlowPolicy
-    from pirl_core.policy.normalize import Affine, Normalization
-    from pirl_core.policy.tokenizer import build_tokenizer
-    from pirl_core.rl.train import process_of
-
-    env, wish = section.env, section.policy
-    _ = env.world  # raises UserError where there is none
-    facts = facts_in(env)
-    numbers, action_numbers = facts.state_dim(env.object_state), len(facts.action)
-    tokenizer = build_tokenizer(facts.sentences(), wish.state_in_prompt)
-    if wish.size == "full":
-        data = published_sizes(wish.backbone, len(env.cameras), wish.horizon)
-    else:
-        words = 1 + max(len(tokenizer.encode(text).ids) for text in facts.sentences())
-        words += numbers if wish.state_in_prompt else 0
-        sizes = (tokenizer.get_vocab_size(), words, numbers, action_numbers, wish.horizon)
-        data = DataSizes(env.image_size, len(env.cameras), *sizes)
-    state, action = (Affine([0.0] * count, [1.0] * count) for count in (numbers, action_numbers))
-    with torch.device("meta"):
-        backbone = new_backbone(new_shape(wish.backbone, wish.size, data))
-        policy = FlowPolicy(
-            backbone, tokenizer, "words", Normalization(state, action, 0), wish.replan, wish.denoise_steps
-        )
-        policy.add_heads(process_of(section.rl), section.rl.critic_layers, learns_std(section.rl.noise_rule))
-    return policy
 
 
 def parameter_counts(policy: "FlowPolicy") -> dict[str, int]:
@@ -278,27 +264,12 @@ def units_of(policy: "FlowPolicy", evaluations: int) -> tuple[list[Unit], Unit]:
     return blocks, Unit(learns(policy) - sum(block.trained for block in blocks), 1)
 
 
-def _inputs(policy: "FlowPolicy", count: int) -> Any:
-    import torch
-
-    from pirl_core.policy.context import Inputs
-
-    shape = policy.backbone.shape
-    with next(policy.backbone.parameters()).device:
-        return Inputs(
-            torch.zeros(count, shape.cameras, 3, shape.image_size, shape.image_size),
-            torch.zeros(count, shape.text_length, dtype=torch.long),
-            torch.ones(count, shape.text_length, dtype=torch.bool),
-            torch.zeros(count, shape.state_dim),
-        )
-
-
 def context_bytes(policy: "FlowPolicy", precision: str) -> float:
     """Of one decision's context, its prompt as long as it may be."""
     import torch
 
     with torch.no_grad():
-        context = policy.backbone.encode(_inputs(policy, 1))
+        context = policy.backbone.encode(inputs_of(policy, 1))
     # On the meta device autocast does not act: what attends is cached in the precision that it is computed in.
     memory = context.memory.numel() * (4 if precision == "fp32" else 2)
     return float(memory + sum(part.nbytes for part in context[1:]))
@@ -321,7 +292,7 @@ def _saved(policy: "FlowPolicy", count: int, encode: bool, recompute: bool = Fal
     from pirl_core.policy.layers import plain, way_to_run
 
     backbone, shape = policy.backbone, policy.backbone.shape
-    inputs = _inputs(policy, count)
+    inputs = inputs_of(policy, count)
 
     inside = [0]
 

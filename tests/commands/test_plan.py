@@ -13,6 +13,7 @@ from pirl_core.errors import UserError
 from pirl_core.params.file import resolve
 from pirl_core.params.preset import load_preset, preset_text
 from pirl_core.params.sections import Params
+from pirl_core.plan.model import inputs_of, model_of
 from pirl_core.policy.backbone import new_backbone
 from pirl_core.rl.sac.replay import Replay
 from tests.worlds import NUMBERS_ALONE
@@ -30,7 +31,7 @@ def test_counts_on_meta_are_those_of_real_memory(family: str) -> None:
     section = resolve(params(backbone=family), "metaworld", "flow_noise")
     if family in NUMBERS_ALONE:
         section = section._replace(env=section.env.model_copy(update={"cameras": [], "object_state": True}))
-    policy = plan.model_of(section)
+    policy = model_of(section)
     assert {parameter.device.type for parameter in policy.parameters()} == {"meta"}
     counts = plan.parameter_counts(policy)
     cases = [(count, encode, recompute) for count in (1, 3) for encode in (False, True) for recompute in (False, True)]
@@ -43,7 +44,7 @@ def test_counts_on_meta_are_those_of_real_memory(family: str) -> None:
     again = [plan._saved(policy, *case) for case in cases]
     assert kept == pytest.approx(again, rel=0.04)
     with torch.no_grad():
-        context = real.encode(plan._inputs(policy, 1))
+        context = real.encode(inputs_of(policy, 1))
     assert bytes_of_context == sum(part.nbytes for part in context)
 
 
@@ -72,7 +73,7 @@ def test_precision_and_recomputation_are_counted() -> None:
         return plan.sft_need(section._replace(sft=section.sft.model_copy(update=changes)), 1)
 
     full, half, pure = (rl(precision=precision).lasting for precision in ("fp32", "bf16", "pure_bf16"))
-    counts = plan.parameter_counts(plan.model_of(section))
+    counts = plan.parameter_counts(model_of(section))
     assert full["weights"] == 4 * sum(counts.values())
     assert half["weights"] == pytest.approx(full["weights"] - 2 * counts["VLM"], rel=0.01)
     assert half["gradients"] == full["gradients"] > 1.1 * pure["gradients"]
@@ -88,7 +89,7 @@ def test_sharding_divides_what_is_trained_and_nothing_else() -> None:
     ddp, fsdp = (plan.rl_need(section, 8, sharded) for sharded in (False, True))
     for part in ("gradients", "optimiser"):
         assert fsdp.lasting[part] == ddp.lasting[part] / 8
-    counts = plan.parameter_counts(plan.model_of(section))
+    counts = plan.parameter_counts(model_of(section))
     trained = 4 * (sum(counts.values()) - counts["VLM"])
     assert ddp.lasting["weights"] - fsdp.lasting["weights"] == pytest.approx(7 / 8 * trained)
     assert sum(fsdp.between.values()) == trained and not ddp.between
@@ -123,7 +124,7 @@ def test_the_published_pi0_by_the_command(
 def test_sac_is_counted_as_it_is() -> None:
     section = resolve(load_preset("sac_flow"), "hopper", "sac_flow")
     need, sac = plan.rl_need(section, 1), section.rl.sac
-    policy = plan.model_of(section)
+    policy = model_of(section)
     own = sum(parameter.numel() for parameter in policy.parameters())
     inner, width = 11 + 3, sac.critic_width
     row = sum(part.nbytes for part in Replay(1, 11, (1, 3))._rows)

@@ -17,6 +17,7 @@ from torch.distributed.tensor import DTensor
 
 from pirl_core.commands import plan
 from pirl_core.params.file import Run, resolve
+from pirl_core.plan.model import inputs_of, model_of
 from pirl_core.policy.backbone import new_backbone
 from pirl_core.policy.flow_policy import FlowMatching, FlowPolicy
 from pirl_core.policy.lora import EncodingPolicy, add_adapters
@@ -89,7 +90,7 @@ def measured(learner: Learner, loss: Any, module: nn.Module) -> dict[str, float]
 
 
 def real(section: Run) -> FlowPolicy:
-    policy = plan.model_of(section)
+    policy = model_of(section)
     torch.manual_seed(0)
     policy.backbone = new_backbone(policy.backbone.shape)
     fresh = policy.to_empty(device="cpu")
@@ -103,7 +104,7 @@ def sft(section: Run) -> tuple[dict[str, float], plan.Need]:
     policy = real(section)
     module = FlowMatching(policy.backbone)
     learner = Learner(module, [{"params": list(module.parameters()), "lr": 1e-3}], 0.0, 1.0, "fp32", 0, unused=True)
-    inputs = plan._inputs(policy, ROWS)
+    inputs = inputs_of(policy, ROWS)
     x, tau = torch.randn(ROWS, *policy.chunk_shape), torch.rand(ROWS)
     return measured(learner, lambda: learner.module(inputs, x, tau).square().mean(), module), plan.sft_need(
         section, join().size, True
@@ -119,7 +120,7 @@ def rl(section: Run, rank: int) -> tuple[dict[str, float], plan.Need]:
         add_adapters(policy.backbone, rank, rl.lora_alpha, rl.lora_targets)
     module = EncodingPolicy(policy) if rank else policy
     learner = Learner(module, parameter_groups(policy, rl), 0.0, 1.0, "fp32", 0)
-    inputs = plan._inputs(policy, ROWS)
+    inputs = inputs_of(policy, ROWS)
     states = torch.randn(ROWS, policy.denoise_steps + 1, *policy.chunk_shape)
     stochastic = torch.arange(policy.denoise_steps).expand(ROWS, -1) == 1
     with torch.no_grad():
