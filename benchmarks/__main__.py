@@ -39,8 +39,8 @@ PARTS = (
     "startup",
     "serving",
 )
-LONG = ("full_size", "gradient_norms")
-"""Only where they are asked for: they take most of a small machine's memory, or trainings of minutes."""
+LONG = ("full_size", "gpu", "gradient_norms")
+"""Only where they are asked for: they take most of a small machine's memory, a GPU, or trainings of minutes."""
 PACKAGES = ("torch", "transformers", "accelerate", "peft", "numpy", "mujoco", "metaworld", "pandas", "pyarrow", "dvc")
 Measured = dict[str, Any]
 """rows, and where and when they were measured: machine, software, revision, begun, minutes, load."""
