@@ -16,6 +16,11 @@ def warnings(metrics: dict[str, float], best: float, limits: Supervision) -> lis
             f"the first minibatch's ratio is {ratio:.3g} away from 1, more than {limits.warn_first_ratio_error:g} "
             "(run.warn_first_ratio_error): rollout and update disagree"
         )
+    if metrics.get("charts/epochs", 1.0) < 1:
+        found.append(
+            f"rl.target_kl ended the update within its first epoch, after {metrics['charts/updates']:.0f} gradient "
+            "steps: one goes too far; lower rl.actor_lr, or raise rl.minibatch_size"
+        )
     fall = best - metrics.get("validation/success", math.inf)
     if fall > limits.warn_success_drop:
         found.append(

@@ -42,6 +42,11 @@ class Part(NamedTuple):
         return self.number == self.parts
 
 
+def minibatches(share: Share, size: int) -> int:
+    """Of one pass over the decisions of all ranks, of ``size`` at most."""
+    return -(-len(share.owner) // size)
+
+
 def parts(share: Share, rng: np.random.Generator, size: int, micro: int | None) -> Iterator[Part]:
     """One pass over the decisions of all ranks in a fresh permutation; the split does not depend on their number.
 
@@ -49,7 +54,7 @@ def parts(share: Share, rng: np.random.Generator, size: int, micro: int | None) 
     of it, since FSDP's ranks compute in step.
     """
     total = len(share.owner)
-    for chosen in np.array_split(rng.permutation(total), -(-total // size)):
+    for chosen in np.array_split(rng.permutation(total), minibatches(share, size)):
         own = share.position[chosen]
         most = np.bincount(share.owner[chosen]).max()
         pieces = np.array_split(own[own >= 0], -(-most // (micro or most)))
@@ -166,6 +171,7 @@ def update(
     return metrics | {
         "losses/first_ratio_error": first_error or 0.0,
         "charts/updates": float(sum(row["charts/grad_norm"] > 0 for row in done)),
+        "charts/epochs": (len(done) + skipped) / minibatches(share, rl.minibatch_size),
         "charts/skipped_updates": float(skipped),
         "charts/learning_rate": rl.actor_lr * factor,
     }

@@ -306,12 +306,12 @@ def test_kl_stop():
     rollout, share, _ = collect(
         policy, Bandit(4, 0.8), [Episode("b", i) for i in range(64)], noise_at(rl, 0), process, rl, (0,)
     )
-    assert (
-        update(learner, rollout, share, noise_at(rl, 0), process, rl, np.random.default_rng(0), False, 0)[
-            "charts/updates"
-        ]
-        < 5
-    )
+    metrics = update(learner, rollout, share, noise_at(rl, 0), process, rl, np.random.default_rng(0), False, 0)
+    assert metrics["charts/updates"] < 5
+    assert metrics["charts/epochs"] == metrics["charts/updates"] / -(-64 // rl.minibatch_size)
+    free = rl.model_copy(update={"target_kl": None, "update_epochs": 2})
+    metrics = update(learner, rollout, share, noise_at(rl, 0), process, free, np.random.default_rng(0), False, 0)
+    assert metrics["charts/epochs"] == 2
 
 
 @pytest.mark.parametrize("critic", ["vlm", "expert"])

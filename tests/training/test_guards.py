@@ -34,6 +34,8 @@ def limits(**changes: Any) -> Supervision:
         ({"losses/first_ratio_error": 0.5}, 0.6, ["run.warn_first_ratio_error"]),
         ({"validation/success": 0.3}, 0.6, ["run.warn_success_drop"]),
         ({"charts/skipped_updates": 2.0}, 0.6, ["2 updates skipped"]),
+        ({"charts/epochs": 0.4, "charts/updates": 2.0}, 0.6, ["after 2 gradient steps"]),
+        ({"charts/epochs": 1.0, "charts/updates": 5.0}, 0.6, []),
         ({"losses/approx_kl": math.inf, "validation/success": 0.0}, 0.6, ["run.warn_kl", "run.warn_success_drop"]),
     ],
 )
