@@ -169,7 +169,8 @@ class Learning(NamedTuple):
 
 def learning(run: Run, decisions: int, rounds: int) -> Learning:
     """Rollouts without a simulator, and updates on what they found."""
-    policy, rl = random_policy(run, run.policy), run.rl
+    rl = run.rl.model_copy(update={"episodes_per_iteration": MANY})
+    policy = random_policy(run, run.policy)
     learner = Learner(policy, parameter_groups(policy, rl), rl.weight_decay, rl.max_grad_norm, rl.precision, 0)
     process, noise = process_of(rl), noise_at(rl, 0)
     kept: list[tuple[Rollout, Share]] = []
@@ -264,9 +265,10 @@ def exchanging(gradient: float, rounds: int = 30) -> tuple[float, float]:
     return small / 2, gradient / max(1e-9, large - small)
 
 
-def measure(run: Run, decisions: int, rounds: int) -> tuple[Costs, float]:
+def measure(run: Run, rounds: int) -> tuple[Costs, float]:
     """On this machine, with one thread of torch; and the bytes of the gradients."""
     torch.set_num_threads(1)
+    decisions = -(-run.env.episode_steps // run.policy.replan)
     parts = learning(run, decisions, rounds)
     hop, bandwidth = exchanging(parts.gradient)
     simulators = simulating(run.env, run.policy.replan, decisions, rounds)
@@ -311,7 +313,7 @@ def rounded(value: float) -> float:
 def rows(options: argparse.Namespace) -> list[Row]:
     load, run = os.getloadavg()[0], laptop()
     run = run._replace(rl=run.rl.model_copy(update={"critic_warmup_iterations": 0}))
-    costs, _ = measure(run, 10, options.rounds)
+    costs, _ = measure(run, options.rounds)
     how = "laptop sizes, random weights, a thread of torch; all-reduces of two ranks"
     found = [
         Row(f"{name}: {UNITS[name]}", f"{scaled(name, value):.3g}", how=how) for name, value in costs._asdict().items()
