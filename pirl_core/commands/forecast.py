@@ -14,7 +14,7 @@ from pirl_core.plan.sweep import Cell, Fleet, cells, sourced
 GPUS = (8, 16, 32, 64, 128, 256)
 SIMULATORS = (64, 256, 1024, 4096, 10_000)
 MOST_GPUS, MOST_SIMULATORS = 4096, 100_000
-COLUMN = 26
+COLUMN = 24
 
 
 def require(gpus: Sequence[int], simulators: Sequence[int], fleet: Fleet) -> None:
