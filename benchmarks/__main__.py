@@ -28,7 +28,6 @@ PARTS = (
     "overlap",
     "scaling",
     "simulators",
-    "costs",
     "context",
     "iteration",
     "waiting",

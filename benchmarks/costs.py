@@ -24,8 +24,9 @@ import numpy as np
 import torch
 import yaml
 
+from benchmarks.gpu import Still
 from benchmarks.measure import Row, alternate, part_parser, run_part, seconds
-from benchmarks.setting import laptop, random_observation, random_policy, wait_for_device
+from benchmarks.setting import laptop, random_policy, wait_for_device
 from benchmarks.simulators import SCALES
 from pirl_core.envs.opening import settings_of
 from pirl_core.envs.vector.processes import WORKER_ENVIRONMENT
@@ -46,7 +47,7 @@ from pirl_core.rl.train import iteration_episodes, noise_at, parameter_groups, p
 from pirl_core.rl.update import update
 from pirl_core.training.learner import Learner
 from pirl_core.training.ranks import join
-from pirl_core.types import ChunkResult, Episode, Observation
+from pirl_core.types import ChunkResult, Episode
 
 UNITS = {
     "reset": "ms a slot", "chunk": "ms a slot", "spread": "std of a chunk over mean", "crowding": "× where all work",
@@ -76,20 +77,24 @@ class Simulating(NamedTuple):
     latency: float
 
 
+def begun(env: Env, slots: Sequence[int]) -> list[Episode]:
+    return [Episode(env.tasks[slot % len(env.tasks)], slot) for slot in slots]
+
+
 def played(envs: VectorEnv, env: Env, count: int, chunks: int, length: int) -> list[tuple[float, float, float]]:
-    """Of a reset and of ``chunks`` chunks in ``count`` slots: seconds, of these the trainer's own, and which it was."""
-    rng = np.random.default_rng(0)
-    live = list(range(count))
-    found = []
-    calls: list[Callable[[], Any]] = [
-        lambda: envs.reset(live, [Episode(env.tasks[slot % len(env.tasks)], slot) for slot in live])
-    ]
-    actions = len(facts_of(env.benchmark).action)
-    calls += [lambda: envs.step(live, rng.uniform(-1, 1, (count, length, actions)).astype(np.float32))] * chunks
-    for number, call in enumerate(calls):
-        own, begun = time.process_time(), time.perf_counter()
-        call()
-        found.append((time.perf_counter() - begun, time.process_time() - own, float(number > 0)))
+    """Of a reset and of ``chunks`` chunks in ``count`` slots: seconds, of these the trainer's own, and which it was.
+    What ends early is started anew, untimed."""
+    rng, live, found = np.random.default_rng(0), list(range(count)), []
+    shape = (count, length, len(facts_of(env.benchmark).action))
+    for number in range(chunks + 1):
+        actions = rng.uniform(-1, 1, shape).astype(np.float32)
+        own, begin = time.process_time(), time.perf_counter()
+        result = envs.step(live, actions) if number else envs.reset(live, begun(env, live))
+        found.append((time.perf_counter() - begin, time.process_time() - own, float(number > 0)))
+        if isinstance(result, ChunkResult):
+            ended = np.flatnonzero(result.terminated | result.truncated).tolist()
+            if ended:
+                envs.reset(ended, begun(env, ended))
     return found
 
 
@@ -124,36 +129,18 @@ def spread(env: Env, length: int, chunks: int) -> float:
     rng = np.random.default_rng(0)
     found = []
     for turn in range(2):
-        slots.reset([(slot, Episode(env.tasks[slot % len(env.tasks)], slot)) for slot in range(FEW)])
+        slots.reset(list(enumerate(begun(env, range(FEW)))))
         for _ in range(chunks):
             for slot in range(FEW):
                 chunk = rng.uniform(-1, 1, (1, length, len(facts_of(env.benchmark).action))).astype(np.float32)
-                spent = seconds(lambda slot=slot, chunk=chunk: slots.step([slot], chunk))  # type: ignore[misc]
-                found += [spent] if turn else []
+                begin = time.perf_counter()
+                outcome = slots.step([slot], chunk)
+                found += [time.perf_counter() - begin] if turn else []
+                if outcome.terminated[0] or outcome.truncated[0]:
+                    slots.reset([(slot, begun(env, [slot])[0])])
     slots.clear()
     low, middle, high = np.quantile(found, (0.16, 0.5, 0.84))
     return float((high - low) / 2 / middle)
-
-
-class Still:
-    """A vector environment that answers at once: what is left of a rollout is the policy's and the trainer's."""
-
-    def __init__(self, run: Run, count: int, decisions: int) -> None:
-        self.num_envs, self.groups = count, 1
-        self._observation = random_observation(run, count)
-        self._decisions, self._steps, self._played = decisions, run.policy.replan, 0
-
-    def reset(self, slots: list[int], episodes: list[Episode]) -> Observation:
-        self._played = 0
-        return self._observation
-
-    def step(self, slots: list[int], actions: np.ndarray) -> ChunkResult:
-        self._played += 1
-        count = len(slots)
-        over = np.full(count, self._played == self._decisions)
-        return ChunkResult(
-            self._observation, np.zeros(count, np.float32), np.zeros(count, bool), over, np.full(count, self._steps)
-        )
 
 
 class Learning(NamedTuple):
@@ -169,7 +156,8 @@ class Learning(NamedTuple):
 
 def learning(run: Run, decisions: int, rounds: int) -> Learning:
     """Rollouts without a simulator, and updates on what they found."""
-    policy, rl = random_policy(run, run.policy), run.rl
+    rl = run.rl.model_copy(update={"episodes_per_iteration": MANY})
+    policy = random_policy(run, run.policy)
     learner = Learner(policy, parameter_groups(policy, rl), rl.weight_decay, rl.max_grad_norm, rl.precision, 0)
     process, noise = process_of(rl), noise_at(rl, 0)
     kept: list[tuple[Rollout, Share]] = []
@@ -186,10 +174,11 @@ def learning(run: Run, decisions: int, rounds: int) -> Learning:
             clock[0] = time.perf_counter() - begin
             return steps
 
+        still = Still(run._replace(rl=rl.model_copy(update={"num_envs": count})), decisions)
         episodes = iteration_episodes(run.env.tasks, run.env.shift, rl, 0, 0)[:count]
         with patch.object(collecting, "play", timed):
             begin = time.perf_counter()
-            rollout, share, _ = collect(policy, Still(run, count, decisions), episodes, noise, process, rl, (0, 0))
+            rollout, share, _ = collect(policy, still, episodes, noise, process, rl, (0, 0))
             wait_for_device()
         kept[:] = [(rollout, share)]
         return clock[0], (time.perf_counter() - begin - clock[0]) / (count * decisions)
@@ -264,9 +253,10 @@ def exchanging(gradient: float, rounds: int = 30) -> tuple[float, float]:
     return small / 2, gradient / max(1e-9, large - small)
 
 
-def measure(run: Run, decisions: int, rounds: int) -> tuple[Costs, float]:
+def measure(run: Run, rounds: int) -> tuple[Costs, float]:
     """On this machine, with one thread of torch; and the bytes of the gradients."""
     torch.set_num_threads(1)
+    decisions = -(-run.env.episode_steps // run.policy.replan)
     parts = learning(run, decisions, rounds)
     hop, bandwidth = exchanging(parts.gradient)
     simulators = simulating(run.env, run.policy.replan, decisions, rounds)
@@ -311,7 +301,7 @@ def rounded(value: float) -> float:
 def rows(options: argparse.Namespace) -> list[Row]:
     load, run = os.getloadavg()[0], laptop()
     run = run._replace(rl=run.rl.model_copy(update={"critic_warmup_iterations": 0}))
-    costs, _ = measure(run, 10, options.rounds)
+    costs, _ = measure(run, options.rounds)
     how = "laptop sizes, random weights, a thread of torch; all-reduces of two ranks"
     found = [
         Row(f"{name}: {UNITS[name]}", f"{scaled(name, value):.3g}", how=how) for name, value in costs._asdict().items()

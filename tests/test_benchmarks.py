@@ -51,8 +51,8 @@ SLOW = {
 }
 
 
-SOAK = {"environments"}
-"""Two minutes; ``simulators`` and ``waiting`` measure the same processes in less."""
+SOAK = {"environments", "scaling"}
+"""Minutes; ``simulators``, ``waiting``, ``cluster`` and ``costs`` measure the same processes in less."""
 
 
 def marks(part: str) -> list[pytest.MarkDecorator]:

@@ -14,7 +14,7 @@ from pirl_core.plan.sweep import Cell, Fleet, cells, sourced
 GPUS = (8, 16, 32, 64, 128, 256)
 SIMULATORS = (64, 256, 1024, 4096, 10_000)
 MOST_GPUS, MOST_SIMULATORS = 4096, 100_000
-COLUMN = 20
+COLUMN = 24
 
 
 def require(gpus: Sequence[int], simulators: Sequence[int], fleet: Fleet) -> None:
@@ -108,7 +108,7 @@ def cost_lines(run: Run, measured: Measured, counts: Counted, fleet: Fleet, gpus
     if said := of("counted"):
         yield (
             f"counted, and reckoned at {machines.flops / 1e12:g} TFLOP/s and {ms(machines.launch)} a kernel, which are"
-            f" assumed: {said}; {counts.gradient / 2**30:.2f} GiB of gradients"
+            f" assumed: {said}; {counts.gradient / 2**20:.3g} MiB of gradients"
         )
     if said := of("assumed"):
         yield f"assumed: {said}"

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from pirl_core.policy.flow_policy import FlowPolicy
 
-SUMMARY = "the memory that SFT and RL will need per GPU, part by part, and whether it fits"
+SUMMARY = "the memory that SFT and RL will need per GPU, and whether it fits; or how fast RL would be on many"
 GIB = 2**30
 # CUDA context, cuBLAS workspaces and the allocator's slack.
 OVERHEAD_GIB = 2.0

@@ -14,7 +14,6 @@ from functools import partial
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
 
 from pirl_core import seeds
 from pirl_core.plan.events import Clock, Cores, Free, Process, Then, speed
@@ -135,6 +134,8 @@ def learn(
 
     Each minibatch is drawn from the decisions of all ranks, so that a rank has more of it or less.
     """
+    from scipy import stats  # commands that simulate nothing shall not wait for it
+
     total = int(decisions.sum())
     sizes = [len(part) for part in np.array_split(np.arange(total), -(-total // work.minibatch))] * work.epochs
     rows = stats.multivariate_hypergeom.rvs(
@@ -328,6 +329,8 @@ def shares(costs: Costs, counts: list[int], decisions: int, number: int) -> np.n
 
     number: 32 bits that all of them depend on.
     """
+    from scipy import stats
+
     shape = (decisions, len(counts))
     if not costs.spread or not costs.chunk:
         return np.broadcast_to(np.array(counts) * costs.chunk, shape)

@@ -116,6 +116,8 @@ def test_the_published_pi0_by_the_command(
     assert main(["plan", "--gpus", "8", "--gpu-gib", "80", "--sharding", "fsdp"]) == 0
     told = capsys.readouterr().out
     assert "between updates: what is trained, gathered" in told and "to make the policy whole" in told
+    assert main(["plan", "--gpus", "1", "2"]) == 0
+    assert capsys.readouterr().out.count("together per GPU") == 4
     assert main(["plan", "--gpus", "0"]) == 2
     assert capsys.readouterr().err.startswith("pirl: plan: --gpus 0")
     assert main(["plan", "--method", "nothing"]) == 2

@@ -29,6 +29,8 @@ def test_one_worker_is_a_sum() -> None:
     call = COSTS.message + 8 * COSTS.row + COSTS.latency
     decision = COSTS.infer + 8 * COSTS.infer_row + call + 8 * COSTS.chunk
     assert seconds(COSTS, ONE) == pytest.approx(call + 8 * COSTS.reset + 5 * decision)
+    asked = seconds(COSTS, ONE, WORK._replace(bootstrap=True))
+    assert asked == pytest.approx(seconds(COSTS, ONE) + COSTS.infer + 8 * COSTS.infer_row)
     update = 2 * (2 * COSTS.update + 40 * COSTS.update_row)
     said = forecast(COSTS, ONE, WORK, 0)
     assert said.seconds == pytest.approx(call + 8 * COSTS.reset + 5 * decision + 40 * COSTS.account + update)
