@@ -42,6 +42,7 @@ from pirl_core.plan.iteration import Costs
 from pirl_core.provenance.machine import machine
 from pirl_core.provenance.revision import revision
 from pirl_core.rl import collect as collecting
+from pirl_core.rl import rollout as rollouts
 from pirl_core.rl.collect import Rollout, Share, collect
 from pirl_core.rl.train import iteration_episodes, noise_at, parameter_groups, process_of
 from pirl_core.rl.update import update
@@ -165,7 +166,7 @@ def learning(run: Run, decisions: int, rounds: int) -> Learning:
     def roll(count: int) -> tuple[float, float]:
         """Seconds of play, and of what follows, per decision."""
         clock = [0.0]
-        play = collecting.play
+        play = rollouts.play
 
         def timed(*arguments: Any) -> Any:
             begin = time.perf_counter()
@@ -189,23 +190,28 @@ def learning(run: Run, decisions: int, rounds: int) -> Learning:
         one = rl.model_copy(update={"minibatch_size": size, "update_epochs": 1})
         count = -(-len(share.owner) // size)
         arguments = (learner, rollout, share, noise, process, one, np.random.default_rng(0), False, 0)
-        spent = seconds(lambda: (update(*arguments), wait_for_device()))
-        return spent / count
+
+        def work() -> None:
+            update(*arguments)
+            wait_for_device()
+
+        return seconds(work) / count
 
     sizes = (MANY * decisions // 8, MANY * decisions)
-    rolls: dict[str, Callable[[], Any]] = {"few": lambda: roll(FEW), "many": lambda: roll(MANY)}
-    learns: dict[str, Callable[[], Any]] = {"few": lambda: learn(sizes[0]), "many": lambda: learn(sizes[1])}
-    for side in (*rolls.values(), *learns.values()):
-        side()
+    rolls: dict[str, Callable[[], tuple[float, float]]] = {"few": lambda: roll(FEW), "many": lambda: roll(MANY)}
+    learns: dict[str, Callable[[], float]] = {"few": lambda: learn(sizes[0]), "many": lambda: learn(sizes[1])}
+    alternate(rolls, 1)
+    alternate(learns, 1)
     rolled = alternate(rolls, rounds)
     roll(MANY)
     learned = alternate(learns, rounds)
-    infer = line(*(median(part[0] for part in rolled[name]) / decisions for name in ("few", "many")))
+    inferred = [median(part[0] for part in rolled[name]) / decisions for name in ("few", "many")]
+    infer = line(inferred[0], inferred[1])
     # What ranks tell one another is packed and unpacked by each.
     told = [(0, 0, 0.5, 10, False, False, 0.1, 0.2, 0)] * 1000
     packing = seconds(lambda: pickle.loads(pickle.dumps(told))) / len(told)
     account = median(part[1] for part in rolled["many"]) + packing
-    learnt = line(*(median(learned[name]) for name in ("few", "many")), sizes)
+    learnt = line(median(learned["few"]), median(learned["many"]), sizes)
     gradient = sum(parameter.nbytes for parameter in policy.parameters() if parameter.requires_grad)
     return Learning(*infer, account, *learnt, float(gradient))
 
@@ -238,9 +244,14 @@ def exchange(sizes: Sequence[int], rounds: int) -> None:
     for size in sizes:
         tensor = torch.zeros(size // 4, device=device)
         spent = []
+
+        def work(tensor: torch.Tensor = tensor) -> None:
+            torch.distributed.all_reduce(tensor)
+            wait_for_device()
+
         for _ in range(rounds):
             torch.distributed.barrier()
-            spent.append(seconds(lambda tensor=tensor: (torch.distributed.all_reduce(tensor), wait_for_device())))
+            spent.append(seconds(work))
         found.append(median(spent))
     if here.main:
         print(json.dumps(found))
@@ -306,7 +317,7 @@ def rows(options: argparse.Namespace) -> list[Row]:
     found = [
         Row(f"{name}: {UNITS[name]}", f"{scaled(name, value):.3g}", how=how) for name, value in costs._asdict().items()
     ]
-    simulators = {}
+    simulators: dict[str, Simulator] = {}
     # As in a worker: a simulator keeps its process to itself, and the threads that a worker has.
     with patch.dict(os.environ, WORKER_ENVIRONMENT):
         for scale in options.scales:

@@ -7,7 +7,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from pirl_core import console
 
@@ -22,9 +22,12 @@ class Row(NamedTuple):
     how: str = ""
 
 
-def alternate(sides: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+Measured = TypeVar("Measured")
+
+
+def alternate(sides: dict[str, Callable[[], Measured]], rounds: int) -> dict[str, list[Measured]]:
     """What each side returns in each round; every other round goes backwards, so that a machine's drift cancels."""
-    results: dict[str, list[float]] = {name: [] for name in sides}
+    results: dict[str, list[Measured]] = {name: [] for name in sides}
     for number in range(rounds):
         for name in list(sides)[:: -1 if number % 2 else 1]:
             results[name].append(sides[name]())

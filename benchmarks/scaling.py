@@ -74,14 +74,16 @@ def play(slots: int, episodes: int, workers: int, rounds: int) -> None:
 def played(case: Case, slots: int, episodes: int, rounds: int) -> list[tuple[float, float]]:
     """Seconds of iterations, and of their updates."""
     code = f"from benchmarks.scaling import play; play({slots}, {episodes}, {case.workers}, {rounds})"
+    found: list[tuple[float, float]]
     if not case.nodes:
-        found: list[tuple[float, float]] = ranks(case.ranks, code)
+        found = ranks(case.ranks, code)
         return found
     with ExitStack() as stack:
         os.environ["RAY_AUTH_MODE"] = "disabled"
         cluster = nodes(case.nodes)
         stack.callback(cluster.shutdown)
-        return ranks(case.ranks, code, **{variables.CLUSTER: "ray", "RAY_ADDRESS": cluster.address})
+        found = ranks(case.ranks, code, **{variables.CLUSTER: "ray", "RAY_ADDRESS": cluster.address})
+    return found
 
 
 def layout_of(case: Case, slots: int) -> Layout:
