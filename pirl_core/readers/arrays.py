@@ -15,7 +15,7 @@ from pirl_core.readers.text import open_regular
 
 HDF5, ZIP = b"\x89HDF\r\n\x1a\n", b"PK"
 """How such files begin."""
-MOST_BYTES = 4 * 2**30
+MOST_BYTES = 2**30
 """Of the rows that are read at once."""
 MOST_UNPACKED = 2**40
 """Of all arrays of a file, of which only some rows are in memory."""
@@ -95,13 +95,16 @@ class _Hdf5:
 
     def names(self, group: str = "") -> list[str]:
         found = self._file.get(group or "/")
-        return [*found] if isinstance(found, self._kinds.Group) and found.file == self._file else []
+        if not isinstance(found, self._kinds.Group) or found.file != self._file:
+            return []
+        return [name for name in found if isinstance(name, str)]
 
     def below(self, group: str = "") -> dict[str, Rows]:
         found: dict[str, Rows] = {}
 
         def add(name: str, item: Any) -> None:
-            if isinstance(item, self._kinds.Dataset):
+            # A name that is no UTF-8 comes as bytes.
+            if isinstance(item, self._kinds.Dataset) and isinstance(name, str):
                 found[name] = item
 
         self._file[group or "/"].visititems(add)  # follows no link
