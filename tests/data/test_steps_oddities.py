@@ -96,7 +96,7 @@ def a_hole() -> str:
     """It claims more steps than any disk has."""
     with h5py.File("odd.hdf5", "w") as file:
         for name, shape in (("observations", (11,)), ("actions", (3,)), ("terminals", ())):
-            file.create_dataset(name, (2**50, *shape), chunks=(1000, *shape))
+            file.create_dataset(name, (2**50, *shape), "f4", chunks=(1000, *shape))
     return "odd.hdf5"
 
 
