@@ -15,10 +15,13 @@ from pirl_core.readers.text import open_regular
 
 HDF5, ZIP = b"\x89HDF\r\n\x1a\n", b"PK"
 """How such files begin."""
-MOST_BYTES = 4 * 2**30
+MOST_BYTES = 2**30
 """Of the rows that are read at once."""
 MOST_UNPACKED = 2**40
 """Of all arrays of a file, of which only some rows are in memory."""
+CACHE_BYTES = 16 * 2**20
+"""Of each HDF5 array that is open: its pieces are unpacked whole, and episode after episode lies in one of them."""
+MOST_OPEN = 16
 # Of h5py: damage, an end too early, a filter that is not here, a link that leads nowhere.
 BROKEN = (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError)
 
@@ -68,7 +71,7 @@ def open_arrays(path: Path, remedy: str) -> Iterator[Arrays]:
         except ModuleNotFoundError:
             raise UserError(f"{path}: package h5py is not installed; pip install 'pirl_core[hdf5]'") from None
         try:
-            with h5py.File(path, "r", locking=False) as content:
+            with h5py.File(path, "r", locking=False, rdcc_nbytes=CACHE_BYTES) as content:
                 yield _Hdf5(content, h5py)
         except BROKEN as error:
             raise UserError(f"{path}: a damaged HDF5 file ({first_line(error)}); {remedy}") from None
@@ -92,29 +95,37 @@ class _Hdf5:
     def __init__(self, file: Any, kinds: Any) -> None:
         self._file = file
         self._kinds = kinds
+        self._open: dict[str, Rows] = {}
 
     def names(self, group: str = "") -> list[str]:
         found = self._file.get(group or "/")
-        return [*found] if isinstance(found, self._kinds.Group) and found.file == self._file else []
+        if not isinstance(found, self._kinds.Group) or found.file != self._file:
+            return []
+        return [name for name in found if isinstance(name, str)]
 
     def below(self, group: str = "") -> dict[str, Rows]:
         found: dict[str, Rows] = {}
 
         def add(name: str, item: Any) -> None:
-            if isinstance(item, self._kinds.Dataset):
+            # A name that is no UTF-8 comes as bytes.
+            if isinstance(item, self._kinds.Dataset) and isinstance(name, str):
                 found[name] = item
 
         self._file[group or "/"].visititems(add)  # follows no link
         return found
 
     def find(self, name: str) -> Rows | None:
+        if name in self._open:
+            return self._open[name]
         found = self._file.get(name)
         if not isinstance(found, self._kinds.Dataset):
             return None
         if found.file != self._file or found.external or found.is_virtual:
             raise ValueError(f"'{name}' lies in another file")
-        array: Rows = found
-        return array
+        if len(self._open) == MOST_OPEN:
+            self._open.clear()
+        self._open[name] = found
+        return self._open[name]
 
     def text(self, group: str, attribute: str) -> str | None:
         found = self._file[group or "/"].attrs.get(attribute)

@@ -92,6 +92,14 @@ def replaced(name: str, values: object) -> Callable[[], str]:
     return changed(change)
 
 
+def a_hole() -> str:
+    """It claims more steps than any disk has."""
+    with h5py.File("odd.hdf5", "w") as file:
+        for name, shape in (("observations", (11,)), ("actions", (3,)), ("terminals", ())):
+            file.create_dataset(name, (2**50, *shape), "f4", chunks=(1000, *shape))
+    return "odd.hdf5"
+
+
 def elsewhere(file: h5py.File) -> None:
     with h5py.File("other.hdf5", "w") as other:
         other["it"] = np.zeros((7, 11))
@@ -134,6 +142,7 @@ ODD = {
         r"odd\.hdf5 has no column 'observations'; it has actions, .*curate\.columns\.state$",
     ),
     "no terminals": (spoilt(lambda steps: steps.pop("terminals")), r"odd\.hdf5 .*no key 'terminals'; it has actions,"),
+    "a hole": (a_hole, r"odd\.hdf5 .*'actions' claims 1,125,899,906,842,624 rows\); fetch it again$"),
     "another file": (
         lambda: str(d4rl(Path("odd.hdf5"), {"weights": np.zeros(3)})),
         r"odd\.hdf5 .*it holds infos, metadata, weights; D4RL and OGBench have .*; give one of these$",

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -21,7 +22,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from pirl_core.errors import UserError
-from pirl_core.readers import archives, pictures, tables, tensors, text
+from pirl_core.readers import archives, arrays, pictures, tables, tensors, text
 from pirl_core.readers.strict_yaml import read_yaml
 
 REMEDY = "make it again"
@@ -34,7 +35,16 @@ READERS: dict[str, Callable[[Path], object]] = {
     "safetensors": lambda path: tensors.read_tensors(path, REMEDY),
     "parquet": lambda path: tables.read_table(path, REMEDY, COLUMNS),
     "npz": lambda path: archives.read_arrays(path, REMEDY),
+    "rows": lambda path: read_all(path),
+    "hdf5": lambda path: read_all(path),
 }
+
+
+def read_all(path: Path) -> list[np.ndarray]:
+    with arrays.open_arrays(path, REMEDY) as found:
+        return [arrays.read_rows(path, name, rows, 0, rows.shape[0]) for name, rows in found.below().items()]
+
+
 Json = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**63) + 1, 2**63 - 1) | st.floats(-1e100, 1e100) | st.text(),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
@@ -52,6 +62,11 @@ def sound(folder: Path) -> dict[str, Path]:
     save_file({"w": torch.arange(6.0).reshape(2, 3), "h": torch.ones(2, dtype=torch.bfloat16)}, paths["safetensors"])
     pq.write_table(table(), paths["parquet"])
     np.savez(paths["npz"], steps=np.arange(3), reward=np.ones((2, 2)))
+    with paths["rows"].open("wb") as file:
+        np.savez_compressed(file, steps=np.arange(3), reward=np.ones((2, 2)))
+    with h5py.File(paths["hdf5"], "w") as content:
+        content["steps"] = np.arange(3)
+        content.create_dataset("group/reward", data=np.ones((2, 2)), compression="gzip")
     return paths
 
 

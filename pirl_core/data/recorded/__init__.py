@@ -1,6 +1,7 @@
-"""Demonstrations that others recorded: LeRobot v2 and v3 datasets, pictures in the parquet files or in mp4 files.
+"""Demonstrations that others recorded: LeRobot v2 and v3 datasets, pictures in the parquet files or in mp4 files; and
+the files of steps of offline RL (``steps``).
 
-Such are the hub's datasets of LIBERO, ``physical-intelligence/libero`` and ``lerobot/libero``, of MetaWorld,
+The first are the hub's datasets of LIBERO, ``physical-intelligence/libero`` and ``lerobot/libero``, of MetaWorld,
 ``lerobot/metaworld_mt50``, and of CALVIN, ``InternRobotics/InternData-Calvin_ABC`` (mp4; state and action in three
 columns each), which the paper's SFT learns from; and anybody's own.
 """

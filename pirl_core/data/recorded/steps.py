@@ -30,6 +30,7 @@ from pirl_core.readers.text import parse_json, read_json
 ACTIONS, REWARDS, ENDS = "actions", "rewards", ("terminals", "timeouts")
 SUFFIXES = (".hdf5", ".h5", ".npz")
 MAIN = "main_data.hdf5"
+MOST_STEPS = 10**9
 FLAT = Layout("D4RL", "observations")
 NPZ = Layout("OGBench", "observations")
 MINARI = Layout("Minari", "observations", "", "episode_", 1)
@@ -122,12 +123,11 @@ def read_steps(data: Recorded, env: Env, chosen: Sequence[Listed]) -> Iterator[S
         for episode in chosen:
             read = _reader(path, arrays, data.layout or FLAT, episode)
             images = {camera: _pictures(path, read(name), name, env.image_size) for camera, name in pictures.items()}
-            rewards = _rewards(path, read(REWARDS), episode) if arrays.find(_in(episode, REWARDS)) else None
-            yield Steps(
-                {name: read(name).astype(np.float64).reshape(episode.length, -1) for name in sorted(numbers)},
-                images,
-                rewards,
-            )
+            is_told = arrays.find(_in(episode, REWARDS)) is not None
+            rewards = _rewards(path, read(REWARDS), episode) if is_told else None
+            with np.errstate(invalid="ignore"):  # a NaN that signals; whoever takes it looks for it
+                values = {name: read(name).astype(np.float64).reshape(episode.length, -1) for name in sorted(numbers)}
+            yield Steps(values, images, rewards)
 
 
 def _layout(path: Path, arrays: Arrays) -> Layout:
@@ -167,6 +167,8 @@ def _environment(path: Path, arrays: Arrays, layout: Layout) -> dict[str, Any]:
 def _cut(path: Path, arrays: Arrays, layout: Layout, sentence: str) -> tuple[list[Listed], list[str]]:
     """Of steps that lie one after the other. What follows the last end is left out, as by D4RL's own reader."""
     total = _rows(path, arrays, ACTIONS).shape[0]
+    if total > MOST_STEPS:
+        raise damaged(path, f"'{ACTIONS}' claims {total:,} rows")
     ended, told = np.zeros(total, bool), []
     for name in ENDS:
         if arrays.find(name) is not None:
