@@ -17,7 +17,7 @@ from flows.graph import look_at_sources, read_graph, select
 from flows.processes import Guards
 from flows.resources import Machine, limit_name, visible_gpus
 from flows.scheduler import Scheduler
-from flows.sharing import claims, send
+from flows.sharing import claims, forget, send
 from flows.stage import REFUSAL, Board
 from flows.watch import watch
 from flows.workspace import check, digest, environment, next_commands, open_workspace
@@ -74,11 +74,13 @@ def pirl(
                 log.warning("%s will not run: %s", name, said)
             if shared:
                 send(folder, [stage.address for stage in chosen if not stage.stale], here, guards)
+                forget(folder, [stage.address for stage in chosen if stage.stale])
             machine = Machine(limits, here, visible_gpus(os.environ), processes)
             log.info("stages at once: %s", machine.describe())
             board = Board(folder, force, guards, shared)
             with claims(digest(wish), log) if shared else nullcontext() as held:
-                state = (scheduler := Scheduler(graph, chosen, board, machine, log, held)).run(keep_going)
+                scheduler = Scheduler(graph, chosen, board, machine, log, held)
+                state = scheduler.run(keep_going)
             if scheduler.went_well("report"):
                 write_results(log, folder)
         log.info("results: %s", results_of(root=folder))

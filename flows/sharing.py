@@ -24,6 +24,7 @@ from flows.lines import Transcript
 from flows.processes import Guards
 from pirl_core.errors import UserError
 from pirl_core.readers.variables import SHARE
+from pirl_core.stages.mend import RECORD
 
 # The shortest that the server grants.
 _LEASE_SECONDS = 60.0
@@ -120,3 +121,14 @@ def send(folder: Path, finished: Sequence[str], variables: Mapping[str, str], gu
     push = dvc("push", "--run-cache", *finished)
     if finished and guards.run(push, folder, with_own_python({**variables}), transcript.add):
         raise UserError(f"{SHARE} = '1': what is finished cannot be sent to DVC's remote: {transcript.message}")
+
+
+def forget(folder: Path, addresses: Sequence[str]) -> None:
+    """Take stages that are to run out of dvc.lock: a record whose outputs are nowhere would hide from DVC that another
+    machine has made them anew."""
+    from dvc.utils.serialize import modify_yaml
+
+    if (folder / RECORD).exists():
+        with modify_yaml(str(folder / RECORD)) as record:
+            for address in addresses:
+                record["stages"].pop(address, None)
