@@ -6,6 +6,7 @@ deployment   the deployment alone, for a server that runs elsewhere
 pipeline     the flow: checks, stages, results
 scheduler    which stage starts when, and what a failure means for the others
 stage        one stage as a task: its command, its log lines, its state
+sharing      runs on several machines: who takes which stage, and DVC's remote between them
 graph        the stages of dvc.yaml, their order, what is up to date
 resources    how many stages at once, on which cores and GPUs
 workspace    parameters: checked, and with overrides run in a folder apart

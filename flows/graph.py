@@ -38,7 +38,7 @@ FIRST = "sources"
 def look_at_sources(folder: Path, variables: Mapping[str, str]) -> None:
     """Run the stage that tells DVC which code has changed. variables: of its environment. Raises UserError with its
     line."""
-    command = [sys.executable, "-m", "pirl_core.commands.dvc", "--wait-for-lock", "repro", "--single-item", FIRST]
+    command = dvc("repro", "--single-item", FIRST)
     done = subprocess.run(
         command, cwd=folder, env=with_own_python({**variables}), capture_output=True, text=True, check=False
     )
@@ -74,6 +74,11 @@ def read_graph(folder: Path) -> list[Stage]:
         stale = stage.addressing in changed or any(stages[need].stale for need in needs[stage])
         stages[_address(stage)] = Stage(_address(stage), needs[stage], stale)
     return list(stages.values())
+
+
+def dvc(*words: str) -> list[str]:
+    """A command of DVC's that waits while another one writes."""
+    return [sys.executable, "-m", "pirl_core.commands.dvc", "--wait-for-lock", *words]
 
 
 def with_own_python(variables: dict[str, str]) -> dict[str, str]:

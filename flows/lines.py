@@ -14,7 +14,8 @@ _WARNING = re.compile(r"^(\[[^\]]+\] |pirl: )?warning:", re.IGNORECASE)
 _ERROR = re.compile(r"^(ERROR:|Traceback |pirl: |[\w.]*(Error|Exception)\b)")
 _EXCEPTION = re.compile(r"^[\w.]*(Error|Exception)\b")
 _EXIT = re.compile(r"failed to run: .*, exited with (-?\d+)")
-_UNCHANGED = re.compile(r"^Stage '.*' (didn't change, skipping|is cached - skipping run)")
+_UNCHANGED = re.compile(r"^(Stage '.*' (didn't change, skipping|is cached - skipping run)|Pulling data for )")
+_RUNS = re.compile(r"^Running stage '")
 _PREFIX = re.compile(r"^pirl: (\w+: )?")
 REFUSED = 2
 """Exit code of a stage that a rerun would not help: bad input, or a guard stopped it."""
@@ -76,6 +77,8 @@ class Transcript:
     def add(self, line: str) -> None:
         if _UNCHANGED.match(line):
             self.unchanged = True
+        elif _RUNS.match(line):
+            self.unchanged = False
         elif line.startswith("pirl: ") and not _WARNING.match(line):
             self._said = _PREFIX.sub("", line)
         elif _EXCEPTION.match(line):

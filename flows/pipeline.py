@@ -1,6 +1,7 @@
 """The flow ``pirl``: the stages of dvc.yaml in order, independent ones side by side, failures kept to their branch."""
 
 import os
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,10 @@ from flows.graph import look_at_sources, read_graph, select
 from flows.processes import Guards
 from flows.resources import Machine, limit_name, visible_gpus
 from flows.scheduler import Scheduler
+from flows.sharing import claims, forget, send
 from flows.stage import REFUSAL, Board
 from flows.watch import watch
-from flows.workspace import check, environment, next_commands, open_workspace
+from flows.workspace import check, digest, environment, next_commands, open_workspace
 from pirl_core.commands.inputs import lacking
 from pirl_core.errors import UserError
 from pirl_core.params.file import load_params
@@ -51,6 +53,9 @@ def pirl(
     over = watch(guards, api_url, served=deployment.id is not None)
     try:
         processes = variables.whole(variables.PROCESSES, most=variables.most_processes())
+        shared = variables.flag(variables.SHARE)
+        if shared and force:
+            raise UserError(f"force with {variables.SHARE}: each machine would run every stage; leave one of them out")
         wish = check(Path.cwd(), scale, overrides, experiments)
         folder = open_workspace(wish)
         if wish.differs:
@@ -67,10 +72,15 @@ def pirl(
                 if not keep_going:
                     raise UserError(said)
                 log.warning("%s will not run: %s", name, said)
+            if shared:
+                send(folder, [stage.address for stage in chosen if not stage.stale], here, guards)
+                forget(folder, [stage.address for stage in chosen if stage.stale])
             machine = Machine(limits, here, visible_gpus(os.environ), processes)
             log.info("stages at once: %s", machine.describe())
-            scheduler = Scheduler(graph, chosen, Board(folder, force, guards), machine, log)
-            state = scheduler.run(keep_going)
+            board = Board(folder, force, guards, shared)
+            with claims(digest(wish), log) if shared else nullcontext() as held:
+                scheduler = Scheduler(graph, chosen, board, machine, log, held)
+                state = scheduler.run(keep_going)
             if scheduler.went_well("report"):
                 write_results(log, folder)
         log.info("results: %s", results_of(root=folder))

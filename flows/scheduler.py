@@ -13,6 +13,7 @@ from prefect.tasks import Task
 from flows.artifacts import Log, ProgressBar, Row, describe, write_stages
 from flows.graph import Stage, longest_first
 from flows.resources import Machine, limit_name
+from flows.sharing import Claims
 from flows.stage import UNCHANGED, Board, leave_stage, run_stage
 
 Future = PrefectConcurrentFuture[Any]
@@ -38,7 +39,9 @@ class Scheduler:
         board: Board,
         machine: Machine,
         log: Log,
+        claims: Claims | None = None,
     ) -> None:
+        """claims: of runs on other machines that share the stages with this one."""
         self.graph = graph
         self.waiting = {stage.address: stage for stage in longest_first(chosen)}
         self.running: dict[str, Running] = {}
@@ -48,6 +51,7 @@ class Scheduler:
         self._board = board
         self._machine = machine
         self._log = log
+        self._claims = claims
         self._bar = ProgressBar(log)
 
     def run(self, keep_going: bool) -> State[Any]:
@@ -60,6 +64,8 @@ class Scheduler:
             if failed and not keep_going and not self._board.guards.closed:
                 self._log.error("%s failed and keep_going is false: stopping the others", failed[0])
                 self._board.guards.end_all()
+            if self._claims:
+                self._claims.renew()
             if time.monotonic() - shown >= _SHOW_SECONDS:
                 shown = time.monotonic()
                 self._show()
@@ -91,6 +97,8 @@ class Scheduler:
         busy = Counter(other.resource for other in self.running.values())
         if busy[resource] >= self._machine.slots[resource]:
             return
+        if self._claims and not self._claims.take(stage.address):
+            return
         del self.waiting[stage.address]
         gpus = self._machine.take(stage, self.graph)
         variables = self._machine.variables(stage, self.graph, gpus)
@@ -110,6 +118,8 @@ class Scheduler:
             return False
         state: State[Any] = future.result()
         running = self.running.pop(address)
+        if self._claims:
+            self._claims.give_back(address)
         self._machine.give_back(running.gpus)
         self._close(address, state.name or state.type.value, time.monotonic() - running.since, state.message or "")
         return state.is_failed() or state.is_crashed()

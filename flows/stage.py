@@ -1,7 +1,6 @@
 """One stage as a Prefect task: its command, its lines in the log, its state in the UI."""
 
 import contextlib
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,7 +13,7 @@ from prefect.concurrency.sync import concurrency
 from prefect.states import Cancelled, Completed, Failed
 
 from flows.artifacts import Log
-from flows.graph import with_own_python
+from flows.graph import dvc, with_own_python
 from flows.lines import REFUSED, Progress, Transcript, level, progress
 from flows.processes import Guards, StoppedError
 from pirl_core.stages.mend import mend
@@ -30,12 +29,16 @@ _LEASE_SECONDS = 60
 
 
 class Board:
-    """What all stages of one flow run share. progress: the last progress line of each running stage."""
+    """What all stages of one flow run share. progress: the last progress line of each running stage.
 
-    def __init__(self, folder: Path, force: bool, guards: Guards) -> None:
+    share: what other machines have finished comes from DVC's remote, and what is finished here goes there.
+    """
+
+    def __init__(self, folder: Path, force: bool, guards: Guards, share: bool = False) -> None:
         self.folder = folder
         self.force = force
         self.guards = guards
+        self.share = share
         self.progress: dict[str, Progress] = {}
 
 
@@ -56,16 +59,20 @@ def run_stage(address: str, board: Board, variables: dict[str, str], limit: str 
     """``dvc repro`` of one stage; a retry goes on from its checkpoint. limit: a defined Prefect limit to hold."""
     logger = get_run_logger()
     transcript = Transcript()
-    command = [sys.executable, "-m", "pirl_core.commands.dvc", "--wait-for-lock", "repro", "--single-item", address]
+    commands = [dvc("repro", "--single-item", address)]
+    if board.share:
+        commands = [[*commands[0], "--pull"], dvc("push", "--run-cache", address)]
     if board.force:
-        command.append("--force")
+        commands[0].append("--force")
         variables = {**variables, "PIRL_FRESH": "1"}
     try:
         with _holding(limit, board.guards):
             for line in mend(board.folder):
                 logger.warning(line)
             tell = _reporter(address, board, transcript, logger)
-            code = board.guards.run(command, board.folder, with_own_python(variables), tell)
+            for command in commands:
+                if code := board.guards.run(command, board.folder, with_own_python(variables), tell):
+                    break
     except StoppedError:
         return Cancelled(message="stopped; a rerun goes on from the last checkpoint")
     finally:

@@ -69,8 +69,7 @@ def open_workspace(wish: Wish) -> Path:
     if not wish.differs:
         return wish.root
     text = yaml.safe_dump(wish.content, sort_keys=False, allow_unicode=True)
-    ordered = yaml.safe_dump(wish.content, allow_unicode=True)
-    folder = wish.root / RUNS / hashlib.sha256(ordered.encode()).hexdigest()[:10]
+    folder = wish.root / RUNS / digest(wish)
     folder.mkdir(parents=True, exist_ok=True)
     sources = [wish.root / name for name in SOURCES if (wish.root / name).is_file()]
     sources += [path for path in (wish.root / "pirl_core").rglob("*") if path.is_file() and _is_source(path)]
@@ -87,6 +86,11 @@ def open_workspace(wish: Wish) -> Path:
     for name in _given_folders(load_params(folder / "params.yaml")):
         _link(wish.root, folder, name)
     return folder
+
+
+def digest(wish: Wish) -> str:
+    """What the parameters are called."""
+    return hashlib.sha256(yaml.safe_dump(wish.content, allow_unicode=True).encode()).hexdigest()[:10]
 
 
 def environment(wish: Wish, folder: Path, own: Mapping[str, str]) -> dict[str, str]:
@@ -177,9 +181,11 @@ def _write_dvc_config(root: Path, folder: Path) -> None:
 
     with Repo(str(root)) as repo:
         cache = str(repo.cache.local_cache_dir)
+        # A path in a configuration is as seen from there; DVC has read it.
+        remotes = {f'remote "{name}"': {"url": str(remote["url"])} for name, remote in repo.config["remote"].items()}
     config = ConfigObj()
     for name in ("config", "config.local"):
         config.merge(ConfigObj(str(root / ".dvc" / name)))
-    config.merge({"core": {"no_scm": "true"}, "cache": {"dir": cache}})
+    config.merge({"core": {"no_scm": "true"}, "cache": {"dir": cache}, **remotes})
     (folder / ".dvc").mkdir(exist_ok=True)
     write_text(folder / ".dvc" / "config", "\n".join(config.write()) + "\n")

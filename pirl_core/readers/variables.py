@@ -9,6 +9,7 @@ THREADS = "PIRL_THREADS"
 PROCESSES = "PIRL_PROCESSES"
 FRESH = "PIRL_FRESH"
 CLUSTER = "PIRL_CLUSTER"
+SHARE = "PIRL_SHARE"
 MOST = 4096
 """Of threads or workers; a larger number is a slip, and the system would fall over it."""
 

@@ -56,9 +56,12 @@ class World:
 
     def start(self, *arguments: str, api: bool = True) -> "subprocess.Popen[bytes]":
         """``python -m ARGUMENTS`` in a session of its own, as from a terminal of its own."""
+        return self.launch([PYTHON, "-m", *arguments], api)
+
+    def launch(self, command: list[str], api: bool = True) -> "subprocess.Popen[bytes]":
         more = {"PREFECT_API_URL": self.api_url} if api else {}
         return subprocess.Popen(
-            [PYTHON, "-m", *arguments],
+            command,
             cwd=self.folder,
             env={**environment(self.folder, **more), "PWD": str(self.folder)},
             stdout=self.log.open("wb"),
@@ -248,7 +251,7 @@ def test_cancelled_or_killed_under_a_served_deployment(world: World) -> None:
 def test_a_killed_worker(world: World) -> None:
     for command in (
         ("work-pool", "create", "pirl", "--type", "process"),
-        ("--no-prompt", "deploy", "--all", "--prefect-file", "flows/prefect.yaml"),
+        ("--no-prompt", "deploy", "--name", "pool", "--prefect-file", "flows/prefect.yaml"),
     ):
         code, printed = world.finish("prefect", *command)
         assert code == 0, printed

@@ -152,5 +152,7 @@ def start_server(folder: Path, port: int) -> tuple["subprocess.Popen[bytes]", st
             if httpx.get(f"{api_url}/health", timeout=5).status_code == 200:
                 return server, api_url
         except httpx.HTTPError:
-            assert time.monotonic() < deadline, (folder / "server.log").read_text()[-3000:]
+            if time.monotonic() > deadline:
+                server.kill()
+                raise AssertionError((folder / "server.log").read_text()[-3000:]) from None
             time.sleep(0.2)

@@ -31,7 +31,7 @@ from tests import ROOT
 
 REACHED = "the stage began"
 WHOLE = ("PIRL_THREADS", "PIRL_WORKERS", "PIRL_PROCESSES", "RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
-OURS = {*WHOLE[:3], "PIRL_CLUSTER", "PIRL_FRESH", "PIRL_SHARDING", "PIRL_LAUNCH"}
+OURS = {*WHOLE[:3], "PIRL_CLUSTER", "PIRL_FRESH", "PIRL_SHARE", "PIRL_SHARDING", "PIRL_LAUNCH"}
 FOLDERS = {"PIRL_CALVIN_ENV": "calvin", "PIRL_LIBERO_ASSETS": "libero", "PIRL_MANISKILL_ASSETS": "maniskill"}
 GOOD = ["sft", "--experiment", "metaworld", "--seed", "0"]
 # What a variable or an argument can hold: anything but NUL; bytes that are not UTF-8 come as surrogates.
