@@ -115,7 +115,7 @@ def cost_lines(run: Run, measured: Measured, counts: Counted, fleet: Fleet, gpus
 
 
 def ms(seconds: float) -> str:
-    return f"{1e3 * seconds:.3g} ms" if seconds >= 1e-4 else f"{1e6 * seconds:.3g} µs"
+    return f"{1e3 * seconds:.3g} ms"
 
 
 def short(cell: Cell) -> str:
