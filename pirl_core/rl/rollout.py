@@ -74,7 +74,8 @@ def play(envs: ChunkEnv, episodes: list[Episode], decide: Decide, at_time_limit:
         result = envs.step(slots, actions)
         done_steps.extend(steps_of(current, decision, result))
         limit = np.flatnonzero(result.truncated & ~result.terminated)
-        cut = (take(result.observation, limit), current[limit], decision[limit]) if len(limit) else None
+        asked = at_time_limit is not None and len(limit) > 0
+        cut = (take(result.observation, limit), current[limit], decision[limit]) if asked else None
         after = _Live(slots, current, decision + 1, result.observation, cut)
         ended = result.terminated | result.truncated
         return _refill(envs, episodes, waiting, after, ended) if ended.any() else after
