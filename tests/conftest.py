@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +19,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 for variable, folder in {"PIRL_LIBERO_ASSETS": "libero/assets", "PIRL_MANISKILL_ASSETS": "maniskill"}.items():
     if (beside := ROOT.parent / "shared" / "data" / folder).is_dir():
         os.environ.setdefault(variable, str(beside))
+
+
+@pytest.fixture(autouse=True)
+def own_precision() -> None:
+    """Accelerate lets a process have one precision; here each test has its own."""
+    if state := sys.modules.get("accelerate.state"):
+        state.AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture

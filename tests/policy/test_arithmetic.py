@@ -7,7 +7,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 
 from pirl_core.envs.vector import slots as vector
 from pirl_core.evaluation.evaluate import run_episodes, split_episodes
@@ -33,12 +32,8 @@ EPISODES = [Episode("bandit", seed) for seed in range(6)]
 
 
 @pytest.fixture(autouse=True)
-def _alone() -> Any:
-    """One process has one precision; the tests need three."""
+def _alone() -> None:
     torch.set_num_threads(1)
-    AcceleratorState._reset_state(reset_partial_state=True)
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def chunks(policy: FlowPolicy) -> torch.Tensor:

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from torch import nn
 
 from pirl_core.errors import UserError
@@ -47,7 +46,6 @@ def test_only_the_expert_of_groot_has_any(family: str) -> None:
 def test_the_first_ratio_is_1_without_dropout_alone(dropout: bool, tmp_path: Path) -> None:
     """And what validates acts the same each time it is asked: no mask is drawn for it."""
     torch.set_num_threads(1)
-    AcceleratorState._reset_state(reset_partial_state=True)
     policy = make("groot", cameras=0)
     rl = rl_params(iterations=2, episodes_per_iteration=16, dropout=dropout, validate_every=1)
     seen: list[list[float]] = []

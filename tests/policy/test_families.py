@@ -5,7 +5,6 @@ import json
 import numpy as np
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 
 from pirl_core import named
 from pirl_core.flow.chain import Noise
@@ -133,7 +132,6 @@ def test_each_family_learns_by_sft_and_by_rl(family, tmp_path):
     """Demonstrations, then PPO on the bandit: the flow-matching loss and the distance to the target fall."""
     torch.set_num_threads(1)
     changes = POLICY.model_copy(update={"backbone": family, "state_in_prompt": family == "pi05"})
-    AcceleratorState._reset_state(reset_partial_state=True)
     policy = build_policy(ENV.model_copy(update={"cameras": []}), changes, learnable(cameras=0), INSTRUCTIONS, 0).policy
     sft = Sft(**(BASE | {"steps": 60, "batch_size": 32, "log_every": 15, "image_shift": 0}))
     with session(tmp_path, sft.steps) as opened:
@@ -156,5 +154,4 @@ def test_each_family_learns_by_sft_and_by_rl(family, tmp_path):
         rng = np.random.default_rng(iteration)
         metrics = update(learner, rollout, share, noise, process, rl, rng, False, iteration)
         assert metrics["losses/first_ratio_error"] < 1e-4
-    AcceleratorState._reset_state(reset_partial_state=True)
     assert np.mean(rewards[-3:]) > np.mean(rewards[:3]) + 0.05

@@ -84,7 +84,6 @@ def test_rl_computes_layers_again_with_the_same_update(rank: int) -> None:
             )
         told = update(learner, rollout, share, noise, process, rl, np.random.default_rng(0), False, 0)
         results.append((told, [p.detach().clone() for p in policy.parameters()]))
-    AcceleratorState._reset_state(reset_partial_state=True)
     assert results[0][0] == results[1][0]
     assert all(torch.equal(one, other) for one, other in zip(results[0][1], results[1][1], strict=True))
 
@@ -110,7 +109,6 @@ def test_compiled_layers_compute_the_same(family: Any, recompute: bool) -> None:
 @pytest.mark.parametrize("rank", [0, 2])
 def test_a_compiled_rollout_has_the_ratio_one(rank: int) -> None:
     """Rollouts run without gradient, updates with it: two compilations of the same layers."""
-    AcceleratorState._reset_state(reset_partial_state=True)
     policy = small_policy(cameras=0, horizon=2, replan=2)
     rl = rl_params(critic="expert", lora_rank=rank, minibatch_size=7)
     process, noise = process_of(rl), noise_at(rl, 0)

@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
 from safetensors.torch import load_file
 from torch import Tensor
@@ -122,7 +121,6 @@ def test_saved_adapters_are_those_of_peft(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("micro", [None, 7])
 def test_the_vlm_learns_and_the_first_ratio_is_one(micro: int | None) -> None:
-    AcceleratorState._reset_state(reset_partial_state=True)
     rl = rl_params(lora_rank=3, micro_batch_size=micro, minibatch_size=16, update_epochs=2)
     policy = adapted(cameras=0)
     process, noise = process_of(rl), noise_at(rl, 0)
@@ -144,7 +142,6 @@ def test_the_vlm_learns_and_the_first_ratio_is_one(micro: int | None) -> None:
 @pytest.mark.parametrize("keep", ["best", "last"])
 def test_training_leaves_a_merged_policy_and_its_adapters(keep: str, tmp_path: Path) -> None:
     """The kept folder loads as any other; source and adapters together make the same VLM."""
-    AcceleratorState._reset_state(reset_partial_state=True)
     policy = small_policy(cameras=0, horizon=2, replan=2)
     source = {name: value.clone() for name, value in policy.backbone.state_dict().items()}
     rl = rl_params(iterations=2, episodes_per_iteration=32, lora_rank=2, lora_alpha=3, validate_every=1, keep=keep)

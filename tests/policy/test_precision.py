@@ -120,7 +120,6 @@ def test_velocity_changes_no_context(family: Any) -> None:
 @pytest.mark.parametrize("rank", [0, 2])
 def test_the_folder_keeps_the_frozen_weights_bit_for_bit(rank: int, precision: str, tmp_path: Path) -> None:
     """All of them fp32; what adapters changed is the fp32 original with their product added, not the rounded one."""
-    AcceleratorState._reset_state(reset_partial_state=True)
     policy = small_policy(cameras=0, horizon=2, replan=2)
     source = weights(policy)
     rl = rl_params(
@@ -132,7 +131,6 @@ def test_the_folder_keeps_the_frozen_weights_bit_for_bit(rank: int, precision: s
             policy, Bandit(4, 0.8), ["b"], "none", rl, 0, opened, lambda i: {chooses("success"): score[i]},
             lambda: save_policy(policy, opened.policy),
         )  # fmt: skip
-    AcceleratorState._reset_state(reset_partial_state=True)
     (tmp_path / "last").mkdir()
     save_policy(policy, tmp_path / "last")
     kept, last = (load_file(tmp_path / folder / "model.safetensors") for folder in ("policy", "last"))
@@ -211,7 +209,6 @@ def test_pure_bf16_loses_most_updates_of_the_official_size(lr: float) -> None:
             kinds |= {learner.optimizer.state[p][key].dtype for key in ("exp_avg", "exp_avg_sq")}
             assert kinds == {torch.float32 if precision == "fp32" else torch.bfloat16}, name
         moved[precision] = torch.cat([(p.detach().float() - start[name]).flatten() for name, p in chosen.items()])
-    AcceleratorState._reset_state(reset_partial_state=True)
     exact, pure = moved["fp32"], moved["pure_bf16"]
     still = (pure == 0).float().mean().item()
     cosine = nn.functional.cosine_similarity(exact, pure, dim=0).item()

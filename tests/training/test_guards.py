@@ -79,7 +79,6 @@ def test_a_stopped_run_keeps_its_checkpoint_and_goes_on_under_a_wider_limit(tmp_
 
 
 def test_an_update_that_is_not_finite_is_skipped_then_refused() -> None:
-    AcceleratorState._reset_state(reset_partial_state=True)
     module = nn.Linear(2, 1)
     learner = Learner(module, [{"params": list(module.parameters()), "lr": 0.1}], 0.0, 1.0, "fp32", 2)
     before = [parameter.clone() for parameter in module.parameters()]

@@ -261,7 +261,6 @@ def test_interrupted_training_ends_with_the_same_bits(train: Train, stops: tuple
 
 
 def test_another_fingerprint_starts_anew(tmp_path: Path) -> None:
-    AcceleratorState._reset_state(reset_partial_state=True)
     with suppress(Stop), session(tmp_path, 6, mark="one") as opened:
         train: Any = Bomb(opened.tracker, 4)
         sft(opened._replace(tracker=train), True)
