@@ -1,8 +1,7 @@
 """Claims of a paper as data: ``claims.yaml`` beside this, read strictly."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
@@ -10,7 +9,7 @@ from pirl_core.params.sections.fields import Name, Positive, Section, Text
 from pirl_core.readers.strict_yaml import read_yaml
 from pirl_core.readers.typed import check
 from pirl_core.report.evidence import Query
-from pirl_core.report.twins import SIBLINGS, Twin, for_twin
+from pirl_core.report.twins import SIBLINGS, TWINS, Twin, for_twin
 
 CLAIMS = Path(__file__).parent / "claims.yaml"
 """Of π_RL."""
@@ -19,24 +18,20 @@ Split = Annotated[str, Field(pattern=r"^(id(:exploring(_before)?)?|ood:[a-z0-9_]
 Of = Literal["success", "reached_1", "reached_2", "reached_3", "reached_4", "reached_5", "gain"]
 Reducer = Literal["first", "last", "mean", "largest", "reached", "dip", "jump"]
 Names = Annotated[list[Name], Field(min_length=1)]
-T = TypeVar("T")
-
-
-def _both(value: T | Mapping[Any, T]) -> list[T]:
-    return list(value.values()) if isinstance(value, Mapping) else [value]
 
 
 class Figure(Section):
-    """A figure of episodes: `evidence.Query`, whose experiments each twin may have of its own."""
+    """A figure of episodes: `evidence.Query`, whose experiments and figure each twin may have of its own."""
 
     experiments: Names | dict[Twin, Names]
     method: Name
     splits: list[Split] = Field(["id"], min_length=1)
     group: Name | None = None
-    of: Of = "success"
+    of: Of | dict[Twin, Of] = "success"
 
     def query(self, twin: str) -> Query:
-        return Query(tuple(for_twin(self.experiments, twin)), self.method, tuple(self.splits), self.group, self.of)
+        experiments, of = for_twin(self.experiments, twin), for_twin(self.of, twin)
+        return Query(tuple(experiments), self.method, tuple(self.splits), self.group, of)
 
 
 class Metric(Section):
@@ -69,8 +64,9 @@ class Pair(Section):
     def _comparable(self) -> "Pair":
         for side in (self.a, self.b):
             named = side.experiments if isinstance(side, Figure) else side.experiment
-            if isinstance(named, dict) and len(named) < 2:
-                raise ValueError("experiments by twin need both, paper and paper_small")
+            by_twin = [named, side.of] if isinstance(side, Figure) else [named]
+            if any(isinstance(value, dict) and len(value) < len(TWINS) for value in by_twin):
+                raise ValueError("what is told by twin needs both, paper and paper_small")
         if isinstance(self.a, Metric) and isinstance(self.b, Metric):
             return self
         if not (isinstance(self.a, Figure) and isinstance(self.b, Figure)):
@@ -78,8 +74,11 @@ class Pair(Section):
         if (self.a.of, self.a.group) != (self.b.of, self.b.group):
             raise ValueError("a and b must be of the same figure and group")
         if self.a.of != "gain":
-            counts = [[len(names) for names in _both(side.experiments)] for side in (self.a, self.b)]
-            if len({*counts[0], *counts[1]}) > 1 or len(self.a.splits) != len(self.b.splits):
+            unlike = [
+                twin for twin in TWINS
+                if len(for_twin(self.a.experiments, twin)) != len(for_twin(self.b.experiments, twin))
+            ]  # fmt: skip
+            if unlike or len(self.a.splits) != len(self.b.splits):
                 raise ValueError("a and b are paired in order, so they need as many experiments and splits")
         return self
 
