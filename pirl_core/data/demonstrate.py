@@ -5,15 +5,13 @@ off-path states (DART, Laskey et al. 2017, arXiv:1703.09327), which clean demons
 """
 
 import os
-import signal
-import threading
+import subprocess
+import sys
+import traceback
 from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
-from multiprocessing import get_context, parent_process
-from multiprocessing.synchronize import Event
-from typing import NamedTuple
+from contextlib import closing, contextmanager, suppress
+from multiprocessing.connection import Connection, wait
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
@@ -21,12 +19,14 @@ from pirl_core import seeds
 from pirl_core.data.lerobot import DemoEpisode
 from pirl_core.envs.contract import EpisodeOver, Simulator
 from pirl_core.envs.opening import expert_of, open_simulator, settings_of
-from pirl_core.envs.vector.processes import worker_count
+from pirl_core.envs.vector.processes import WORKER_ENVIRONMENT, end, start_python, worker_count
 from pirl_core.errors import UserError, WorkerDied
 from pirl_core.facts import facts_of
 from pirl_core.params.sections import Curate, Env
+from pirl_core.readers import variables
 from pirl_core.types import Episode
 
+Helper = tuple[subprocess.Popen[bytes], Connection]
 Trained = dict[str, np.ndarray]
 """What ``opening.train_expert`` made."""
 
@@ -53,30 +53,16 @@ def demonstrations(
         return
     count = worker_count(len(wishes)) if workers is None else workers
     successes, failures = 0, 0
-    context = get_context("spawn")
-    stop = context.Event()
-    with ProcessPoolExecutor(count, context, _start, (env, curate, stop, trained)) as pool:
-        # Ctrl-C reaches the whole process group, but only this process shall answer it: children inherit the mask.
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        episodes = pool.map(_make, wishes)
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        try:
-            for wish, episode in zip(wishes, episodes, strict=True):
-                if episode is None:
-                    raise UserError(
-                        f"the expert of '{wish.task}' failed {curate.max_attempts_per_episode} times in a row (before: "
-                        f"{successes} successes in {successes + failures} attempts at all tasks); raise curate."
-                        "max_attempts_per_episode or env.episode_steps, lower curate.action_noise, or drop the task"
-                    )
-                successes, failures = successes + 1, failures + episode.failures
-                yield episode
-        except BrokenProcessPool:
-            raise WorkerDied(
-                "a process that made demonstrations ended on its own; if memory ran out, set PIRL_WORKERS lower"
-            ) from None
-        finally:
-            stop.set()
-            pool.shutdown(cancel_futures=True)
+    with _open_workers(count) as helpers, closing(_made(helpers, (env, curate, trained), wishes)) as episodes:
+        for wish, episode in zip(wishes, episodes, strict=True):
+            if episode is None:
+                raise UserError(
+                    f"the expert of '{wish.task}' failed {curate.max_attempts_per_episode} times in a row (before: "
+                    f"{successes} successes in {successes + failures} attempts at all tasks); raise curate."
+                    "max_attempts_per_episode or env.episode_steps, lower curate.action_noise, or drop the task"
+                )
+            successes, failures = successes + 1, failures + episode.failures
+            yield episode
 
 
 class Demonstrator:
@@ -154,22 +140,78 @@ class Demonstrator:
         )
 
 
-_worker: Demonstrator
+@contextmanager
+def _open_workers(count: int) -> Generator[list[Helper]]:
+    """Processes that make demonstrations. They stop when their pipes close, amid an episode too."""
+    helpers = [
+        start_python("from pirl_core.data.demonstrate import main; main()", WORKER_ENVIRONMENT) for _ in range(count)
+    ]
+    try:
+        yield helpers
+    finally:
+        for _, pipe in helpers:
+            pipe.close()
+        for process, _ in helpers:
+            end(process)
 
 
-def _start(env: Env, curate: Curate, stop: Event, trained: Trained | None) -> None:
-    global _worker
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    _worker = Demonstrator(env, curate, stop.is_set, trained)
+def _made(
+    helpers: Sequence[Helper], start: tuple[Env, Curate, Trained | None], wishes: Sequence[Wish]
+) -> Generator[DemoEpisode | None]:
+    """What `Demonstrator.make` makes of each wish, in order; a worker gets its next wish with its last one's answer.
+
+    Raises WorkerDied where a process was lost. A pipe with two ends tells that at once, also amid an answer; a pool's
+    queue and locks, which all processes share, would wait for what the dead one held.
+    """
+    processes = {pipe: process for process, pipe in helpers}
+    left = iter(enumerate(wishes))
+    busy: dict[Connection, int] = {}
+    early: dict[int, DemoEpisode | None] = {}
+
+    def give(pipe: Connection) -> None:
+        if following := next(left, None):
+            busy[pipe], wish = following
+            pipe.send(wish)
+
+    try:
+        for pipe in processes:
+            pipe.send(start)
+            give(pipe)
+        for number in range(len(wishes)):
+            while number not in early:
+                for pipe in cast("list[Connection]", wait(list(busy))):
+                    status, answer = pipe.recv()
+                    if status != "ok":
+                        raise UserError(answer) if status == "user_error" else RuntimeError(answer)
+                    early[busy.pop(pipe)] = answer
+                    give(pipe)
+            yield early.pop(number)
+    except (EOFError, OSError):
+        raise WorkerDied(
+            f"a process that made demonstrations ended on its own; if memory ran out, set {variables.WORKERS} lower"
+        ) from None
 
 
-def _end_with_parent() -> None:
-    """A killed parent reads no result: whoever is writing one would wait for ever, and the others for it."""
-    parent = parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
+def _serve(pipe: Connection) -> None:
+    """Answer each wish until the pipe closes. Nothing comes while one is being fulfilled, so a pipe that has something
+    to say then has closed."""
+    env, curate, trained = pipe.recv()
+    demonstrator = Demonstrator(env, curate, pipe.poll, trained)
+    while True:
+        wish = pipe.recv()
+        try:
+            answer: tuple[str, Any] = ("ok", demonstrator.make(wish))
+        except UserError as error:
+            answer = ("user_error", str(error))
+        except Exception:
+            answer = ("error", traceback.format_exc())
+        pipe.send(answer)
 
 
-def _make(wish: Wish) -> DemoEpisode | None:
-    return _worker.make(wish)
+def main() -> None:
+    with Connection(int(sys.argv[1])) as pipe, suppress(EOFError, BrokenPipeError, ConnectionResetError):
+        _serve(pipe)
+    # OpenGL drivers print errors when Python tears them down in arbitrary order.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)

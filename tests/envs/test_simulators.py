@@ -2,7 +2,6 @@
 episodes that were finished are the same as without it."""
 
 import hashlib
-import multiprocessing
 import os
 import re
 import subprocess
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import psutil
 import pytest
 import yaml
 
@@ -78,7 +78,7 @@ def test_a_killed_process_loses_no_finished_demonstration(env: Env) -> None:
     def show_and_kill() -> None:
         for episode in demonstrations(env, curate, wishes, workers=1):
             shown.append(episode)
-            for process in multiprocessing.active_children():
+            for process in psutil.Process().children():
                 process.kill()
 
     with pytest.raises(WorkerDied, match="made demonstrations ended on its own"):

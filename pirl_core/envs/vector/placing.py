@@ -6,7 +6,6 @@ when the pipe to its parent closes. Ray is imported here alone.
 """
 
 import os
-import signal
 import socket
 import sys
 from importlib.util import find_spec
@@ -108,8 +107,6 @@ def _last_line(error: BaseException) -> str:
 
 
 def main() -> None:
-    # Ctrl-C reaches the whole process group; the parent closes the pipe when it is done.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     with Connection(int(sys.argv[1])) as pipe:
         try:
             place(pipe, *pipe.recv())

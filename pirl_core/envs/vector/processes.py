@@ -1,6 +1,7 @@
 """Worker processes of this machine, and what a worker is to ``slots``, wherever it runs."""
 
 import os
+import signal
 import subprocess
 import sys
 from multiprocessing import Pipe
@@ -50,14 +51,20 @@ def start_python(
     parent, child = Pipe()
     root = str(Path(__file__).resolve().parents[3])
     path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))
-    process = subprocess.Popen(
-        [sys.executable, "-c", line, str(child.fileno())],
-        pass_fds=[child.fileno()],
-        env={**os.environ, **environment, "PYTHONPATH": path},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL if quiet else None,
-        stderr=subprocess.DEVNULL if quiet else None,
-    )
+    # Ctrl-C reaches the whole process group, but only this process shall answer it: children inherit the mask, and end
+    # when the pipe closes.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        process = subprocess.Popen(
+            [sys.executable, "-c", line, str(child.fileno())],
+            pass_fds=[child.fileno()],
+            env={**os.environ, **environment, "PYTHONPATH": path},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL if quiet else None,
+            stderr=subprocess.DEVNULL if quiet else None,
+        )
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     child.close()
     return process, parent
 

@@ -5,7 +5,6 @@ the pipe closes, so it cannot outlive its parent. It must not import torch: that
 """
 
 import os
-import signal
 import sys
 import traceback
 from multiprocessing.connection import Connection
@@ -149,8 +148,6 @@ def serve(pipe: Connection) -> None:
 
 
 def main() -> None:
-    # Ctrl-C reaches the whole process group; the parent closes the pipe when it is done.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     with Connection(int(sys.argv[1])) as pipe:
         serve(pipe)
     # OpenGL drivers print errors when Python tears them down in arbitrary order.
