@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--twin",
         choices=(*TWINS, *SIBLINGS),
         default="paper_small",
-        help="whose claims and runs: π_RL's, of its models or of tiny ones, or rl_co's (default: paper_small)",
+        help="whose claims and runs: π_RL's, of its models or of tiny ones, or a sibling's (default: paper_small)",
     )
     parser.add_argument(
         "--results", type=Path, default=Path("results"), help="the folder with those of the parts (default: results)"

@@ -5,7 +5,7 @@ from typing import Any, Literal, TypeVar, get_args
 
 Twin = Literal["paper", "paper_small"]
 TWINS: tuple[Twin, ...] = get_args(Twin)
-SIBLINGS = ("rl_co",)
+SIBLINGS = ("reinflow", "rl_co", "sac_flow")
 """Scales of other papers, which have claims of their own and no tables; with their parts each counts as a twin."""
 EACH = "each"
 """In place of a group of tasks: the unweighted mean of all groups."""
