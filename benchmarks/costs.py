@@ -24,9 +24,8 @@ import numpy as np
 import torch
 import yaml
 
-from benchmarks.gpu import Still
 from benchmarks.measure import Row, alternate, part_parser, run_part, seconds
-from benchmarks.setting import laptop, random_policy, wait_for_device
+from benchmarks.setting import Still, laptop, random_policy, wait_for_device
 from benchmarks.simulators import SCALES
 from pirl_core.envs.opening import settings_of
 from pirl_core.envs.vector.processes import WORKER_ENVIRONMENT

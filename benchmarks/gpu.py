@@ -19,45 +19,21 @@ import torch
 from benchmarks.environments import vector_rate
 from benchmarks.full_size import paper
 from benchmarks.measure import Row, part_parser, run_part, seconds
-from benchmarks.setting import laptop, random_observation, random_policy, wait_for_device
+from benchmarks.setting import Still, laptop, random_policy, wait_for_device
 from pirl_core.commands.plan import OVERHEAD_GIB, rl_need
 from pirl_core.envs.vector.slots import VectorEnv
 from pirl_core.params.file import Run
 from pirl_core.policy.layers import way_to_run
 from pirl_core.policy.precision import round_weights
 from pirl_core.rl.collect import collect
-from pirl_core.rl.rollout import take
 from pirl_core.rl.train import iteration_episodes, noise_at, parameter_groups, process_of
 from pirl_core.rl.update import update
 from pirl_core.training.learner import Learner, compute_device
-from pirl_core.types import ChunkResult, Episode, Observation
 
 GIB = 2**30
 PLACES = {"on the GPU": (64.0, 0.0), "in host memory": (0.0, 64.0), "computed again": (0.0, 0.0)}
 """context_device_gib and context_host_gib, which hold all of one place."""
 SLOTS = (16, 64, 256)
-
-
-class Still:
-    """Costs nothing: always the same picture, and episodes of so many decisions that the time limit ends."""
-
-    groups = 1
-
-    def __init__(self, run: Run, decisions: int) -> None:
-        self.num_envs = run.rl.num_envs
-        self._seen = random_observation(run, self.num_envs)
-        self._decisions = decisions
-        self._played = np.zeros(self.num_envs, np.int64)
-
-    def reset(self, slots: list[int], episodes: list[Episode]) -> Observation:
-        self._played[slots] = 0
-        return take(self._seen, np.array(slots))
-
-    def step(self, slots: list[int], actions: np.ndarray) -> ChunkResult:
-        self._played[slots] += 1
-        over, nothing = self._played[slots] == self._decisions, np.zeros(len(slots), np.float32)
-        steps = np.full(len(slots), actions.shape[1])
-        return ChunkResult(take(self._seen, np.array(slots)), nothing, np.zeros_like(over), over, steps)
 
 
 class Spent(NamedTuple):

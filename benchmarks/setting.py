@@ -9,9 +9,10 @@ from pirl_core.params.file import Run, resolve
 from pirl_core.params.preset import load_preset
 from pirl_core.params.sections import Policy, Supervision
 from pirl_core.policy.flow_policy import FlowPolicy
+from pirl_core.rl.rollout import take
 from pirl_core.rl.train import process_of
 from pirl_core.sft.build import build_policy
-from pirl_core.types import Observation
+from pirl_core.types import ChunkResult, Episode, Observation
 
 
 def laptop() -> Run:
@@ -60,3 +61,25 @@ def wait_for_device() -> None:
     """GPUs work ahead of Python; a clock must be read when they are done."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
+
+
+class Still:
+    """Costs nothing: always the same picture, and episodes of so many decisions that the time limit ends."""
+
+    groups = 1
+
+    def __init__(self, run: Run, decisions: int) -> None:
+        self.num_envs = run.rl.num_envs
+        self._seen = random_observation(run, self.num_envs)
+        self._decisions = decisions
+        self._played = np.zeros(self.num_envs, np.int64)
+
+    def reset(self, slots: list[int], episodes: list[Episode]) -> Observation:
+        self._played[slots] = 0
+        return take(self._seen, np.array(slots))
+
+    def step(self, slots: list[int], actions: np.ndarray) -> ChunkResult:
+        self._played[slots] += 1
+        over, nothing = self._played[slots] == self._decisions, np.zeros(len(slots), np.float32)
+        steps = np.full(len(slots), actions.shape[1])
+        return ChunkResult(take(self._seen, np.array(slots)), nothing, np.zeros_like(over), over, steps)

@@ -24,7 +24,7 @@ from pirl_core.report.tables import aligned, memory
 SUMMARY = "what works on this machine, and the remedy for what does not"
 GIB = 2**30
 LEAST_DISK_GIB, LEAST_MEMORY_GIB = 10, 4
-EXTRAS = {"serve": "pirl serve and evaluate", "flows": "make flow", "track": "run.trackers", "dev": "tests"}
+EXTRAS = {"serve": "pirl serve and evaluate", "flows": "the Prefect flow", "track": "run.trackers", "dev": "tests"}
 WIDEST = 100
 """Characters of what was found."""
 GPU = """

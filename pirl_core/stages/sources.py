@@ -115,7 +115,7 @@ def _input(
 ) -> tuple[str, str]:
     """A folder or file by its content; a repository by its commit, which is asked for once."""
     path = Path(source).expanduser()
-    if path.is_dir() or path.is_file():
+    if path.exists():
         return key, folder_digest(path)
     if not HUB_ID.fullmatch(source):
         return key, UNKNOWN  # the stage that reads it tells what is wrong
@@ -180,7 +180,7 @@ def _link_datasets(named: Mapping[str, str | None]) -> None:
             path.unlink()
     for experiment, source in named.items():
         path, folder = DATASETS / experiment, Path(source or "").expanduser().absolute()
-        if source and (folder.is_dir() or folder.is_file()):
+        if source and folder.exists():
             if not path.is_symlink() or path.readlink() != folder:
                 path.unlink(missing_ok=True)
                 path.symlink_to(folder)
