@@ -203,7 +203,10 @@ def interrupting(collected: Callable[..., Any]) -> Callable[..., Any]:
     return play
 
 
-@pytest.mark.skipif("LEROBOT_PYTHON" not in os.environ, reason="LEROBOT_PYTHON: an interpreter that has lerobot 0.6")
+@pytest.mark.skipif(
+    "LEROBOT_PYTHON" not in os.environ,
+    reason="LEROBOT_PYTHON names no Python 3.12 that has lerobot[async,dataset]==0.6.1",
+)
 def test_lerobots_own_reader_opens_it(played: tuple[Path, list[Outcome]], root: Path) -> None:
     """See ``tests/data/with_lerobot.py``."""
     import hashlib

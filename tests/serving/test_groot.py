@@ -1,13 +1,19 @@
-"""Isaac-GR00T's clients, which no registry has: their side of the wire is written out here from their sources."""
+"""Isaac-GR00T's clients, which no registry has: their side of the wire is written out here from their sources, and the
+real one is driven where a Python has it."""
 
 import io
+import json
+import os
+import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import msgpack
 import numpy as np
+import pytest
 import zmq
 
 from pirl_core.serving import groot, zeromq
@@ -171,3 +177,29 @@ def test_a_thousand_malformed_requests(policy: Policy, seen: Observation) -> Non
             socket.send(good)
         with client(port) as ask:
             assert len(ask("get_action", flat(seen, 0))) == 3
+
+
+@pytest.mark.skipif(
+    "GROOT_PYTHON" not in os.environ,
+    reason="GROOT_PYTHON names no Python that has the repository Isaac-GR00T installed",
+)
+def test_isaac_groot_s_own_client_gets_the_evaluation_s_chunks(
+    policy: Policy, seen: Observation, tmp_path: Path
+) -> None:
+    images, state, instruction = row(seen, 1)
+    shown = dict(zip(LIBERO.cameras, images, strict=True))
+    np.savez(tmp_path / "seen.npz", state=state, task=instruction, **shown)
+    client_of_groot = Path(__file__).with_name("groot_client.py")
+    with running(policy, groot, zeromq) as (_, port):
+        command = [os.environ["GROOT_PYTHON"], str(client_of_groot), str(port), str(tmp_path / "seen.npz"), "3"]
+        environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, timeout=300, cwd=tmp_path, env=environment
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+    told = json.loads(done.stdout.splitlines()[-1])
+    wanted = {"video": LIBERO.cameras, "state": LIBERO.state, "action": LIBERO.action, "language": ["task"]}
+    assert told["keys"] == wanted
+    for decision, chunk in enumerate(told["actions"]):
+        close(np.array(chunk), predicted(policy, seen, 1, 3, decision))
+    assert "nothing at video/" in told["refused"]

@@ -257,7 +257,7 @@ def test_a_mistake_is_told_in_grpc_s_form(theirs: Any, policy: Policy, seen: Obs
 
 @pytest.mark.skipif(
     "LEROBOT_PYTHON" not in os.environ,
-    reason="LEROBOT_PYTHON names no Python 3.12 that has lerobot[async]==0.6.1, which cannot be beside numpy 1",
+    reason="LEROBOT_PYTHON names no Python 3.12 that has lerobot[async,dataset]==0.6.1, which cannot be beside numpy 1",
 )
 def test_lerobot_s_own_client_executes_the_evaluation_s_chunks(
     policy: Policy, seen: Observation, tmp_path: Path
