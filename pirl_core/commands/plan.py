@@ -15,7 +15,7 @@ from pirl_core.commands import forecast
 from pirl_core.errors import UserError
 from pirl_core.params.file import Run, load_params, resolve
 from pirl_core.params.sections import Params, Precision
-from pirl_core.plan.model import inputs_of, model_of
+from pirl_core.plan.model import evaluations_learned, inputs_of, model_of, most_decisions
 from pirl_core.plan.sweep import Fleet
 
 if TYPE_CHECKING:
@@ -153,7 +153,6 @@ def sft_need(section: Run, gpus: int, fsdp: bool = False) -> Need:
 
 def rl_need(section: Run, gpus: int, fsdp: bool = False) -> Need:
     """One rank of RL: expert, heads and adapters learn; contexts of one iteration at most, episodes of full length."""
-    from pirl_core.facts import facts_of
     from pirl_core.policy.lora import add_adapters
 
     if section.rl.algorithm == "sac":
@@ -164,10 +163,8 @@ def rl_need(section: Run, gpus: int, fsdp: bool = False) -> Need:
         add_adapters(policy.backbone, rl.lora_rank, rl.lora_alpha, rl.lora_targets)
     share = -(-rl.minibatch_size // gpus)
     micro = min(rl.micro_batch_size or share, share)
-    tasks = facts_of(section.env.benchmark).tasks
-    steps = section.env.episode_steps * max(tasks[task].length for task in section.env.tasks)
-    decisions = -(-rl.episodes_per_iteration * -(-steps // section.policy.replan) // gpus)
-    evaluations = 1 if rl.mdp == "hybrid" and rl.critic != "expert" else section.policy.denoise_steps
+    decisions = -(-rl.episodes_per_iteration * most_decisions(section) // gpus)
+    evaluations = evaluations_learned(section)
     context = context_bytes(policy, rl.precision)
     velocity, both = (
         saved_bytes(policy, rl.precision, encode, rl.activation_checkpointing) for encode in (False, True)

@@ -13,6 +13,7 @@ from pirl_core.errors import UserError
 from pirl_core.params.file import Run
 from pirl_core.plan.counted import Counted
 from pirl_core.plan.iteration import Costs, Work
+from pirl_core.plan.model import most_decisions
 from pirl_core.readers.strict_yaml import read_yaml
 from pirl_core.readers.typed import Strict, check
 
@@ -130,14 +131,16 @@ def costs_of(run: Run, measured: Measured, counts: Counted, machines: Machines, 
 def work_of(run: Run, episodes: int, gradient: float) -> Work:
     """An iteration of so many episodes of full length. Minibatches grow with them, so that the updates of an iteration
     stay as many as params.yaml has."""
-    from pirl_core.facts import facts_of
-
-    rl, env = run.rl, run.env
-    tasks = facts_of(str(env.benchmark)).tasks
-    steps = env.episode_steps * max(tasks[task].length for task in env.tasks)
+    rl = run.rl
     minibatch = max(1, round(rl.minibatch_size * episodes / rl.episodes_per_iteration))
     bootstrap = rl.algorithm == "ppo" and rl.bootstrap_at_time_limit
-    decisions = -(-steps // run.policy.replan)
     return Work(
-        episodes, decisions, run.policy.replan, bootstrap, rl.update_epochs, minibatch, rl.micro_batch_size, gradient
+        episodes,
+        most_decisions(run),
+        run.policy.replan,
+        bootstrap,
+        rl.update_epochs,
+        minibatch,
+        rl.micro_batch_size,
+        gradient,
     )

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pirl_core.params.file import Run
-from pirl_core.plan.model import inputs_of, model_of
+from pirl_core.plan.model import evaluations_learned, inputs_of, model_of
 
 if TYPE_CHECKING:
     from pirl_core.policy.flow_policy import FlowPolicy
@@ -47,7 +47,7 @@ def counted(run: Run) -> Counted:
         add_adapters(policy.backbone, rl.lora_rank, rl.lora_alpha, rl.lora_targets)
     width = 2 if rl.precision == "pure_bf16" else 4
     gradient = width * sum(parameter.numel() for parameter in policy.parameters() if parameter.requires_grad)
-    evaluations = 1 if rl.mdp == "hybrid" and rl.critic != "expert" else policy.denoise_steps
+    evaluations = evaluations_learned(run)
     learns = velocity.times(evaluations).plus(encode) if rl.lora_rank else velocity.times(evaluations)
     recomputed = 1 if rl.activation_checkpointing else 0
     infer = encode.plus(velocity.times(policy.denoise_steps))

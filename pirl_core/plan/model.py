@@ -1,4 +1,4 @@
-"""The policy that RL will train, on torch's meta device: it has shapes, and no memory."""
+"""The policy that RL will train, on torch's meta device: it has shapes, and no memory. And how much it will do."""
 
 from typing import TYPE_CHECKING
 
@@ -58,3 +58,19 @@ def inputs_of(policy: "FlowPolicy", count: int) -> "Inputs":
             torch.ones(count, shape.text_length, dtype=torch.bool),
             torch.zeros(count, shape.state_dim),
         )
+
+
+def most_decisions(section: Run) -> int:
+    """Of an episode of full length, a sequence's of all its subtasks."""
+    from pirl_core.facts import facts_in
+
+    tasks = facts_in(section.env).tasks
+    steps = section.env.episode_steps * max(tasks[task].length for task in section.env.tasks)
+    return -(-steps // section.policy.replan)
+
+
+def evaluations_learned(section: Run) -> int:
+    """Velocities that an update has in a decision: one where the chain has one stochastic step and the critic reads the
+    VLM, else all."""
+    rl = section.rl
+    return 1 if rl.mdp == "hybrid" and rl.critic != "expert" else section.policy.denoise_steps
