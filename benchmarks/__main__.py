@@ -34,6 +34,7 @@ PARTS = (
     "memory",
     "dataset",
     "risk",
+    "reinflow",
     "sac_library",
     "startup",
     "serving",

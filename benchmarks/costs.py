@@ -25,7 +25,7 @@ import torch
 import yaml
 
 from benchmarks.measure import Row, alternate, part_parser, run_part, seconds
-from benchmarks.setting import Still, laptop, random_policy, wait_for_device
+from benchmarks.setting import Still, laptop, random_observation, random_policy, wait_for_device
 from benchmarks.simulators import SCALES
 from pirl_core.envs.opening import settings_of
 from pirl_core.envs.vector.processes import WORKER_ENVIRONMENT
@@ -174,7 +174,7 @@ def learning(run: Run, decisions: int, rounds: int) -> Learning:
             clock[0] = time.perf_counter() - begin
             return steps
 
-        still = Still(run._replace(rl=rl.model_copy(update={"num_envs": count})), decisions)
+        still = Still(random_observation(run, count), decisions)
         episodes = iteration_episodes(run.env.tasks, run.env.shift, rl, 0, 0)[:count]
         with patch.object(collecting, "play", timed):
             begin = time.perf_counter()

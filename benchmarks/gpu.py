@@ -19,7 +19,7 @@ import torch
 from benchmarks.environments import vector_rate
 from benchmarks.full_size import paper
 from benchmarks.measure import Row, part_parser, run_part, seconds
-from benchmarks.setting import Still, laptop, random_policy, wait_for_device
+from benchmarks.setting import Still, laptop, random_observation, random_policy, wait_for_device
 from pirl_core.commands.plan import OVERHEAD_GIB, rl_need
 from pirl_core.envs.vector.slots import VectorEnv
 from pirl_core.params.file import Run
@@ -57,7 +57,7 @@ def iteration(run: Run, decisions: int, rounds: int) -> Spent:
     round_weights(policy, rl.precision)
     policy.backbone.run_layer = way_to_run(rl.activation_checkpointing, rl.compile, device)
     learner = Learner(policy, parameter_groups(policy, rl), rl.weight_decay, rl.max_grad_norm, rl.precision, 0)
-    process, noise, envs = process_of(rl), noise_at(rl, 0), Still(run, decisions)
+    process, noise, envs = process_of(rl), noise_at(rl, 0), Still(random_observation(run, rl.num_envs), decisions)
     episodes = iteration_episodes(run.env.tasks, run.env.shift, rl, 0, 0)
     spent = []
     for _ in range(rounds + 1):

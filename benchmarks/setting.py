@@ -64,13 +64,13 @@ def wait_for_device() -> None:
 
 
 class Still:
-    """Costs nothing: always the same picture, and episodes of so many decisions that the time limit ends."""
+    """Costs nothing: always the same observation, and episodes of so many decisions that the time limit ends."""
 
     groups = 1
 
-    def __init__(self, run: Run, decisions: int) -> None:
-        self.num_envs = run.rl.num_envs
-        self._seen = random_observation(run, self.num_envs)
+    def __init__(self, seen: Observation, decisions: int) -> None:
+        self.num_envs = len(seen.state)
+        self._seen = seen
         self._decisions = decisions
         self._played = np.zeros(self.num_envs, np.int64)
 

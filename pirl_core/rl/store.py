@@ -132,9 +132,10 @@ def _stacked(rows: Sequence[Context]) -> Context:
 
 def stack_padded(rows: Sequence[Tensor]) -> Tensor:
     """(…) each → (B, …); every axis is as long as the longest, filled up with zeros or False at its end."""
-    shape = [max(sizes) for sizes in zip(*(row.shape for row in rows), strict=True)]
-    if all(list(row.shape) == shape for row in rows):
+    shapes = {row.shape for row in rows}
+    if len(shapes) == 1:
         return torch.stack(list(rows))
+    shape = [max(sizes) for sizes in zip(*shapes, strict=True)]
     result = rows[0].new_zeros(len(rows), *shape)
     for target, row in zip(result, rows, strict=True):
         target[tuple(slice(size) for size in row.shape)] = row
