@@ -1,9 +1,14 @@
 """A server in a thread of the test's own process, and what the tests of all protocols ask of it."""
 
 import asyncio
+import json
+import os
+import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -124,3 +129,17 @@ def chunk_of(answer: Any) -> np.ndarray:
 def close(actual: Any, expected: np.ndarray) -> None:
     """A batch of another size adds in another order."""
     np.testing.assert_allclose(actual, expected, atol=2e-5)
+
+
+def driven(python: str, script: str, port: int, shown: dict[str, np.ndarray], argument: str, folder: Path) -> Any:
+    """What a protocol's own client prints last, run in another Python by the script beside this. shown: what it
+    sends, by name."""
+    np.savez(folder / "seen.npz", **shown)
+    command = [python, str(Path(__file__).with_name(script)), str(port), str(folder / "seen.npz"), argument]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    begun = time.monotonic()
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, timeout=300, cwd=folder, env=environment
+    )
+    assert done.returncode == 0, (time.monotonic() - begun, done.stderr[-3000:])
+    return json.loads(done.stdout.splitlines()[-1])

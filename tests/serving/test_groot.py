@@ -2,9 +2,7 @@
 real one is driven where a Python has it."""
 
 import io
-import json
 import os
-import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +17,7 @@ import zmq
 from pirl_core.serving import groot, zeromq
 from pirl_core.serving.policy import Policy
 from pirl_core.types import Observation
-from tests.serving.running import LIBERO, LIMITS, close, predicted, row, running
+from tests.serving.running import LIBERO, LIMITS, close, driven, predicted, row, running
 from tests.serving.test_websocket import mutated
 
 
@@ -188,16 +186,9 @@ def test_isaac_groot_s_own_client_gets_the_evaluation_s_chunks(
 ) -> None:
     images, state, instruction = row(seen, 1)
     shown = dict(zip(LIBERO.cameras, images, strict=True))
-    np.savez(tmp_path / "seen.npz", state=state, task=instruction, **shown)
-    client_of_groot = Path(__file__).with_name("groot_client.py")
+    shown |= {"state": state, "task": np.array(instruction)}
     with running(policy, groot, zeromq) as (_, port):
-        command = [os.environ["GROOT_PYTHON"], str(client_of_groot), str(port), str(tmp_path / "seen.npz"), "3"]
-        environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-        done = subprocess.run(
-            command, capture_output=True, text=True, check=False, timeout=300, cwd=tmp_path, env=environment
-        )
-        assert done.returncode == 0, done.stderr[-3000:]
-    told = json.loads(done.stdout.splitlines()[-1])
+        told = driven(os.environ["GROOT_PYTHON"], "groot_client.py", port, shown, "3", tmp_path)
     wanted = {"video": LIBERO.cameras, "state": LIBERO.state, "action": LIBERO.action, "language": ["task"]}
     assert told["keys"] == wanted
     for decision, chunk in enumerate(told["actions"]):

@@ -1,12 +1,9 @@
 """LeRobot's asynchronous inference: its pickles, which run nothing here, and its own client where there is one."""
 
-import json
 import os
 import pickle
 import pickletools
-import subprocess
 import sys
-import time
 import types
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,11 +18,10 @@ from pirl_core.rl.rollout import take
 from pirl_core.serving import grpc_calls, lerobot, unpickling
 from pirl_core.serving.policy import Policy
 from pirl_core.types import Observation
-from tests.serving.running import LIMITS, row, running
+from tests.serving.running import LIMITS, driven, row, running
 from tests.serving.test_websocket import mutated
 
 MESSAGES = grpc_calls.MESSAGES
-CLIENT = Path(__file__).with_name("lerobot_client.py")
 MOTORS = ["a.pos", "b.pos", "c.pos", "d.pos"]
 STATE = {"observation.state": {"dtype": "float32", "shape": (4,), "names": MOTORS}}
 
@@ -264,15 +260,8 @@ def test_lerobot_s_own_client_executes_the_evaluation_s_chunks(
 ) -> None:
     """Of every chunk but the first it leaves out the first action, which is that of the step it has executed last."""
     images, state, instruction = row(seen, 0)
-    np.savez(tmp_path / "seen.npz", agentview=images[0], eye_in_hand=images[1], state=state, task=instruction)
+    shown = {"agentview": images[0], "eye_in_hand": images[1], "state": state, "task": np.array(instruction)}
     with running(policy, lerobot, grpc_calls) as (_, port):
-        command = [os.environ["LEROBOT_PYTHON"], str(CLIENT), str(port), str(tmp_path / "seen.npz"), "10"]
-        environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-        begun = time.monotonic()
-        done = subprocess.run(
-            command, capture_output=True, text=True, check=False, timeout=300, cwd=tmp_path, env=environment
-        )
-        assert done.returncode == 0, (time.monotonic() - begun, done.stderr[-3000:])
-    executed = np.array(json.loads(done.stdout.splitlines()[-1]))
+        executed = np.array(driven(os.environ["LEROBOT_PYTHON"], "lerobot_client.py", port, shown, "10", tmp_path))
     chunks = [policy.player(take(seen, np.array([0])), [(0, 1, decision)])[0] for decision in range(3)]
     np.testing.assert_allclose(executed, np.concatenate([chunks[0], chunks[1][1:], chunks[2][1:]]), atol=1e-6)
