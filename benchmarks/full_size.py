@@ -38,7 +38,7 @@ def paper(options: argparse.Namespace) -> Run:
     words = options.folder / "words"
     if not words.is_dir():
         words.mkdir()
-        build_tokenizer(["turn the handle"], numbers=False).save(str(words / "tokenizer.json"))
+        build_tokenizer(["<bos> turn the handle"]).save(str(words / "tokenizer.json"))
     own = {"pretrained": None, "tokenizer": str(words), "denoise_steps": 4, "size": options.size}
     env = run.env.model_copy(update={"tasks": ["reach-v3"]})
     return run._replace(env=env, policy=run.policy.model_copy(update=own))

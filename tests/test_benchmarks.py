@@ -1,11 +1,13 @@
 """The benchmarks run, at tiny settings, and make the table; what they measure is no matter of a test."""
 
+import argparse
 import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from benchmarks import (
     cluster,
@@ -28,6 +30,7 @@ from benchmarks import (
     waiting,
 )
 from benchmarks.measure import Row, alternate, ratio, table
+from benchmarks.setting import random_policy
 
 TINY = {
     "startup": (startup, "--rounds 1"),
@@ -70,6 +73,14 @@ def test_part_measures(part: str, tmp_path: Path) -> None:
     assert all(row.what and row.measured for row in rows)
     if part == "context":
         assert all("differ by 0e+00" in row.how for row in rows if "minibatch:" in row.what)
+
+
+def test_the_full_size_accepts_its_tokenizer(tmp_path: Path) -> None:
+    """As `make bench-full` and the GPU's script build it, but without the 13 GB of its weights."""
+    run = full_size.paper(argparse.Namespace(folder=tmp_path, size="full"))
+    with torch.device("meta"):
+        policy = random_policy(run, run.policy)
+    assert sum(parameter.numel() for parameter in policy.backbone.parameters()) > 3e9
 
 
 def test_one_command_writes_the_table(root: Path, tmp_path: Path) -> None:
