@@ -8,7 +8,7 @@ from pirl_core.commands import paper
 from pirl_core.commands.paper import Run, chosen_parts, remaining, run_parts
 from pirl_core.errors import UserError
 from pirl_core.params.preset import preset_text
-from pirl_core.report.evidence import listed_in, parts_of
+from pirl_core.report.evidence import listed_by_seed, parts_of
 from pirl_core.report.papers.cells import runs_of
 from pirl_core.report.papers.schema import read_papers
 from pirl_core.report.twins import TWINS
@@ -19,9 +19,9 @@ PAPERS = read_papers()
 @pytest.mark.parametrize("twin", TWINS)
 @pytest.mark.parametrize("stem", PAPERS.tables)
 def test_the_parts_of_a_table_bring_all_that_is_there_for_it(stem: str, twin: str) -> None:
-    """And none of them could be spared."""
-    needed = [listed_in(twin, *run) for run in runs_of(PAPERS.tables[stem], twin)]
-    there = [set(having) for having in needed if having]
+    """With each training seed; and none of them could be spared."""
+    runs = runs_of(PAPERS.tables[stem], twin)
+    there = [set(having) for run in runs for having in listed_by_seed(twin, *run).values()]
     if not there:
         with pytest.raises(UserError, match=f"^no part of {twin} has a run of these yet"):
             chosen_parts(PAPERS, twin, [stem], [])

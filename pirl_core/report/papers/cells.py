@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from pirl_core.report import tables
-from pirl_core.report.evidence import Answer, Evidence, Query, ask, listed_in, parts_of
+from pirl_core.report.evidence import Answer, Evidence, Query, ask, listed_by_seed, parts_of
 from pirl_core.report.papers.schema import Ask, Column, Row, Table, asks_of, is_blank
 from pirl_core.report.twins import for_twin
 
@@ -93,11 +93,11 @@ def runs_of(table: Table, twin: str) -> list[tuple[str, str]]:
 
 
 def parts_with(runs: list[tuple[str, str]], twin: str) -> list[str]:
-    """The parts of the twin that make these runs, each (experiment, method); as few as will do. A run that none makes
-    asks for none."""
-    having = {run: listed for run in runs if (listed := listed_in(twin, *run))}
+    """The parts of the twin that make these runs, each (experiment, method), with all of their training seeds; as few
+    as will do. A run that none makes asks for none."""
+    having = [listed for run in runs for listed in listed_by_seed(twin, *run).values()]
     found: list[str] = []
-    while needed := [listed for listed in having.values() if not set(listed) & set(found)]:
+    while needed := [listed for listed in having if not set(listed) & set(found)]:
         # The one that brings most; of equals the first.
         found.append(max(parts_of(twin), key=lambda part: sum(part in listed for listed in needed)))
     return sorted(found)
