@@ -21,7 +21,7 @@ from pirl_core.rl.rollout import take
 from pirl_core.rl.store import ContextStore
 from pirl_core.rl.train import noise_at, parameter_groups, process_of
 from pirl_core.rl.update import losses_of, update
-from pirl_core.training.learner import Learner
+from pirl_core.training.learner import Learner, compute_device
 from pirl_core.types import Observation
 
 PLENTY = 1e3
@@ -46,9 +46,8 @@ def decided(policy: FlowPolicy, run: Run, observation: Observation) -> Samples:
     return Samples(made.states, made.stochastic, made.log_prob - 0.1, made.value, target, target)
 
 
-def compare(run: Run, sizes: Policy, label: str, samples: int, rounds: int) -> Row:
+def compare(policy: FlowPolicy, run: Run, label: str, samples: int, rounds: int) -> Row:
     """Forward and backward of one minibatch of ``samples`` decisions, both ways."""
-    policy = random_policy(run, sizes).to("cuda" if torch.cuda.is_available() else "cpu")
     process, noise = process_of(run.rl), noise_at(run.rl, 0)
     observation = random_observation(run, samples)
     batch = decided(policy, run, observation)
@@ -85,7 +84,7 @@ def whole_update(run: Run, sizes: Policy, label: str, wanted: float, samples: in
     The rollout encodes every observation in order to act, so that its encoding belongs to neither side; what it would
     do to the ratio is told beside. Break-even: after how many epochs a cache that pays for the encoding is ahead.
     """
-    policy = random_policy(run, sizes).to("cuda" if torch.cuda.is_available() else "cpu")
+    policy = random_policy(run, sizes).to(compute_device())
     rl = run.rl.model_copy(update={"minibatch_size": size, "target_kl": None})
     learner = Learner(policy, parameter_groups(policy, rl), rl.weight_decay, rl.max_grad_norm, rl.precision, 0)
     observation = random_observation(run, samples)
@@ -144,15 +143,14 @@ def whole_update(run: Run, sizes: Policy, label: str, wanted: float, samples: in
 
 def rows(options: argparse.Namespace) -> list[Row]:
     run = laptop()
+    larger = run.policy.model_copy(update={"size": options.size})
+    minibatches = [
+        (run.policy, "laptop sizes", options.samples),
+        (larger, f"size {options.size}", options.samples // 4),
+    ]
     found = [
-        compare(run, run.policy, "laptop sizes", options.samples, options.rounds),
-        compare(
-            run,
-            run.policy.model_copy(update={"size": options.size}),
-            f"size {options.size}",
-            options.samples // 4,
-            options.rounds,
-        ),
+        compare(random_policy(run, sizes).to(compute_device()), run, label, samples, options.rounds)
+        for sizes, label, samples in minibatches
     ]
     size = options.minibatch or run.rl.minibatch_size
     for name, pixels, wanted in ((options.medium, 64, 3.5), (options.medium, 128, 8), (options.size, 64, 3.5)):

@@ -1,6 +1,7 @@
-"""π0 at its published size with random weights, on this machine's CPU: times, the cache's ratio, memory of its files.
+"""π0, π0.5 and GR00T N1.5 at their published sizes with random weights, on this machine's CPU: times, the cache's
+ratio, memory of their files.
 
-Four processes, since each one's peak counts: compute, write, read, export.
+Four processes each, since each one's peak counts: compute, write, read, export.
 """
 
 import argparse
@@ -10,9 +11,10 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
 
 from benchmarks.context import compare
 from benchmarks.measure import Row, part_parser, run_part, seconds
@@ -21,9 +23,11 @@ from pirl_core.checkpoints.export import export
 from pirl_core.checkpoints.layouts import layout_of
 from pirl_core.params.file import Run, resolve
 from pirl_core.params.preset import load_preset
+from pirl_core.policy.backbone import published_sizes
+from pirl_core.policy.families.groot.network import groot_shape
 from pirl_core.policy.flow_policy import FlowPolicy
 from pirl_core.policy.folder import load_policy, save_policy
-from pirl_core.policy.tokenizer import build_tokenizer
+from pirl_core.policy.tokenizer import IMAGE
 from pirl_core.provenance.machine import MemoryWatch
 
 GIB = 2**30
@@ -32,24 +36,54 @@ MOST = 1.3
 Told = dict[str, Any]
 
 
-def paper(options: argparse.Namespace) -> Run:
-    """π0 on MetaWorld as in the paper, from random weights and a tokenizer of a few words; four denoising steps."""
+class Model(NamedTuple):
+    """name: for the table. scale, experiment: the preset whose policy it is. target: where it is exported to."""
+
+    name: str
+    scale: str
+    experiment: str
+    target: str
+
+
+MODELS = {
+    "pi0": Model("π0", "paper", "metaworld", "openpi"),
+    "pi05": Model("π0.5", "paper", "metaworld_pi05", "openpi"),
+    "groot": Model("GR00T N1.5", "paper_groot", "libero_spatial_groot", "isaac"),
+}
+
+
+def paper(family: str, size: str, folder: Path) -> Run:
+    """The paper's model on MetaWorld, from random weights and a tokenizer of a few words; four denoising steps."""
     run = resolve(load_preset("paper"), "metaworld", "flow_sde")
-    words = options.folder / "words"
+    model = MODELS[family]
+    policy = resolve(load_preset(model.scale), model.experiment, "flow_sde").policy
+    words = folder / "words"
     if not words.is_dir():
         words.mkdir()
-        build_tokenizer(["<bos> turn the handle"]).save(str(words / "tokenizer.json"))
-    own = {"pretrained": None, "tokenizer": str(words), "denoise_steps": 4, "size": options.size}
+        write_words(words / "tokenizer.json")
+    own = {"pretrained": None, "tokenizer": str(words), "denoise_steps": 4, "size": size}
     env = run.env.model_copy(update={"tasks": ["reach-v3"]})
-    return run._replace(env=env, policy=run.policy.model_copy(update=own))
+    return run._replace(env=env, policy=policy.model_copy(update=own))
+
+
+def write_words(path: Path) -> None:
+    """The special words of all three families under their numbers, where these matter; any other is unknown."""
+    groot = groot_shape("full", published_sizes("groot", 1, 16))
+    words = ["<unk>", "<bos>", "<|im_start|>", "<|im_end|>", "<img>", "</img>"]
+    vocabulary = {word: number for number, word in enumerate(words)} | {IMAGE: groot.image_token}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=words[0]))
+    tokenizer.add_special_tokens(list(vocabulary))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.save(str(path))
 
 
 def compute(options: argparse.Namespace) -> Told:
-    run = paper(options)
+    run = paper(options.family, options.size, options.folder)
     made: list[FlowPolicy] = []
     built = seconds(lambda: made.append(random_policy(run, run.policy)))
-    told = {"built": built, **_times(made.pop(), run, options.rounds)}
-    return {**told, "row": compare(run, run.policy, f"π0, {options.size}", 1, options.rounds)}
+    policy, label = made.pop(), f"{MODELS[options.family].name}, {options.size}"
+    minibatches = [compare(policy, run, label, count, options.rounds) for count in options.decisions]
+    return {"built": built, **_times(policy, run, options.rounds), "rows": minibatches}
 
 
 @torch.no_grad()
@@ -70,7 +104,7 @@ def _times(policy: FlowPolicy, run: Run, rounds: int) -> Told:
 
 
 def write(options: argparse.Namespace) -> Told:
-    run = paper(options)
+    run = paper(options.family, options.size, options.folder)
     policy = random_policy(run, run.policy)
     (options.folder / "policy").mkdir()
     spent = seconds(lambda: save_policy(policy, options.folder / "policy"))
@@ -85,7 +119,7 @@ def read(options: argparse.Namespace) -> Told:
 
 def write_export(options: argparse.Namespace) -> Told:
     policy = load_policy(options.folder / "policy")
-    layout = layout_of(policy, "openpi")
+    layout = layout_of(policy, MODELS[options.family].target)
     spent = seconds(lambda: export(policy.backbone.state_dict(), layout, options.folder / "export"))
     return {"seconds": spent}
 
@@ -99,36 +133,42 @@ STAGES: dict[str, Callable[[argparse.Namespace], Told]] = {
 
 
 def rows(options: argparse.Namespace) -> list[Row]:
+    return [row for family in options.families for row in _rows(family, options)]
+
+
+def _rows(family: str, options: argparse.Namespace) -> list[Row]:
+    name = f"{MODELS[family].name}, {options.size}"
     with tempfile.TemporaryDirectory(dir=options.scratch) as folder:
-        found = {name: _told(name, folder, options) for name in STAGES}
+        found = {stage: _told(family, stage, folder, options) for stage in STAGES}
         size = sum(path.stat().st_size for path in Path(folder, "policy").rglob("*.safetensors"))
     first = found["compute"]
     made = [
         Row(
-            f"π0, {options.size}: s to encode an observation, and for four denoising steps",
+            f"{name}: s to encode an observation, and for four denoising steps",
             f"{first['encode']:.2f}, {first['steps']:.2f}",
             how=f"{first['count'] / 1e9:.2f} billion parameters with random weights, fp32, built in"
-            f" {first['built']:.0f} s; the process had {found['compute']['peak']:.1f} GiB at its peak",
+            f" {first['built']:.0f} s; the process had {first['peak']:.1f} GiB at its peak",
         ),
-        Row(*first["row"]),
+        *(Row(*row) for row in first["rows"]),
     ]
-    for name in ("write", "read", "export"):
-        peak = found[name]["peak"] * GIB / size
+    for stage in ("write", "read", "export"):
+        peak = found[stage]["peak"] * GIB / size
         made.append(
             Row(
-                f"π0, {options.size}: memory to {name} its checkpoint / the file",
-                f"{peak:.2f} × ({found[name]['peak']:.1f} / {size / GIB:.1f} GiB)",
+                f"{name}: memory to {stage} its checkpoint / the file",
+                f"{peak:.2f} × ({found[stage]['peak']:.1f} / {size / GIB:.1f} GiB)",
                 f"≤ {MOST} ×",
                 peak <= MOST,
-                f"{found[name]['seconds']:.0f} s, without building or reading the policy first",
+                f"{found[stage]['seconds']:.0f} s, without building or reading the policy first",
             )
         )
     return made
 
 
-def _told(stage: str, folder: str, options: argparse.Namespace) -> Told:
-    command = [sys.executable, "-m", "benchmarks.full_size", "--stage", stage, "--folder", folder, "--size",
-               options.size, "--rounds", str(options.rounds)]  # fmt: skip
+def _told(family: str, stage: str, folder: str, options: argparse.Namespace) -> Told:
+    command = [sys.executable, "-m", "benchmarks.full_size", "--family", family, "--stage", stage, "--folder", folder,
+               "--size", options.size, "--rounds", str(options.rounds),
+               "--decisions", *map(str, options.decisions)]  # fmt: skip
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     told: Told = json.loads(done.stdout.splitlines()[-1])
     return told
@@ -137,9 +177,12 @@ def _told(stage: str, folder: str, options: argparse.Namespace) -> Told:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = part_parser("full_size", __doc__)
     add = parser.add_argument
+    add("--families", nargs="+", choices=MODELS, default=list(MODELS), help="policy.backbone")
     add("--size", default="full", help="policy.size")
+    add("--decisions", type=int, nargs="+", default=[1, 8], help="of a minibatch, each a row")
     add("--rounds", type=int, default=2, help="measurements of each side")
     add("--scratch", type=Path, help="where the files are made, and removed afterwards (default: the system's folder)")
+    add("--family", choices=MODELS, help=argparse.SUPPRESS)
     add("--stage", choices=STAGES, help=argparse.SUPPRESS)
     add("--folder", type=Path, help=argparse.SUPPRESS)
     options, _ = parser.parse_known_args(arguments)

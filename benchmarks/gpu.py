@@ -80,8 +80,7 @@ def iteration(run: Run, decisions: int, rounds: int) -> Spent:
 
 
 def learning(options: argparse.Namespace, folder: Path) -> list[Row]:
-    options.folder = folder
-    run = paper(options)
+    run = paper("pi0", options.size, folder)
     steps = options.decisions * run.policy.replan
     sizes = {"num_envs": options.slots, "episodes_per_iteration": options.slots, "update_epochs": 1, "target_kl": None,
              "minibatch_size": options.minibatch, "micro_batch_size": options.micro}  # fmt: skip
