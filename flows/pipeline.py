@@ -80,7 +80,12 @@ def pirl(
             board = Board(folder, force, guards, shared)
             with claims(digest(wish), log) if shared else nullcontext() as held:
                 scheduler = Scheduler(graph, chosen, board, machine, log, held)
-                state = scheduler.run(keep_going)
+                try:
+                    state = scheduler.run(keep_going)
+                except BaseException:
+                    # Before the folder, and what is claimed, may be another's.
+                    guards.end_all()
+                    raise
             if scheduler.went_well("report"):
                 write_results(log, folder)
         log.info("results: %s", results_of(root=folder))

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 import psutil
 
 from flows.graph import Stage, beside
+from pirl_core.readers.variables import CLUSTER, THREADS, WORKERS
 
 TRAINED_ON_GPU = ("sft", "rl", "evaluate")
 _STAGE_BYTES = 6 << 30
@@ -91,5 +92,7 @@ class Machine:
     def variables(self, stage: Stage, stages: Sequence[Stage], taken: Sequence[str]) -> dict[str, str]:
         """The environment of a stage: its share of the machine, unless the user has set it."""
         share = str(max(1, self.cores // self.together(stage, stages)))
-        own = {"PIRL_THREADS": share, "PIRL_WORKERS": share, **self.environment, "PYTHONUNBUFFERED": "1"}
+        # On a cluster a stage has as many simulators as are free there.
+        workers = {} if self.environment.get(CLUSTER) else {WORKERS: share}
+        own = {THREADS: share, **workers, **self.environment, "PYTHONUNBUFFERED": "1"}
         return {**own, "CUDA_VISIBLE_DEVICES": ",".join(taken)} if len(self.gpus) > 1 and taken else own

@@ -77,7 +77,9 @@ class Claims:
         for address, lease in list(self._held.items()):
             try:
                 self._client.renew_concurrency_lease(lease, _LEASE_SECONDS)
-            except httpx.HTTPStatusError:
+            except httpx.HTTPStatusError as error:
+                if error.response.is_server_error:
+                    return
                 del self._held[address]
                 self._log.warning("the server has given %s away; another run may begin it as well", address)
             except httpx.TransportError:

@@ -22,6 +22,7 @@ HEAVY = {
     "mujoco",
     "transformers",
     "accelerate",
+    "ray",
     "tensorboard",
     "huggingface_hub",
 }

@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -49,6 +50,13 @@ def nodes() -> Iterator[Any]:
     for name in ("RAY_AUTH_MODE", "RAY_worker_niceness", "RAY_ADDRESS", "PIRL_CLUSTER"):
         del os.environ[name]
     made.shutdown()
+
+
+def test_without_ray_a_line_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PIRL_CLUSTER", "ray")
+    monkeypatch.setattr(cluster, "find_spec", lambda _: None)
+    with pytest.raises(UserError, match=r"Ray is not installed; pip install 'pirl-core\[ray\]'"):
+        VectorEnv(ENV, 1)
 
 
 def process_of(worker: Any) -> int:
@@ -151,6 +159,72 @@ def test_thirty_kills(nodes: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
+def test_a_machine_of_many_workers_is_one_loss(nodes: Any) -> None:
+    """Its idle ones are no others to go to: four in a row would end the run."""
+    pair = [nodes.add_node(num_cpus=1, resources={"sim": 5}) for _ in range(2)]
+    with VectorEnv(ENV, 10, 10) as envs:
+        envs.reset([0], [Episode("reach-v3", 0)])
+        raylet = psutil.Process(process_of(envs._workers[envs._home[0]])).parent()
+        assert raylet
+        lost = next(node for node in pair if node.all_processes["raylet"][0].process.pid == raylet.pid)
+        pair.remove(lost)
+        # Its processes would see only after a while that their raylet is gone.
+        machine = raylet.children(recursive=True)
+        nodes.remove_node(lost, allow_graceful=False)
+        for process in machine:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        envs.step([0], np.zeros((1, 2, 4), np.float32))
+        assert len(envs._workers) == 5
+    nodes.remove_node(pair[0])
+
+
+@pytest.mark.slow
+def test_a_worker_that_hangs_is_ended_and_another_takes_its_place(
+    nodes: Any, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cluster, "ANSWER_SECONDS", 6)
+    node = nodes.add_node(num_cpus=1, resources={"sim": 1})
+    with VectorEnv(ENV, 1, 1) as envs:
+        envs.reset([0], [Episode("reach-v3", 7)])
+        hanging = process_of(envs._workers[0])
+        os.kill(hanging, signal.SIGSTOP)
+        envs.step([0], np.zeros((1, 2, 4), np.float32))
+        assert process_of(envs._workers[1]) != hanging
+        with suppress(psutil.NoSuchProcess):
+            psutil.Process(hanging).wait(30)
+    assert "gave no answer for 6 s while it ran reach-v3 from seed 7; others go on" in capfd.readouterr().err
+    nodes.remove_node(node)
+
+
+@pytest.mark.slow
+def test_a_run_waits_while_another_has_all_simulators(
+    nodes: Any, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cluster, "JOIN_SECONDS", 15)
+    node = nodes.add_node(num_cpus=1, resources={"sim": 2})
+    with VectorEnv(ENV, 2, 2) as first:
+        # Longer than a run waits for machines that do not come.
+        ending = threading.Timer(30, first.close)
+        ending.start()
+        with VectorEnv(ENV, 2, 2) as second:
+            second.reset([0], [Episode("reach-v3", 0)])
+        assert not ending.is_alive()
+    assert "waiting for others, who hold all 2 of the resource sim" in capfd.readouterr().err
+    nodes.remove_node(node)
+
+
+@pytest.mark.slow
+def test_a_cluster_of_its_own(nodes: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without an address, whatever else runs here; PIRL_WORKERS limits it."""
+    monkeypatch.delenv("RAY_ADDRESS")
+    monkeypatch.setenv("PIRL_WORKERS", "1")
+    with VectorEnv(ENV, 2) as envs:
+        envs.reset([0, 1], [Episode("reach-v3", 0), Episode("reach-v3", 1)])
+        assert len(envs._workers) == 1
+
+
+@pytest.mark.slow
 def test_films_survive_too(nodes: Any) -> None:
     takes = [Take(Episode(task, 0), np.full((12, 4), 0.1, np.float32)) for _ in range(3) for task in TASKS]
     node = nodes.add_node(num_cpus=1, resources={"sim": 2})
@@ -177,7 +251,7 @@ def test_an_episode_that_ends_every_worker_is_named(nodes: Any) -> None:
             return receive(number)
 
         envs._receive = and_die  # type: ignore[method-assign]
-        with pytest.raises(WorkerDied, match="while it ran reach-v3, the 4th in a row"):
+        with pytest.raises(WorkerDied, match="while it ran reach-v3 from seed 0, the 4th in a row"):
             envs.step([0], np.zeros((1, 50, 4), np.float32))
         assert not envs._workers
     nodes.remove_node(node)
@@ -198,13 +272,20 @@ def test_the_head_may_die_and_come_back(nodes: Any, monkeypatch: pytest.MonkeyPa
 
     def disturb(_: VectorEnv, moment: int) -> None:
         if moment == 9:
-            for name in ("gcs_server", "raylet"):
-                for process in psutil.process_iter(["name", "cmdline"]):
-                    if process.info["name"] == name and any(port in word for word in process.info["cmdline"]):
-                        process.kill()
+            end_head(port)
             subprocess.run(begin, check=True, capture_output=True)
 
-    assert equal(here, rounds(ENV, 2, disturb))
+    try:
+        assert equal(here, rounds(ENV, 2, disturb))
+    finally:
+        end_head(port)
+
+
+def end_head(port: str) -> None:
+    for name in ("gcs_server", "raylet"):
+        for process in psutil.process_iter(["name", "cmdline"]):
+            if process.info["name"] == name and any(port in word for word in process.info["cmdline"]):
+                process.kill()
 
 
 @pytest.mark.slow
@@ -214,7 +295,11 @@ def test_another_version_and_no_machine_are_told_in_a_line(nodes: Any, monkeypat
         VectorEnv(ENV, 1, 1)
     node = nodes.add_node(num_cpus=1, resources={"sim": 1})
     monkeypatch.setattr(cluster, "JOIN_SECONDS", 100)
-    monkeypatch.setattr(cluster, "world_of", lambda *_: {"mujoco": "1.2.3"})
-    with pytest.raises(UserError, match=r"worker on .*: mujoco 3\.3\.0, where others have 1\.2\.3; install the same"):
-        VectorEnv(ENV, 1, 1)
+    for ours, said in (
+        ({"mujoco": "1.2.3"}, r"mujoco 3\.3\.0, where others have 1\.2\.3; install the same"),
+        ({"snow": "1.0"}, r"snow missing, where others have 1\.0; install the same"),
+    ):
+        monkeypatch.setattr(cluster, "world_of", lambda *_, ours=ours: ours)
+        with pytest.raises(UserError, match=rf"worker on .*: {said}"):
+            VectorEnv(ENV, 1, 1)
     nodes.remove_node(node)

@@ -121,6 +121,8 @@ def test_slots_and_shares(monkeypatch: pytest.MonkeyPatch) -> None:
     # What the user has set stays.
     machine = Machine({}, {"PIRL_THREADS": "3", "CUDA_VISIBLE_DEVICES": "7"}, [])
     assert machine.variables(stages["sft@a-0"], graph(), [])["PIRL_THREADS"] == "3"
+    # A cluster's simulators are no share of this machine.
+    assert "PIRL_WORKERS" not in Machine({}, {"PIRL_CLUSTER": "ray"}, []).variables(stages["sft@a-0"], graph(), [])
 
 
 def test_stages_side_by_side_get_gpus_of_their_own() -> None:

@@ -7,16 +7,19 @@ other way than to a process of this machine but the network. Who joins, when and
 
 import hmac
 import os
+import select
 import socket
+import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib.util import find_spec
 from multiprocessing.connection import Connection
 from subprocess import Popen
 
 from pirl_core.envs.assets import ASSETS
 from pirl_core.envs.contract import Settings
-from pirl_core.envs.vector.placing import RESOURCE, piped
+from pirl_core.envs.vector.placing import RESOURCE, Placed, last_line, piped
 from pirl_core.envs.vector.processes import Worker, end, start_python
 from pirl_core.envs.vector.world import packages_of, world_of
 from pirl_core.errors import UserError
@@ -30,6 +33,7 @@ JOIN_SECONDS = 600
 MORE_SECONDS = 60
 """The longest that it waits for the others once there is one."""
 _HELLO_SECONDS = 10
+_TELL_SECONDS = 10
 _AGAIN_SECONDS = 5.0
 
 
@@ -53,27 +57,37 @@ class Cluster:
         self._packages = packages_of(settings.benchmark)
         self._world = world_of(self._packages, settings.benchmark)
         self._listener: socket.socket | None = None
-        self._placed = 0
+        self._placed = Placed()
         self._trouble = ""
+        self._marks: dict[str, str] = {}
         self._process, self._pipe = self._start()
 
     def first(self) -> list[Worker]:
         """Those that join before the run begins: all that were placed, or those that came in time."""
         found: list[Worker] = []
         begun = time.monotonic()
-        while not found or (len(found) < self._placed and time.monotonic() - begun < MORE_SECONDS):
+        while not found or (len(found) < self._placed.actors and time.monotonic() - begun < MORE_SECONDS):
             found += self.joined(1.0 if found else JOIN_SECONDS)
         return found
 
     def joined(self, seconds: float = 0.0) -> list[Worker]:
-        """Workers that have come; waits for one where none has.
+        """Workers that have come; waits for one where none has. While other runs hold all that there is, that time
+        stands still.
 
         Raises UserError where ``JOIN_SECONDS`` were not enough, or a machine has other packages or assets.
         """
         found: list[Worker] = []
-        until = time.monotonic() + seconds
+        begun = time.monotonic()
+        until, told = begun + seconds, False
         while True:
             self._heed()
+            if seconds and self._placed.full:
+                until = time.monotonic() + seconds
+                if not told and time.monotonic() - begun > _TELL_SECONDS:
+                    told = True
+                    remedy = f"{variables.WORKERS} is how many a run takes"
+                    print(f"waiting for others, who hold all {self._placed.total} of the resource {RESOURCE}; {remedy}",
+                          file=sys.stderr, flush=True)  # fmt: skip
             left = until - time.monotonic()
             connection = self._accept(max(0.0, min(left, 0.5)))
             if connection is not None:
@@ -81,15 +95,17 @@ class Cluster:
             elif found or left <= 0:
                 break
         if not found and seconds >= JOIN_SECONDS:
-            why = self._trouble or (
-                f"no machine has the resource {RESOURCE}" if not self._placed else f"{self._placed} are still to start"
-            )
             raise UserError(
-                f"{variables.CLUSTER} = 'ray': no worker has joined for {seconds:.0f} s ({why}); see `ray status`, give"
-                f" machines simulators by ray start --resources='{{\"{RESOURCE}\": 8}}', and where the cluster asks for"
-                " a token, set RAY_AUTH_MODE=token"
+                f"{variables.CLUSTER} = 'ray': no worker has joined for {seconds:.0f} s ({self._why()}); see"
+                f" `ray status`, give machines simulators by ray start --resources='{{\"{RESOURCE}\": 8}}', and where"
+                " the cluster asks for a token, set RAY_AUTH_MODE=token"
             )
         return found
+
+    def give_up(self, worker: Worker) -> None:
+        """A lost worker may hang; Ray ends it, wherever it is, and starts another."""
+        with suppress(OSError):  # who talks to Ray has ended, and is started again
+            self._pipe.send(self._marks.pop(worker.name))
 
     def close(self) -> None:
         """End the process that talks to Ray, and with it the workers."""
@@ -102,9 +118,18 @@ class Cluster:
         process, pipe = start_python(
             "from pirl_core.envs.vector.placing import main; main()", {"RAY_USAGE_STATS_ENABLED": "0"}, quiet=True
         )
-        ranks = int(os.environ.get("WORLD_SIZE", "1"))
-        pipe.send((self._wanted, ranks, self._token, self._settings.benchmark.split(".")[0]))
+        own, _, module = self._settings.benchmark.partition(".")
+        pipe.send((self._wanted, _ranks(), self._token, own if module else None))
         return process, pipe
+
+    def _why(self) -> str:
+        if self._trouble:
+            return self._trouble
+        if not self._placed.total:
+            return f"no machine has the resource {RESOURCE}"
+        if self._placed.total < _ranks():
+            return f"machines have {self._placed.total} of the resource {RESOURCE}, ranks are {_ranks()}"
+        return f"{self._placed.actors} are still to start"
 
     def _heed(self) -> None:
         """Hear what is said of Ray; who says it is started again where it ended, as when the head was lost."""
@@ -113,10 +138,10 @@ class Cluster:
                 kind, said = self._pipe.recv()
                 if kind == "node":
                     if self._listener is None:
-                        self._listener = socket.create_server((said, 0), backlog=256)
+                        self._listener = socket.create_server((said, 0), backlog=4096)
                     self._pipe.send(self._listener.getsockname()[:2])
                 elif kind == "placed":
-                    self._placed, self._trouble = said, ""
+                    self._placed = said
                 elif kind == "broken":
                     raise UserError(f"{variables.CLUSTER} = 'ray': a worker cannot run on its machine: {said}")
                 else:
@@ -124,6 +149,7 @@ class Cluster:
         except (EOFError, OSError):
             self._pipe.close()
             end(self._process)
+            self._placed = Placed()
             time.sleep(_AGAIN_SECONDS)
             self._process, self._pipe = self._start()
 
@@ -146,19 +172,22 @@ class Cluster:
                 if not hmac.compare_digest(_exactly(connection, len(self._token)), self._token):
                     return []
                 pipe = piped(connection, ANSWER_SECONDS)
-            name: str = pipe.recv()
+            mark, name = pipe.recv()
             pipe.send(("world", (self._packages, self._settings.benchmark)))
             status, answer = pipe.recv()
         except (EOFError, OSError):
             return []
         if status != "ok":
-            raise UserError(f"{name}: {answer.strip().splitlines()[-1]}")
+            raise UserError(f"{name}: {last_line(answer)}")
         self._compare(name, answer)
+        self._trouble = ""
+        self._marks[name] = mark
         return [Worker(name, pipe, None)]
 
     def _compare(self, name: str, world: Mapping[str, str]) -> None:
         """Whether it simulates what the others do; the first tells what this machine has not."""
-        for what, theirs in world.items():
+        for what in {**self._world, **world}:
+            theirs = world.get(what, "missing")
             ours = self._world.setdefault(what, theirs)
             if ours != theirs:
                 assets = facts_of(self._settings.benchmark).assets
@@ -166,6 +195,17 @@ class Cluster:
                     f"copy them, or set {ASSETS[assets].variable} there" if what == "assets" else "install the same"
                 )
                 raise UserError(f"{name}: {what} {theirs}, where others have {ours}; {remedy}")
+
+
+def ended(worker: Worker) -> bool:
+    """Whether the connection to it is closed, or broken; nothing is read."""
+    watch = select.poll()
+    watch.register(worker.pipe, select.POLLRDHUP)
+    return bool(watch.poll(0))
+
+
+def _ranks() -> int:
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def _exactly(connection: socket.socket, count: int) -> bytes:

@@ -9,8 +9,9 @@ numbers.
 """
 
 import signal
+import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from multiprocessing.connection import wait
 from types import TracebackType
 from typing import Any
@@ -30,6 +31,8 @@ from pirl_core.types import ChunkResult, DemoEpisode, Episode, Observation
 
 MOST_LOSSES = 3
 """Of workers in a row that one episode may outlive: after that it is taken to be what ends them."""
+NAMED = 3
+"""Episodes that a message names."""
 _NOBODY = -1
 
 
@@ -62,7 +65,8 @@ class VectorEnv:
         self._losses: Counter[int] = Counter()
         self._workers: dict[int, Worker] = {}
         self._enlisted = 0
-        self._cluster = cluster.Cluster(self._settings, workers or num_envs) if variables.cluster() else None
+        most = workers or min(num_envs, variables.whole(variables.WORKERS) or num_envs)
+        self._cluster = cluster.Cluster(self._settings, most) if variables.cluster() else None
         try:
             if self._cluster:
                 self._enlist(self._cluster.first())
@@ -149,6 +153,7 @@ class VectorEnv:
             self._lost(worker, [number], gone)
 
         while waiting or at_work:
+            self._drop_ended(at_work)
             for worker in [worker for worker in self._workers if worker not in at_work][: len(waiting)]:
                 begin(worker)
             ready = wait([self._workers[worker].pipe for worker in at_work], cluster.ANSWER_SECONDS)
@@ -234,6 +239,7 @@ class VectorEnv:
         answers: list[tuple[np.ndarray, ...]] = []
         rows = list(range(len(slots)))
         while rows:
+            self._drop_ended({})
             while behind := [row for row in rows if slots[row] in self._behind]:
                 for where, _ in self._round(slots, behind, lambda where: ("catch_up", self._played(slots, where))):
                     self._behind.difference_update(slots[row] for row in where)
@@ -301,9 +307,8 @@ class VectorEnv:
 
         Raises WorkerDied for a worker of this machine, and where too many were lost with one episode.
         """
-        name, pipe, process = self._workers[number]
-        tasks = sorted({self._episodes[slot].task for slot, home in self._home.items() if home == number})
-        at = f"while it ran {', '.join(tasks) or 'no task'}"
+        name, _, process = self._workers[number]
+        at = f"while it ran {_named(self._episodes[slot] for slot, home in self._home.items() if home == number)}"
         if process:
             code = process.wait()
             ending = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"
@@ -317,12 +322,31 @@ class VectorEnv:
             raise WorkerDied(
                 f"{name} {gone} {at}, the {MOST_LOSSES + 1}th in a row; look at `ray logs` of its machine"
             ) from gone
-        pipe.close()
-        del self._workers[number]
+        print(f"{name} {gone} {at}; others go on", file=sys.stderr, flush=True)
+        self._drop(number)
+
+    def _drop_ended(self, at_work: Container[int]) -> None:
+        """A machine is mostly lost with all of its workers: none that is known to be gone is asked for anything. Those
+        that are at work are left to whoever waits for them."""
+        for number, worker in list(self._workers.items()):
+            if number not in at_work and not worker.process and cluster.ended(worker):
+                self._drop(number)
+
+    def _drop(self, number: int) -> None:
+        """Its episodes go to other workers of the cluster."""
         assert self._cluster is not None
+        worker = self._workers.pop(number)
+        worker.pipe.close()
+        self._cluster.give_up(worker)
         self._enlist(self._cluster.joined(0.0 if self._workers else cluster.JOIN_SECONDS))
         load = Counter(self._home[slot] for slot in self._running)
         for slot in [slot for slot in self._running if self._home[slot] == number]:
-            self._home[slot] = min(self._workers, key=lambda worker: (load[worker], worker))
+            self._home[slot] = min(self._workers, key=lambda other: (load[other], other))
             load[self._home[slot]] += 1
             self._behind.add(slot)
+
+
+def _named(episodes: Iterable[Episode]) -> str:
+    """The first few, by task and seed of the start."""
+    names = sorted({f"{episode.task} from seed {episode.seed}" for episode in episodes})
+    return ", ".join(names[:NAMED] + [f"{len(names) - NAMED} more"] * (len(names) > NAMED)) or "no task"

@@ -10,12 +10,20 @@ from pirl_core.provenance.packages import versions
 
 World = dict[str, str]
 """What → version or digest; what is not there is left out."""
-_ALWAYS = ("gymnasium", "metaworld", "mujoco", "numpy")
+_PACKAGES = {
+    "calvin": ("gym", "numpy-quaternion", "pybullet"),
+    "gymnasium": ("gymnasium", "mujoco"),
+    "libero": ("bddl", "hf-libero", "mujoco", "robosuite"),
+    "maniskill": ("mani_skill", "sapien"),
+    "metaworld": ("gymnasium", "metaworld", "mujoco"),
+}
+"""Which may have a say in the numbers of the benchmarks with these assets, or of this name."""
 
 
 def packages_of(benchmark: str) -> list[str]:
-    """Those that may have a say in its numbers, as this machine knows them."""
-    return list(versions(_ALWAYS, [benchmark]))
+    """Those that may have a say in its numbers; of somebody's own, all that it asks for on this machine."""
+    known = _PACKAGES.get(facts_of(benchmark).assets or benchmark)
+    return ["numpy", *(known or versions([benchmark.split(".")[0]]))]
 
 
 def world_of(packages: list[str], benchmark: str) -> World:
