@@ -104,8 +104,10 @@ class Cluster:
 
     def give_up(self, worker: Worker) -> None:
         """A lost worker may hang; Ray ends it, wherever it is, and starts another."""
-        with suppress(OSError):  # who talks to Ray has ended, and is started again
-            self._pipe.send(self._marks.pop(worker.name))
+        # Ray itself ends those of one who talked to it before.
+        if mark := self._marks.pop(worker.name, None):
+            with suppress(OSError):
+                self._pipe.send(mark)
 
     def close(self) -> None:
         """End the process that talks to Ray, and with it the workers."""
@@ -150,6 +152,7 @@ class Cluster:
             self._pipe.close()
             end(self._process)
             self._placed = Placed()
+            self._marks.clear()
             time.sleep(_AGAIN_SECONDS)
             self._process, self._pipe = self._start()
 
