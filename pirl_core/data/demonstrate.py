@@ -4,14 +4,12 @@ The executed action carries Gaussian noise, the recorded one does not: the data 
 off-path states (DART, Laskey et al. 2017, arXiv:1703.09327), which clean demonstrations never visit.
 """
 
-import os
 import subprocess
-import sys
-import traceback
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing, contextmanager, suppress
+from functools import partial
 from multiprocessing.connection import Connection, wait
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import numpy as np
 
@@ -19,7 +17,16 @@ from pirl_core import seeds
 from pirl_core.data.lerobot import DemoEpisode
 from pirl_core.envs.contract import EpisodeOver, Simulator
 from pirl_core.envs.opening import expert_of, open_simulator, settings_of
-from pirl_core.envs.vector.processes import WORKER_ENVIRONMENT, end, start_python, worker_count
+from pirl_core.envs.vector.processes import (
+    WORKER_ENVIRONMENT,
+    answered,
+    be_child,
+    end,
+    ending,
+    read_answer,
+    start_python,
+    worker_count,
+)
 from pirl_core.errors import UserError, WorkerDied
 from pirl_core.facts import facts_of
 from pirl_core.params.sections import Curate, Env
@@ -27,6 +34,7 @@ from pirl_core.readers import variables
 from pirl_core.types import Episode
 
 Helper = tuple[subprocess.Popen[bytes], Connection]
+NAME = "a process that made demonstrations"
 Trained = dict[str, np.ndarray]
 """What ``opening.train_expert`` made."""
 
@@ -168,50 +176,42 @@ def _made(
     busy: dict[Connection, int] = {}
     early: dict[int, DemoEpisode | None] = {}
 
+    @contextmanager
+    def talking_to(pipe: Connection) -> Generator[None]:
+        try:
+            yield
+        except (EOFError, OSError):
+            how = ending(processes[pipe])
+            raise WorkerDied(f"{NAME} {how}; if memory ran out, set {variables.WORKERS} lower") from None
+
     def give(pipe: Connection) -> None:
         if following := next(left, None):
             busy[pipe], wish = following
             pipe.send(wish)
 
-    try:
-        for pipe in processes:
+    for pipe in processes:
+        with talking_to(pipe):
             pipe.send(start)
             give(pipe)
-        for number in range(len(wishes)):
-            while number not in early:
-                for pipe in cast("list[Connection]", wait(list(busy))):
-                    status, answer = pipe.recv()
-                    if status != "ok":
-                        raise UserError(answer) if status == "user_error" else RuntimeError(answer)
-                    early[busy.pop(pipe)] = answer
+    for number in range(len(wishes)):
+        while number not in early:
+            for pipe in cast("list[Connection]", wait(list(busy))):
+                with talking_to(pipe):
+                    early[busy.pop(pipe)] = read_answer(NAME, pipe.recv())
                     give(pipe)
-            yield early.pop(number)
-    except (EOFError, OSError):
-        raise WorkerDied(
-            f"a process that made demonstrations ended on its own; if memory ran out, set {variables.WORKERS} lower"
-        ) from None
+        yield early.pop(number)
 
 
 def _serve(pipe: Connection) -> None:
     """Answer each wish until the pipe closes. Nothing comes while one is being fulfilled, so a pipe that has something
     to say then has closed."""
-    env, curate, trained = pipe.recv()
-    demonstrator = Demonstrator(env, curate, pipe.poll, trained)
-    while True:
-        wish = pipe.recv()
-        try:
-            answer: tuple[str, Any] = ("ok", demonstrator.make(wish))
-        except UserError as error:
-            answer = ("user_error", str(error))
-        except Exception:
-            answer = ("error", traceback.format_exc())
-        pipe.send(answer)
+    with suppress(EOFError, BrokenPipeError, ConnectionResetError):
+        env, curate, trained = pipe.recv()
+        demonstrator = Demonstrator(env, curate, pipe.poll, trained)
+        while True:
+            wish = pipe.recv()
+            pipe.send(answered(partial(demonstrator.make, wish)))
 
 
 def main() -> None:
-    with Connection(int(sys.argv[1])) as pipe, suppress(EOFError, BrokenPipeError, ConnectionResetError):
-        _serve(pipe)
-    # OpenGL drivers print errors when Python tears them down in arbitrary order.
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(0)
+    be_child(_serve)

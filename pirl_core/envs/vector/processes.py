@@ -1,14 +1,20 @@
-"""Worker processes of this machine, and what a worker is to ``slots``, wherever it runs."""
+"""Worker processes of this machine, and what a worker is to ``slots``, wherever it runs.
+
+What a worker is asked it answers with ``("ok", payload)``, or with ``("user_error", text)`` or ``("error", text)``.
+"""
 
 import os
 import signal
 import subprocess
 import sys
+import traceback
+from collections.abc import Callable
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from pirl_core.errors import UserError
 from pirl_core.readers import variables
 
 WORKER_ENVIRONMENT = {
@@ -76,3 +82,39 @@ def end(process: subprocess.Popen[bytes]) -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
+
+
+def ending(process: "subprocess.Popen[bytes]") -> str:
+    """Of one that is gone, or about to go: how it went."""
+    code = process.wait()
+    return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"
+
+
+def be_child(serve: Callable[[Connection], None]) -> None:
+    """What the line of ``start_python`` calls: serves its pipe, then ends."""
+    with Connection(int(sys.argv[1])) as pipe:
+        serve(pipe)
+    # OpenGL drivers print errors when Python tears them down in arbitrary order.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
+
+
+def answered(ask: Callable[[], Any]) -> tuple[str, Any]:
+    """The worker's side: what comes of it, or why nothing does."""
+    try:
+        return "ok", ask()
+    except UserError as error:
+        return "user_error", str(error)
+    except Exception:
+        return "error", traceback.format_exc()
+
+
+def read_answer(name: str, reply: tuple[str, Any]) -> Any:
+    """The other side. Raises UserError as the worker did, RuntimeError with its traceback for anything else."""
+    status, answer = reply
+    if status == "user_error":
+        raise UserError(answer)
+    if status == "error":
+        raise RuntimeError(f"{name} failed:\n{answer}")
+    return answer

@@ -8,7 +8,6 @@ Axes: n slots of a call, C cameras, H W pixels, S state numbers, R executed acti
 numbers.
 """
 
-import signal
 import sys
 from collections import Counter
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
@@ -23,7 +22,7 @@ from pirl_core.envs.opening import settings_of
 from pirl_core.envs.vector import cluster, processes
 from pirl_core.envs.vector.processes import Worker, worker_count
 from pirl_core.envs.vector.replay import Film, Take
-from pirl_core.errors import UserError, WorkerDied
+from pirl_core.errors import WorkerDied
 from pirl_core.facts import facts_of
 from pirl_core.params.sections import Env
 from pirl_core.readers import variables
@@ -295,12 +294,7 @@ class VectorEnv:
             raise _GoneError("was lost") from error
 
     def _answer(self, number: int, reply: tuple[str, Any]) -> Any:
-        status, answer = reply
-        if status == "user_error":
-            raise UserError(answer)
-        if status == "error":
-            raise RuntimeError(f"{self._workers[number].name} failed:\n{answer}")
-        return answer
+        return processes.read_answer(self._workers[number].name, reply)
 
     def _lost(self, number: int, slots: list[int], gone: _GoneError) -> None:
         """Give the episodes of a cluster's worker to others. slots: those that it was asked for.
@@ -310,8 +304,7 @@ class VectorEnv:
         name, _, process = self._workers[number]
         at = f"while it ran {_named(self._episodes[slot] for slot, home in self._home.items() if home == number)}"
         if process:
-            code = process.wait()
-            ending = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"
+            ending = processes.ending(process)
             self.close()
             raise WorkerDied(
                 f"{name} {ending} {at}; if memory ran out, lower num_envs or set {variables.WORKERS}"

@@ -1,12 +1,10 @@
 """The worker process: runs several episode slots, one message per call. ``vector.VectorEnv`` starts it.
 
-Messages on the pipe: ``(command, payload)`` down, ``("ok", payload)`` or ``("error", text)`` up. The process ends when
-the pipe closes, so it cannot outlive its parent. It must not import torch: that costs seconds and 300 MB each.
+Messages on the pipe: ``(command, payload)`` down, an answer up (``processes``). The process ends when the pipe closes,
+so it cannot outlive its parent. It must not import torch: that costs seconds and 300 MB each.
 """
 
-import os
-import sys
-import traceback
+from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -15,9 +13,9 @@ import numpy as np
 from pirl_core.envs.contract import Outcome, Settings, Simulator
 from pirl_core.envs.opening import open_simulator
 from pirl_core.envs.vector.batch import BatchSlots
+from pirl_core.envs.vector.processes import answered, be_child
 from pirl_core.envs.vector.replay import record_episode, render_episode
 from pirl_core.envs.vector.world import world_of
-from pirl_core.errors import UserError
 from pirl_core.types import Episode
 
 IDLE_SIMULATORS = 8
@@ -108,49 +106,36 @@ class Slots:
 def serve(pipe: Connection) -> None:
     """Answer requests until the pipe closes."""
     slots: Slots | BatchSlots | None = None
+    settings: Settings | None = None
+
+    def answer(command: str, payload: Any) -> Any:
+        nonlocal slots, settings
+        if command == "start":
+            settings, num_envs = payload
+            slots = BatchSlots(settings, num_envs) if settings.sim_backend == "gpu" else Slots(settings)
+            return None
+        if command == "world":
+            return world_of(*payload)
+        assert slots is not None and settings is not None
+        if command == "film":
+            slots.clear()
+            take, size, every = payload
+            return render_episode(settings, take, size, every, fast=False)
+        if command == "record":
+            slots.clear()
+            return record_episode(settings, *payload)
+        if command == "catch_up":
+            assert isinstance(slots, Slots)
+            return slots.catch_up(payload)
+        return slots.reset(payload) if command == "reset" else slots.step(*payload)
+
     while True:
         try:
-            command, payload = pipe.recv()
+            request = pipe.recv()
+            pipe.send(answered(partial(answer, *request)))
         except (EOFError, OSError):
-            return
-        try:
-            if command == "start":
-                settings, num_envs = payload
-                slots = BatchSlots(settings, num_envs) if settings.sim_backend == "gpu" else Slots(settings)
-                answer: Any = None
-            elif command == "world":
-                answer = world_of(*payload)
-            elif command == "film":
-                assert slots is not None
-                slots.clear()
-                take, size, every = payload
-                answer = render_episode(settings, take, size, every, fast=False)
-            elif command == "record":
-                assert slots is not None
-                slots.clear()
-                answer = record_episode(settings, *payload)
-            elif command == "catch_up":
-                assert isinstance(slots, Slots)
-                slots.catch_up(payload)
-                answer = None
-            else:
-                assert slots is not None
-                answer = slots.reset(payload) if command == "reset" else slots.step(*payload)
-            reply = ("ok", answer)
-        except UserError as error:
-            reply = ("user_error", str(error))
-        except Exception:
-            reply = ("error", traceback.format_exc())
-        try:
-            pipe.send(reply)
-        except OSError:
             return
 
 
 def main() -> None:
-    with Connection(int(sys.argv[1])) as pipe:
-        serve(pipe)
-    # OpenGL drivers print errors when Python tears them down in arbitrary order.
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(0)
+    be_child(serve)
