@@ -179,7 +179,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add = parser.add_argument
     add("--families", nargs="+", choices=MODELS, default=list(MODELS), help="policy.backbone")
     add("--size", default="full", help="policy.size")
-    add("--decisions", type=int, nargs="+", default=[1, 8], help="of a minibatch, each a row")
+    add("--decisions", type=int, nargs="+", default=[1], help="of a minibatch, each a row")
     add("--rounds", type=int, default=2, help="measurements of each side")
     add("--scratch", type=Path, help="where the files are made, and removed afterwards (default: the system's folder)")
     add("--family", choices=MODELS, help=argparse.SUPPRESS)
