@@ -203,7 +203,7 @@ docs: setup .venv/extra-docs ## the pages of docs/ as a site, in outputs/site; a
 bench: setup ## measure speed and memory; writes benchmarks/RESULTS.md (about half an hour on two free cores, 12 GiB of disk)
 	@python -m benchmarks --output benchmarks/RESULTS.md
 
-bench-full: setup ## π0, π0.5 and GR00T N1.5 at their published sizes on this machine, into the same page (22 GiB of memory, 30 of disk)
+bench-full: setup ## π0, π0.5 and GR00T N1.5 at their published sizes on this machine, into the same page (18 GiB of memory, 30 of disk, a quarter of an hour)
 	@python -m benchmarks --only full_size --output benchmarks/RESULTS.md
 
 clean: ## remove outputs; DVC's cache keeps what was computed
