@@ -364,8 +364,9 @@ def results_table(metrics: dict[str, list[Row]]) -> str:
 
 
 def aligned(header: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
-    """Columns padded to equal width, numbers to the right."""
-    rows = [list(header), *[list(row) for row in cells]]
+    """Columns padded to equal width, numbers to the right; a row is a line, whatever its cells hold."""
+    cells = [[" ".join(cell.splitlines()) for cell in row] for row in cells]
+    rows = [list(header), *cells]
     widths = [max(len(row[i]) for row in rows) for i in range(len(header))]
     right = numeric(header, cells)
     lines = []

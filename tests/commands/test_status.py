@@ -16,7 +16,7 @@ from typing import Any
 
 import psutil
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from pirl_core.commands.cli import main
@@ -209,6 +209,7 @@ def odd_values() -> st.SearchStrategy[Any]:
     return st.recursive(leaf, lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=3), inner))
 
 
+@example(key="name", value="\x85", state="running")
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(key=st.sampled_from(sorted(status())), value=st.just("left out") | odd_values(), state=st.sampled_from(ORDER))
 def test_a_status_is_shown_or_refused_in_a_line(tmp_path: Path, key: str, value: Any, state: str) -> None:
