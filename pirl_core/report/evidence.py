@@ -6,7 +6,7 @@ parameters in all, its episodes and curves are those of the first part, by name.
 """
 
 from functools import cache
-from itertools import chain, groupby
+from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -102,14 +102,20 @@ def _presets(twin: str) -> list[Params]:
 
 def listed_in(twin: str, experiment: str, method: str) -> list[str]:
     """The parts that run the experiment with the method."""
-    return list(dict.fromkeys(chain.from_iterable(listed_by_seed(twin, experiment, method).values())))
+    return [params.scale for params in _listing(twin, experiment, method)]
 
 
 def listed_by_seed(twin: str, experiment: str, method: str) -> dict[int, list[str]]:
     """The same, for each of the training seeds that they have."""
-    having = [p for p in _presets(twin) if experiment in p.experiments and method in p.policies]
-    seeds = sorted({seed for p in having for seed in p.seeds})
-    return {seed: [p.scale for p in having if seed in p.seeds] for seed in seeds}
+    found: dict[int, list[str]] = {}
+    for params in _listing(twin, experiment, method):
+        for seed in params.seeds:
+            found.setdefault(seed, []).append(params.scale)
+    return found
+
+
+def _listing(twin: str, experiment: str, method: str) -> list[Params]:
+    return [p for p in _presets(twin) if experiment in p.experiments and method in p.policies]
 
 
 def read_evidence(results: Path, twin: str) -> Evidence:

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,16 @@ def test_without_ray_a_line_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) 
         VectorEnv(ENV, 1)
 
 
+@contextmanager
+def node(nodes: Any, simulators: int) -> Iterator[None]:
+    """Taken away however a test ends, so that the next one finds what it adds alone."""
+    added = nodes.add_node(num_cpus=1, resources={"sim": simulators})
+    try:
+        yield
+    finally:
+        nodes.remove_node(added)
+
+
 def process_of(worker: Any) -> int:
     found = re.search(r"process (\d+)", worker.name)
     assert found
@@ -97,8 +107,8 @@ def test_one_two_and_four_nodes_give_what_processes_here_give(nodes: Any, monkey
     for more in (1, 1, 2):
         added += [nodes.add_node(num_cpus=1, resources={"sim": 1}) for _ in range(more)]
         assert equal(here, course(ENV, 5))
-    for node in added:
-        nodes.remove_node(node)
+    for each in added:
+        nodes.remove_node(each)
 
 
 @pytest.mark.slow
@@ -127,8 +137,8 @@ def test_killing_workers_and_nodes_changes_no_number_and_a_new_node_is_used(
     assert equal(here, rounds(ENV, 6, disturb))
     assert len(known) >= 8
     assert max(most[13:]) >= 4
-    for node in added:
-        nodes.remove_node(node)
+    for each in added:
+        nodes.remove_node(each)
 
 
 @pytest.mark.slow
@@ -155,8 +165,8 @@ def test_thirty_kills(nodes: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     assert equal(here, rounds(ENV, 6, disturb))
     assert len(raylets) >= 4
     assert len(raylets) + len(workers) >= 30
-    for node in added:
-        nodes.remove_node(node)
+    for each in added:
+        nodes.remove_node(each)
 
 
 @pytest.mark.slow
@@ -167,7 +177,7 @@ def test_a_machine_of_many_workers_is_one_loss(nodes: Any) -> None:
         envs.reset([0], [Episode("reach-v3", 0)])
         raylet = psutil.Process(process_of(envs._workers[envs._home[0]])).parent()
         assert raylet
-        lost = next(node for node in pair if node.all_processes["raylet"][0].process.pid == raylet.pid)
+        lost = next(each for each in pair if each.all_processes["raylet"][0].process.pid == raylet.pid)
         pair.remove(lost)
         # Its processes would see only after a while that their raylet is gone.
         machine = raylet.children(recursive=True)
@@ -185,8 +195,7 @@ def test_a_worker_that_hangs_is_ended_and_another_takes_its_place(
     nodes: Any, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(cluster, "ANSWER_SECONDS", 6)
-    node = nodes.add_node(num_cpus=1, resources={"sim": 1})
-    with VectorEnv(ENV, 1, 1) as envs:
+    with node(nodes, 1), VectorEnv(ENV, 1, 1) as envs:
         envs.reset([0], [Episode("reach-v3", 7)])
         hanging = process_of(envs._workers[0])
         os.kill(hanging, signal.SIGSTOP)
@@ -195,7 +204,6 @@ def test_a_worker_that_hangs_is_ended_and_another_takes_its_place(
         with suppress(psutil.NoSuchProcess):
             psutil.Process(hanging).wait(30)
     assert "gave no answer for 6 s while it ran reach-v3 from seed 7; others go on" in capfd.readouterr().err
-    nodes.remove_node(node)
 
 
 @pytest.mark.slow
@@ -203,8 +211,7 @@ def test_a_run_waits_while_another_has_all_simulators(
     nodes: Any, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(cluster, "JOIN_SECONDS", 15)
-    node = nodes.add_node(num_cpus=1, resources={"sim": 2})
-    with VectorEnv(ENV, 2, 2) as first:
+    with node(nodes, 2), VectorEnv(ENV, 2, 2) as first:
         # Longer than a run waits for machines that do not come.
         ending = threading.Timer(30, first.close)
         ending.start()
@@ -212,7 +219,6 @@ def test_a_run_waits_while_another_has_all_simulators(
             second.reset([0], [Episode("reach-v3", 0)])
         assert not ending.is_alive()
     assert "waiting for others, who hold all 2 of the resource sim" in capfd.readouterr().err
-    nodes.remove_node(node)
 
 
 @pytest.mark.slow
@@ -228,21 +234,18 @@ def test_a_cluster_of_its_own(nodes: Any, monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.slow
 def test_films_survive_too(nodes: Any) -> None:
     takes = [Take(Episode(task, 0), np.full((12, 4), 0.1, np.float32)) for _ in range(3) for task in TASKS]
-    node = nodes.add_node(num_cpus=1, resources={"sim": 2})
-    with VectorEnv(ENV, 2, 2) as envs:
+    with node(nodes, 2), VectorEnv(ENV, 2, 2) as envs:
         films = envs.film(takes, 32, 4)
         found = dict([next(films)])
         os.kill(process_of(envs._workers[max(envs._workers)]), signal.SIGKILL)
         found |= dict(films)
     assert sorted(found) == list(range(6))
     assert all(np.array_equal(found[number].frames, found[number % 2].frames) for number in range(6))
-    nodes.remove_node(node)
 
 
 @pytest.mark.slow
 def test_an_episode_that_ends_every_worker_is_named(nodes: Any) -> None:
-    node = nodes.add_node(num_cpus=1, resources={"sim": 1})
-    with VectorEnv(ENV, 1, 1) as envs:
+    with node(nodes, 1), VectorEnv(ENV, 1, 1) as envs:
         envs.reset([0], [Episode("reach-v3", 0)])
         receive = envs._receive
 
@@ -255,7 +258,6 @@ def test_an_episode_that_ends_every_worker_is_named(nodes: Any) -> None:
         with pytest.raises(WorkerDied, match="while it ran reach-v3 from seed 0, the 4th in a row"):
             envs.step([0], np.zeros((1, 50, 4), np.float32))
         assert not envs._workers
-    nodes.remove_node(node)
 
 
 @pytest.mark.slow
@@ -294,13 +296,11 @@ def test_another_version_and_no_machine_are_told_in_a_line(nodes: Any, monkeypat
     monkeypatch.setattr(cluster, "JOIN_SECONDS", 8)
     with pytest.raises(UserError, match=r"no machine has the resource sim\).* ray start --resources="):
         VectorEnv(ENV, 1, 1)
-    node = nodes.add_node(num_cpus=1, resources={"sim": 1})
     monkeypatch.setattr(cluster, "JOIN_SECONDS", 100)
     for ours, said in (
         ({"mujoco": "1.2.3"}, r"mujoco 3\.3\.0, where others have 1\.2\.3; install the same"),
         ({"snow": "1.0"}, r"snow missing, where others have 1\.0; install the same"),
     ):
         monkeypatch.setattr(cluster, "world_of", lambda *_, ours=ours: ours)
-        with pytest.raises(UserError, match=rf"worker on .*: {said}"):
+        with node(nodes, 1), pytest.raises(UserError, match=rf"worker on .*: {said}"):
             VectorEnv(ENV, 1, 1)
-    nodes.remove_node(node)

@@ -7,7 +7,6 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -256,17 +255,11 @@ def test_an_answer_that_takes_too_long_is_told(policy: Policy, seen: Observation
         return policy.player(observation, keys)
 
     waiting = Policy(policy.flow, policy.interface, slow)
-    with running(waiting, openpi, websocket, LIMITS._replace(seconds=0.2)) as (_, port):
-        with pytest.raises(RuntimeError, match=r"no answer within 0\.2 s; ask again"):
+    with running(waiting, openpi, websocket, LIMITS._replace(seconds=3)) as (_, port):
+        with pytest.raises(RuntimeError, match="no answer within 3 s; ask again"):
             openpi_client(port).infer(openpi_message(seen, 0))
         held.set()
-        # As the line says; on a busy machine a forward may take so long, too.
-        answered = False
-        for _ in range(50):
-            with suppress(RuntimeError):
-                answered = "actions" in openpi_client(port).infer(openpi_message(seen, 0))
-                break
-        assert answered
+        openpi_client(port).infer(openpi_message(seen, 0))
 
 
 def test_a_row_that_fails_fails_alone(policy: Policy, seen: Observation, caplog: pytest.LogCaptureFixture) -> None:
