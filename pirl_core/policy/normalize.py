@@ -67,6 +67,18 @@ def fit(values: np.ndarray, mode: Mode, still_scale: float = STILL_SCALE) -> Aff
     return Affine(center.tolist(), np.where(still, still_scale, np.maximum(scale, MIN_SCALE)).tolist())
 
 
+def squashed(normalization: Normalization, bound: float | None) -> Normalization:
+    """Actions that a tanh keeps within ± ``bound``, the simulator's own; None: within the data's extremes.
+
+    Not within extremes where there is a bound: a policy that shows little of what the robot can do would keep RL from
+    the rest of it.
+    """
+    if bound is None:
+        return normalization._replace(squash=True)
+    numbers = len(normalization.action.scale)
+    return normalization._replace(action=Affine([0.0] * numbers, [bound] * numbers), squash=True)
+
+
 def moving(action: Affine) -> list[int]:
     """Which action numbers ever varied in the demonstrations; all, where none did."""
     found = [number for number, scale in enumerate(action.scale) if scale > FIXED_SCALE]

@@ -11,13 +11,14 @@ from pirl_core.checkpoints.source import find_checkpoint
 from pirl_core.checkpoints.statistics import find_statistics
 from pirl_core.data.lerobot import Frames, action_chunks
 from pirl_core.errors import UserError
+from pirl_core.facts import facts_in
 from pirl_core.params.sections import Env, Policy
 from pirl_core.params.sizes import Mode
 from pirl_core.policy.backbone import new_backbone, new_shape, published_prompt, published_sizes
 from pirl_core.policy.context import DataSizes
 from pirl_core.policy.flow_policy import FlowPolicy
 from pirl_core.policy.interface import interface_of
-from pirl_core.policy.normalize import FIXED_SCALE, Normalization, fit, relative
+from pirl_core.policy.normalize import FIXED_SCALE, Normalization, fit, relative, squashed
 from pirl_core.policy.tokenizer import Prompt, build_tokenizer, check_words, load_tokenizer
 
 
@@ -55,7 +56,9 @@ def build_policy(
         )
     else:
         normalization = data_normalization(frames, policy.normalization, policy.delta_actions, policy.horizon)
-    normalization = normalization._replace(squash=policy.squash)
+    if policy.squash:
+        fitted = policy.normalization_from == "data"
+        normalization = squashed(normalization, facts_in(env).action_range if fitted else None)
     if policy.size == "full":
         data = published_sizes(policy.backbone, len(env.cameras), policy.horizon)
         if state_numbers > data.state_dim or action_numbers > data.action_dim:

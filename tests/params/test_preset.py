@@ -16,7 +16,7 @@ from pirl_core.params.preset import load_preset, preset_names, preset_text, pres
 from pirl_core.readers.strict_yaml import parse_yaml
 
 # Of the base and the scales together, and of a part of the paper's rows, which extends one of them.
-MOST_LINES, MOST_LINES_OF_A_PART = 1400, 60
+MOST_LINES, MOST_LINES_OF_A_PART = 1450, 60
 
 
 def comments(text: str) -> list[str]:

@@ -227,3 +227,13 @@ def test_the_range_of_the_demonstrations_is_told() -> None:
     told = demonstrated(frames)
     assert told["data/episodes"] == 3 and told["data/episodic_length"] == 4
     assert told["data/episodic_length_std"] == pytest.approx((14 / 3) ** 0.5)
+
+
+def test_squashed_actions_go_as_far_as_the_simulator_takes_them() -> None:
+    frames = learnable()
+    frames = frames._replace(actions=0.3 * frames.actions)
+    settings = POLICY.model_copy(update={"normalization": "min_max", "squash": True})
+    policy = build_policy(ENV, settings, frames, INSTRUCTIONS, 0).policy
+    far = torch.full((1, policy.denoise_steps + 1, *policy.chunk_shape), 50.0)
+    context = policy.encode(Observation(frames.images[:1], frames.state[:1], INSTRUCTIONS[:1]))
+    assert torch.equal(policy.executed(far, context), torch.ones(1, POLICY.replan, 4))

@@ -44,9 +44,7 @@ class Policy(Section):
         if self.normalization_from == "pretrained" and self.pretrained is None:
             raise ValueError("normalization_from: pretrained needs pretrained weights; give them or say data")
         if self.squash and (self.delta_actions or self.normalization != "min_max"):
-            raise ValueError(
-                "squash keeps actions within their extremes: it needs normalization: min_max, delta_actions: 0"
-            )
+            raise ValueError("squash keeps actions within bounds: it needs normalization: min_max, delta_actions: 0")
         if self.state_in_prompt and self.backbone != "pi05":
             raise ValueError("state_in_prompt is pi05's way to see the state; the others see it without")
         return self
