@@ -1,4 +1,4 @@
-"""The vector environment against a raw MetaWorld loop, and against gymnasium's AsyncVectorEnv with pictures.
+"""The vector environment against raw loops of MetaWorld and Gymnasium, and against AsyncVectorEnv with pictures.
 
 Also the milliseconds that a step, a reset and a frame cost.
 """
@@ -20,6 +20,8 @@ from pirl_core.envs.drawing.mujoco import Detail, Renderer
 from pirl_core.envs.metaworld.simulator import MetaWorldEnv
 from pirl_core.envs.opening import settings_of
 from pirl_core.envs.vector.slots import VectorEnv
+from pirl_core.params.file import resolve
+from pirl_core.params.preset import load_preset
 from pirl_core.params.sections import Env
 from pirl_core.types import Episode
 
@@ -42,11 +44,11 @@ def drawing_environment(task: str, size: dict[str, int]) -> gym.Env:
 
 
 def raw_rate(simulators: list[Any], steps: int, rng: np.random.Generator) -> float:
-    """Steps per second of MetaWorld's own ``step``, without gymnasium's wrappers, one simulator after another."""
+    """Steps per second of the simulators' own ``step``, without gymnasium's wrappers, one simulator after another."""
     spent = 0.0
     for simulator in simulators:
         simulator.reset()
-        actions = rng.uniform(-1, 1, (steps, 4)).astype(np.float32)
+        actions = rng.uniform(-1, 1, (steps, *simulator.action_space.shape)).astype(np.float32)
         begin = time.perf_counter()
         for action in actions:
             simulator.step(action)
@@ -54,13 +56,16 @@ def raw_rate(simulators: list[Any], steps: int, rng: np.random.Generator) -> flo
     return steps * len(simulators) / spent
 
 
-def vector_rate(envs: VectorEnv, tasks: list[str], chunks: int, length: int, rng: np.random.Generator) -> float:
-    """Steps per second over ``chunks`` chunks from fresh episodes; an episode that succeeds drops out."""
+def vector_rate(
+    envs: VectorEnv, tasks: list[str], chunks: int, length: int, rng: np.random.Generator, numbers: int = 4
+) -> float:
+    """Steps per second over ``chunks`` chunks from fresh episodes; an episode that succeeds drops out. numbers: of an
+    action."""
     live = list(range(envs.num_envs))
     envs.reset(live, [Episode(tasks[slot % len(tasks)], next(_seeds)) for slot in live])
     steps, begin = 0, time.perf_counter()
     for _ in range(chunks):
-        actions = rng.uniform(-1, 1, (len(live), length, 4)).astype(np.float32)
+        actions = rng.uniform(-1, 1, (len(live), length, numbers)).astype(np.float32)
         result = envs.step(live, actions)
         steps += int(result.steps.sum())
         live = [slot for slot, done in zip(live, result.terminated, strict=True) if not done]
@@ -103,33 +108,49 @@ def costs(env: Env, repeats: int) -> list[Row]:
 
 def state_rows(env: Env, options: argparse.Namespace) -> list[Row]:
     """Chunks with state observations against the raw loop."""
-    rng = np.random.default_rng(0)
-    env = env.model_copy(update={"cameras": [], "object_state": True})
     simulators = []
     for task in env.tasks:
         made = raw_environment(task)
         made.reset()
         simulators.append(made.unwrapped)
-    workers = min(cores(), options.slots)
-    with VectorEnv(env, options.slots, workers) as envs:
-        vector_rate(envs, env.tasks, 1, options.chunk, rng)  # simulators are built at the first reset
+    env = env.model_copy(update={"cameras": [], "object_state": True})
+    return [_against_raw("MetaWorld", env, simulators, options.slots, options.chunk, options)]
+
+
+def locomotion_rows(options: argparse.Namespace) -> list[Row]:
+    """The same of Gymnasium, in slots and chunks of the preset reinflow; HalfCheetah's episodes do not end early."""
+    run = resolve(load_preset("reinflow"), "hopper")
+    slots, chunk = min(run.rl.num_envs, 10 * options.slots), run.policy.replan
+    steps = options.chunks * options.chunk
+    env = run.env.model_copy(update={"tasks": ["HalfCheetah-v5"], "episode_steps": steps})
+    simulators = [gym.make(env.tasks[0]).unwrapped]
+    return [_against_raw("Gymnasium", env, simulators, slots, chunk, options)]
+
+
+def _against_raw(
+    name: str, env: Env, simulators: list[Any], slots: int, chunk: int, options: argparse.Namespace
+) -> Row:
+    """``options.chunks`` times ``options.chunk`` steps of each slot and of each raw simulator."""
+    rng = np.random.default_rng(0)
+    workers, steps = min(cores(), slots), options.chunks * options.chunk
+    numbers = simulators[0].action_space.shape[0]
+    with VectorEnv(env, slots, workers) as envs:
+        vector_rate(envs, env.tasks, 1, chunk, rng, numbers)  # simulators are built at the first reset
         rates = alternate(
             {
-                "raw": lambda: raw_rate(simulators, options.chunks * options.chunk, rng),
-                "vector": lambda: vector_rate(envs, env.tasks, options.chunks, options.chunk, rng),
+                "raw": lambda: raw_rate(simulators, steps, rng),
+                "vector": lambda: vector_rate(envs, env.tasks, steps // chunk, chunk, rng, numbers),
             },
             options.rounds,
         )
     factor, goal = ratio(rates["vector"], rates["raw"]), 0.85 * workers
-    return [
-        Row(
-            f"vector environment, states, {workers} workers / raw MetaWorld loop, 1 process",
-            f"{factor:.2f} × ({median(rates['vector']):.0f} / {median(rates['raw']):.0f} steps/s)",
-            f"≥ {goal:.2f} × (0.85 a worker)",
-            factor >= goal,
-            f"{options.slots} slots, chunks of {options.chunk}; {len(env.tasks)} tasks of the laptop scale",
-        )
-    ]
+    return Row(
+        f"vector environment, states, {workers} workers / raw {name} loop, 1 process",
+        f"{factor:.2f} × ({median(rates['vector']):.0f} / {median(rates['raw']):.0f} steps/s)",
+        f"≥ {goal:.2f} × (0.85 a worker)",
+        factor >= goal,
+        f"{slots} slots, chunks of {chunk}; {', '.join(env.tasks)}",
+    )
 
 
 def pixel_rows(env: Env, options: argparse.Namespace) -> list[Row]:
@@ -173,7 +194,12 @@ def pixel_rows(env: Env, options: argparse.Namespace) -> list[Row]:
 
 def rows(options: argparse.Namespace) -> list[Row]:
     env = laptop().env.model_copy(update={"episode_steps": options.chunks * options.chunk})
-    return [*state_rows(env, options), *pixel_rows(env, options), *costs(env, options.repeats)]
+    return [
+        *state_rows(env, options),
+        *locomotion_rows(options),
+        *pixel_rows(env, options),
+        *costs(env, options.repeats),
+    ]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
