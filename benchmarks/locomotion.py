@@ -23,7 +23,7 @@ from pirl_core.sft.train import train_sft
 from pirl_core.training.session import Session, open_session
 
 SHOWN = 10_000
-"""Steps of random actions, which SFT makes the policy draw, as the preset's demonstrations do."""
+"""Steps of random actions, which SFT is shown."""
 Validate = Callable[[FlowPolicy, VectorEnv, int], float]
 """(policy, environments, iterations done) → what is logged as the validation return."""
 

@@ -1,5 +1,5 @@
-"""SAC Flow beside the SAC of stable-baselines3: steps a second, and with --steps the returns beside those that
-the scale's run left in results/.
+"""SAC Flow beside the SAC of stable-baselines3: steps a second, and with --results the returns after as many
+steps as the scale's run made.
 
 Both have critics of two layers of 256, batches of 256, four environments, and as many updates of the critics as steps;
 the library's policy learns at each, ours at every second one, through four denoising steps.
@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from stable_baselines3 import SAC
 from stable_baselines3.common.env_util import make_vec_env
@@ -70,45 +69,44 @@ def level(task: str, steps: int, seed: int) -> float:
     """The library's mean return without noise, after so many steps."""
     library = theirs(task, min(steps // 10, 4000), seed).learn(steps)
     found = float(evaluate_policy(library, make_vec_env(task, seed=seed + 1000), EPISODES)[0])
-    print(f"{task}, seed {seed}: {found:.0f}", flush=True)
+    print(f"{task}, seed {seed}: {found:.0f} after {steps} steps", flush=True)
     return found
 
 
-def committed(task: str, seeds: Sequence[int], results: Path) -> list[float]:
-    """Our mean return of each seed, as the scale's run left it; [] where one is missing."""
-    file = results / "episodes.parquet"
-    if not file.exists():
-        return []
-    played = pq.read_table(file, filters=[("method", "=", "sac_flow"), ("task", "=", task), ("split", "=", "id")])
-    returns = {seed: played.filter(pc.field("seed") == seed)["return"].to_numpy() for seed in seeds}
-    return [float(of.mean()) for of in returns.values()] if all(map(len, returns.values())) else []
+def committed(task: str, results: Path) -> dict[int, tuple[int, float]]:
+    """By training seed, steps and mean return of the policy that the scale's run ended with; {} without such a run."""
+    if not (results / "episodes.parquet").exists():
+        return {}
+    wanted = [("method", "=", "sac_flow"), ("task", "=", task), ("split", "=", "id")]
+    played = pq.read_table(results / "episodes.parquet", filters=wanted).to_pandas()
+    curves = pq.read_table(results / "curves.parquet", filters=[("metric", "=", "charts/total_steps")]).to_pandas()
+    curves = curves[curves.experiment.isin(played.experiment)]
+    steps, returns = curves.groupby("seed").value.max(), played.groupby("seed")["return"].mean()
+    return {int(seed): (int(steps[seed]), float(returns[seed])) for seed in returns.index}
 
 
-def returns(task: str, steps: int, seeds: Sequence[int], results: Path) -> Row:
-    rl = setting(task).rl
-    own = rl.iterations * rl.sac.decisions_per_iteration
-    name = f"SAC Flow / stable-baselines3's SAC, return after {steps} steps, {task}"
-    mine = committed(task, seeds, results)
-    if not mine or own != steps:
-        return Row(name, "not measured", f"≥ {ENOUGH} ×", None, f"{results} has {len(mine)} seeds of {own} steps")
-    other = [level(task, steps, seed) for seed in seeds]
+def returns(task: str, results: Path) -> Row:
+    name, goal = f"SAC Flow / stable-baselines3's SAC, return after as many steps, {task}", f"≥ {ENOUGH} ×"
+    found = committed(task, results)
+    if not found:
+        return Row(name, "not measured", goal, None, f"no run in {results}")
+    mine, most = [value for _, value in found.values()], max(steps for steps, _ in found.values())
+    other = [level(task, steps, seed) for seed, (steps, _) in found.items()]
     factor = float(np.mean(mine) / np.mean(other))
     told = "; ".join(f"{a:.0f} / {b:.0f}" for a, b in zip(mine, other, strict=True))
     return Row(
         name,
         f"{factor:.2f} × ({np.mean(mine):.0f} / {np.mean(other):.0f})",
-        f"≥ {ENOUGH} ×",
+        goal,
         factor >= ENOUGH,
-        f"seeds {', '.join(map(str, seeds))}: {told}; without noise, {EPISODES} episodes of theirs; ours are those of "
-        f"{results}",
+        f"seeds {', '.join(map(str, found))}: {told}; {most} steps at most, without noise, {EPISODES} episodes of "
+        f"theirs; ours are those of {results}",
     )
 
 
 def rows(options: argparse.Namespace) -> list[Row]:
     found = [speed(task, options.chunk, options.rounds) for task in options.tasks] if options.rounds else []
-    if options.steps:
-        found += [returns(task, options.steps, options.seeds, options.results) for task in options.tasks]
-    return found
+    return found + [returns(task, options.results) for task in options.tasks if options.results]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -117,9 +115,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--tasks", nargs="+", default=["HalfCheetah-v5"], help="Gymnasium's ids")
     add("--chunk", type=int, default=400, help="steps of each side in a round")
     add("--rounds", type=int, default=5, help="measurements of each side; 0: no speed")
-    add("--steps", type=int, default=0, help="compare returns after so many; 0: do not")
-    add("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the returns")
-    add("--results", type=Path, default=Path("results/sac_flow"), help="where our returns are")
+    add("--results", type=Path, help="compare returns with those of a run there, results/sac_flow; none: do not")
     run_part(parser, rows, arguments)
 
 

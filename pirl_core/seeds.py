@@ -38,6 +38,7 @@ Purpose = Literal[
     "expert",  # training of the policy that shows a task (seed of the demonstrations, task)
     "sac_heads",  # initial weights of SAC's critics and noise net (training seed)
     "sac_play",  # as chain, of SAC
+    "sac_random",  # as chain, of SAC's first decisions
     "sac_batch",  # rows of an update of SAC (training seed, update)
     "sac_chain",  # noise of its chains, start first (training seed, update)
     "bootstrap",  # seeds and states of an interval (nothing)

@@ -49,7 +49,7 @@ SLOW = {
     "simulators": (simulators, "--scales laptop --slots 2 --rounds 1 --repeats 2"),
     "iteration": (iteration, "--slots 4 --episodes 4 --rounds 1"),
     "gradient_norms": (gradient_norms, "--steps 2 --families flow_g --updates 10 --batch 8"),
-    "sac_library": (sac_library, "--chunk 16 --rounds 1 --steps 40"),
+    "sac_library": (sac_library, "--chunk 16 --rounds 1 --results results/sac_flow_none"),
     "reinflow": (reinflow, "--slots 2 --decisions 3 --minibatch 3 --rounds 1"),
     "memory": (memory, "--iterations 6 --tasks 3 --slots 2 --steps 2"),
 }

@@ -22,9 +22,9 @@ SUPERVISION: dict[str, Any] = {
     "warn_success_drop": 0.2, "stop_kl": None, "stop_success_drop": None, "max_skipped_updates": 0,
 }  # fmt: skip
 SAC = {
-    "decisions_per_iteration": 24, "replay_size": 30, "learning_starts": 12, "updates_per_decision": 1,
-    "batch_size": 8, "target_rate": 0.1, "renorm_warmup": 5, "actor_every": 2, "critic_width": 8,
-    "critic_layers": 1, "temperature": 0.2, "temperature_lr": 0.01, "target_entropy": -1.0, "proximal_coef": 0.0,
+    "decisions_per_iteration": 24, "replay_size": 30, "random_decisions": 0, "learning_starts": 12,
+    "updates_per_decision": 1, "batch_size": 8, "target_rate": 0.1, "renorm_warmup": 5, "actor_every": 2,
+    "critic_width": 8, "critic_layers": 1, "temperature": 0.2, "temperature_lr": 0.01, "target_entropy": -1.0, "proximal_coef": 0.0,
 }  # fmt: skip
 NUMBERS_ALONE = ("mlp", "flow_g", "flow_t", "shortcut")
 """Families without pictures and words."""

@@ -180,8 +180,7 @@ def train_rl(
         if (iteration + 1) % rl.validate_every == 0 or iteration + 1 == rl.iterations:
             metrics |= validated(iteration + 1)
             timing["time/validation_seconds"] = time.monotonic() - updated
-        if score == "return":
-            metrics["charts/terminated"] = metrics.pop("charts/success")
+        ends_are_no_success(metrics, score)
         training = "charts/success" if score == "success" else "charts/episodic_return"
         shown = (training, choosing, "losses/approx_kl", "losses/clipfrac")
         tracker.log(iteration + 1, metrics, shown, timing)
@@ -195,6 +194,12 @@ def train_rl(
         save_adapters(policy.backbone, session.policy)
     merge(policy)
     policy.eval()
+
+
+def ends_are_no_success(metrics: dict[str, float], score: Score) -> None:
+    """Where returns count, what ``statistics`` calls success is the share of episodes that ended before their limit."""
+    if score == "return":
+        metrics["charts/terminated"] = metrics.pop("charts/success")
 
 
 def heed(metrics: dict[str, float], best: float, iteration: int, session: Session) -> None:

@@ -161,7 +161,8 @@ CHANGES: dict[str, dict[str, Change]] = {
         "record": Change(),
     },
     "Sac": {
-        "decisions_per_iteration": Change([30]), "replay_size": Change([40]), "learning_starts": Change([16]),
+        "decisions_per_iteration": Change([30]), "replay_size": Change([40]), "random_decisions": Change([8]),
+        "learning_starts": Change([16]),
         "updates_per_decision": Change([2]), "batch_size": Change([9]), "target_rate": Change([0.2, None]),
         "renorm_warmup": Change([2], {"target_rate": None}), "actor_every": Change([1]), "critic_width": Change([9]),
         "critic_layers": Change([2]), "temperature": Change([0.3]), "temperature_lr": Change([0.0]),

@@ -38,6 +38,7 @@ class Sac(Section):
 
     decisions_per_iteration: Count
     replay_size: Steps
+    random_decisions: StepsOrNone
     learning_starts: Steps
     updates_per_decision: Count
     batch_size: Count

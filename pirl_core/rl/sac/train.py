@@ -3,6 +3,7 @@
 Axes: B rows, K denoising steps, H horizon, D action numbers of the network, S state numbers.
 """
 
+import math
 import time
 from functools import partial
 
@@ -22,12 +23,20 @@ from pirl_core.rl.rollout import ChunkEnv, Step
 from pirl_core.rl.sac.model import Batch, SacFlow
 from pirl_core.rl.sac.play import play
 from pirl_core.rl.sac.replay import Replay
-from pirl_core.rl.train import OnImproved, Validate, chooses, heed, noise_at, training_episode
+from pirl_core.rl.train import (
+    OnImproved,
+    Validate,
+    chooses,
+    ends_are_no_success,
+    heed,
+    noise_at,
+    training_episode,
+)
 from pirl_core.training.learner import Learner
 from pirl_core.training.session import Session
 from pirl_core.types import Observation
 
-COUNTS = ("episodes", "updates", "steps", "skipped_critic", "skipped_actor")
+COUNTS = ("episodes", "decisions", "updates", "steps", "skipped_critic", "skipped_actor")
 """What a run counts from its start on; the last two, of updates in a row."""
 SKIPPED = "charts/skipped_updates"
 PROCESS = Process("one_layer", "env", "sum", None)
@@ -83,6 +92,7 @@ def train_sac(
         started = time.monotonic()
         noise = noise_at(rl, iteration)
         metrics = _iteration(model, learner, envs, replay, noise, rl, seed, iteration, numbers, tasks, shift)
+        ends_are_no_success(metrics, score)
         spent = time.monotonic() - started
         timing = {"charts/SPS": metrics["charts/simulator_steps"] / spent, "time/iteration_seconds": spent}
         if (iteration + 1) % rl.validate_every == 0 or iteration + 1 == rl.iterations:
@@ -133,9 +143,14 @@ def _iteration(
 
     def decide(state: np.ndarray, number: np.ndarray, decision: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         keys = [(seed, iteration, int(e), int(d)) for e, d in zip(number, decision, strict=True)]
-        normals = keyed_normals("sac_play", keys, shape).to(policy.device)
         with torch.no_grad():
-            squashed = model.act(torch.from_numpy(state).to(policy.device), normals, noise)[0]
+            if numbers["decisions"] < rl.sac.random_decisions:
+                # The normal distribution's own function makes them uniform in (−1, 1).
+                normals = keyed_normals("sac_random", keys, (policy.replan, len(policy.action_center)))
+                squashed = torch.erf(normals.to(policy.device) / math.sqrt(2))
+            else:
+                normals = keyed_normals("sac_play", keys, shape).to(policy.device)
+                squashed = model.act(torch.from_numpy(state).to(policy.device), normals, noise)[0]
             actions = squashed * policy.action_scale + policy.action_center
         return actions.cpu().numpy(), squashed.cpu().numpy()
 
@@ -143,12 +158,16 @@ def _iteration(
     steps: list[Step] = []
     first = int(numbers["episodes"])
     episode_of = partial(training_episode, tasks, shift, seed)
-    for played in play(envs, episode_of, first, rl.sac.decisions_per_iteration, read, decide):
+    # What the last iteration made too many, since its episodes were played to their ends, this one makes fewer.
+    wanted = (iteration + 1) * rl.sac.decisions_per_iteration - int(numbers["decisions"])
+    for played in play(envs, episode_of, first, wanted, read, decide):
         replay.add(played.rows)
+        numbers["decisions"] += len(played.steps)
         steps += [step._replace(episode=step.episode - first) for step in played.steps]
         if len(replay) >= rl.sac.learning_starts:
             for _ in range(len(played.steps) * rl.sac.updates_per_decision):
-                rows.append(_update(model, learner, replay, noise, rl, seed, numbers))
+                warming = iteration < rl.critic_warmup_iterations
+                rows.append(_update(model, learner, replay, noise, rl, seed, numbers, warming))
                 numbers["updates"] += 1
     count = 1 + max(step.episode for step in steps)
     numbers["episodes"] = first + count
@@ -162,9 +181,17 @@ def _iteration(
 
 
 def _update(
-    model: SacFlow, learner: Learner, replay: Replay, noise: Noise, rl: Rl, seed: int, numbers: dict[str, float]
+    model: SacFlow,
+    learner: Learner,
+    replay: Replay,
+    noise: Noise,
+    rl: Rl,
+    seed: int,
+    numbers: dict[str, float],
+    warming: bool,
 ) -> dict[str, float]:
-    """One of the critics; every ``actor_every``-th of policy and temperature too. What was skipped says nothing."""
+    """One of the critics; every ``actor_every``-th of policy and temperature too, unless the critics are warming up.
+    What was skipped says nothing."""
     device, sac, number = model.policy.device, rl.sac, int(numbers["updates"])
     drawn = replay.draw(seeds.generator("sac_batch", seed, number), sac.batch_size)
     batch = Batch(*(torch.from_numpy(rows).to(device) for rows in drawn))
@@ -174,7 +201,7 @@ def _update(
     critic = learner.module("critic", batch, normals[0], noise, rl.gamma)
     told = _step(learner, "critic", critic["losses/critic_loss"], critic, ("critic",), numbers)
     model.follow()
-    if number % sac.actor_every == 0:
+    if number % sac.actor_every == 0 and not warming:
         actor = learner.module("actor", batch, normals[1], noise, rl.gamma)
         loss = actor["losses/actor_loss"] + sac.proximal_coef * actor["losses/proximal"]
         loss = loss + actor["losses/temperature_loss"]

@@ -67,7 +67,7 @@ def settings(**changes: Any) -> Rl:
     }  # fmt: skip
     told = {
         "algorithm": "sac", "mdp": "one_layer", "noise_rule": "learned", "noise_min_std": 0.02, "noise_max_std": 0.5,
-        "iterations": 4, "gamma": 0.9, "actor_lr": 0.003, "critic_lr": 0.003, **changes,
+        "iterations": 4, "gamma": 0.9, "actor_lr": 0.003, "critic_lr": 0.003, "critic_warmup_iterations": 0, **changes,
     }  # fmt: skip
     return base.model_copy(update={**told, "sac": base.sac.model_copy(update=sac)})
 

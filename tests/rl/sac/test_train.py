@@ -11,9 +11,10 @@ import torch
 from pirl_core.errors import UserError
 from pirl_core.rl.sac import losses
 from pirl_core.rl.sac.model import Batch, SacFlow
+from pirl_core.rl.sac.replay import Replay
 from pirl_core.rl.sac.train import PROCESS
 from pirl_core.rl.train import noise_at
-from tests.rl.sac.point import StopHereError, point_policy, settings, train
+from tests.rl.sac.point import LENGTH, StopHereError, point_policy, settings, train
 from tests.worlds import small_policy
 
 
@@ -37,6 +38,38 @@ def test_a_killed_run_goes_on_bit_for_bit(sac: dict[str, Any], tmp_path: Path) -
     assert train(again, rl, tmp_path / "cut")[-1]["losses/critic_loss"] == rows[-1]["losses/critic_loss"]
     for name, value in whole.state_dict().items():
         assert torch.equal(value, again.state_dict()[name]), name
+
+
+def test_an_iteration_makes_up_for_what_the_last_one_made_too_many(tmp_path: Path) -> None:
+    """Episodes are played to their ends, so at most four environments' worth is over, however many iterations."""
+    rows = train(point_policy("mlp"), settings(iterations=9, sac={"decisions_per_iteration": 50}), tmp_path)
+    totals = np.array([row["charts/total_steps"] for row in rows if "charts/total_steps" in row])
+    over = totals - 50 * np.arange(1, 10)
+    assert (over >= 0).all() and (over < 4 * LENGTH).all()
+    assert not any("charts/success" in row for row in rows), "here ends are no success"
+
+
+def test_the_first_decisions_are_uniform(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[np.ndarray] = []
+    add = Replay.add
+    monkeypatch.setattr(Replay, "add", lambda self, rows: (seen.append(rows.action.copy()), add(self, rows)))
+    rl = settings(iterations=1, sac={"decisions_per_iteration": 600, "random_decisions": 300, "learning_starts": 600})
+    train(point_policy("flow_g"), rl, tmp_path)
+    action = np.concatenate(seen).ravel()
+    drawn, own = np.sort(action[:300]), np.sort(action[300:600])
+    # Kolmogorov's distance from uniform in (-1, 1), which 300 numbers exceed in one of a thousand draws.
+    steps = np.arange(1, 301) / 300
+    assert np.abs((drawn + 1) / 2 - steps).max() < 1.95 / 300**0.5
+    assert np.abs((own + 1) / 2 - steps).max() > 1.95 / 300**0.5
+
+
+def test_the_policy_stays_while_critics_warm_up(tmp_path: Path) -> None:
+    policy = point_policy("mlp")
+    before = {name: value.clone() for name, value in policy.state_dict().items()}
+    rows = train(policy, settings(critic_warmup_iterations=4), tmp_path)
+    assert rows[-1]["charts/updates"] > 0 and "losses/actor_loss" not in rows[-1]
+    after = policy.state_dict()
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
 
 
 def test_what_it_cannot_train_is_told(tmp_path: Path) -> None:
