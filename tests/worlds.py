@@ -24,7 +24,8 @@ SUPERVISION: dict[str, Any] = {
 SAC = {
     "decisions_per_iteration": 24, "replay_size": 30, "random_decisions": 0, "learning_starts": 12,
     "updates_per_decision": 1, "batch_size": 8, "target_rate": 0.1, "renorm_warmup": 5, "actor_every": 2,
-    "critic_width": 8, "critic_layers": 1, "temperature": 0.2, "temperature_lr": 0.01, "target_entropy": -1.0, "proximal_coef": 0.0,
+    "critic_width": 8, "critic_layers": 1, "temperature": 0.2, "temperature_lr": 0.01,
+    "target_entropy": -1.0, "proximal_coef": 0.0,
 }  # fmt: skip
 NUMBERS_ALONE = ("mlp", "flow_g", "flow_t", "shortcut")
 """Families without pictures and words."""
