@@ -3,6 +3,7 @@
 import argparse
 import os
 import pickle
+import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -11,6 +12,7 @@ from statistics import median
 from typing import Any
 
 import numpy as np
+import psutil
 
 from benchmarks.environments import vector_rate
 from benchmarks.measure import Row, alternate, cores, part_parser, ratio, run_part
@@ -56,8 +58,11 @@ def rows(options: argparse.Namespace) -> list[Row]:
             side()
         rates = alternate(work, options.rounds)
         up, down = _bytes(sides["ray"], env, options.chunk)
+        sides["ray"].close()
+        lost = _killed(env, cluster, workers, options)
     factor = ratio(rates["ray"], rates["here"])
     return [
+        lost,
         Row(
             f"steps with pixels, {workers} workers that Ray placed on as many nodes / {workers} processes",
             f"{factor:.2f} × ({median(rates['ray']):.0f} / {median(rates['here']):.0f} steps/s)",
@@ -65,8 +70,58 @@ def rows(options: argparse.Namespace) -> list[Row]:
             factor >= 0.9,
             f"{options.slots} slots, chunks of {options.chunk}, one {env.image_size}² picture a chunk; nodes are"
             f" raylets of one machine, so the network is its loopback; a slot's chunk is {up} bytes up and {down} down",
-        )
+        ),
     ]
+
+
+def _killed(env: Env, cluster: Any, workers: int, options: argparse.Namespace) -> Row:
+    """The same episodes with and without SIGKILLs of workers, every fourth of a whole node, one before each chunk."""
+    dead: list[str] = []
+
+    def disturb(envs: VectorEnv, moment: int) -> None:
+        nodes = sorted(cluster.worker_nodes, key=lambda node: node.node_id)
+        if moment % 4 == 3:
+            cluster.add_node(num_cpus=1, resources={"sim": 1})
+            cluster.remove_node(nodes[0], allow_graceful=False)
+            dead.append("raylet")
+            return
+        raylets = [psutil.Process(node.all_processes["raylet"][0].process.pid) for node in nodes]
+        children = [child for raylet in raylets for child in raylet.children()]
+        actors = [child for child in children if "ray::Simulators" in " ".join(child.cmdline())]
+        for actor in actors[:1]:
+            actor.kill()
+            dead.append("worker")
+
+    calm, quiet = _played(env, workers, options, lambda envs, moment: None)
+    same, spent = _played(env, workers, options, disturb)
+    differ = sum(not np.array_equal(a, b) for a, b in zip(calm, same, strict=True))
+    return Row(
+        "arrays that differ when workers and nodes are killed",
+        f"{differ} of {len(calm)}",
+        "0",
+        differ == 0,
+        f"SIGKILL of {dead.count('worker')} workers and {dead.count('raylet')} raylets, one before each chunk; "
+        f"{options.slots} slots; {(spent - quiet) / max(1, len(dead)):.1f} s a kill",
+    )
+
+
+def _played(
+    env: Env, workers: int, options: argparse.Namespace, disturb: Callable[[VectorEnv, int], None]
+) -> tuple[list[np.ndarray], float]:
+    """All that the chunks of one episode a slot answer, and the seconds."""
+    rng = np.random.default_rng(1)
+    live = list(range(options.slots))
+    seen: list[np.ndarray] = []
+    with VectorEnv(env, options.slots, workers) as envs:
+        begin = time.perf_counter()
+        envs.reset(live, [Episode(env.tasks[slot % len(env.tasks)], slot) for slot in live])
+        for moment in range(options.kills):
+            disturb(envs, moment)
+            result = envs.step(live, rng.uniform(-1, 1, (len(live), options.chunk, 4)).astype(np.float32))
+            seen += [*result.observation[:2], *result[1:]]
+            ended = result.terminated | result.truncated
+            live = [slot for slot, over in zip(live, ended, strict=True) if not over]
+        return seen, time.perf_counter() - begin
 
 
 def _bytes(envs: VectorEnv, env: Env, length: int) -> tuple[int, int]:
@@ -85,6 +140,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--chunk", type=int, default=10, help="actions of a chunk")
     add("--chunks", type=int, default=20, help="chunks of a measurement")
     add("--rounds", type=int, default=7, help="measurements of each side")
+    add("--kills", type=int, default=32, help="of workers and nodes, one before each chunk")
     run_part(parser, rows, arguments)
 
 
