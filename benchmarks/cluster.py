@@ -1,4 +1,7 @@
-"""Workers that Ray places on nodes of this machine against processes of its own: seconds and bytes of a chunk."""
+"""Workers that Ray places on nodes of this machine against processes of its own: seconds and bytes of a chunk.
+
+Also what is left of the numbers where workers and nodes are killed: all.
+"""
 
 import argparse
 import os
@@ -92,6 +95,7 @@ def _killed(env: Env, cluster: Any, workers: int, options: argparse.Namespace) -
             actor.kill()
             dead.append("worker")
 
+    env = env.model_copy(update={"episode_steps": options.kills * options.chunk})
     calm, quiet = _played(env, workers, options, lambda envs, moment: None)
     same, spent = _played(env, workers, options, disturb)
     differ = sum(not np.array_equal(a, b) for a, b in zip(calm, same, strict=True))
@@ -121,6 +125,8 @@ def _played(
             seen += [*result.observation[:2], *result[1:]]
             ended = result.terminated | result.truncated
             live = [slot for slot, over in zip(live, ended, strict=True) if not over]
+            if not live:
+                break
         return seen, time.perf_counter() - begin
 
 

@@ -43,7 +43,7 @@ SLOW = {
     "full_size": (full_size, "--size tiny --rounds 1 --decisions 1 2"),
     "gpu": (gpu, "--size tiny --slots 2 --decisions 2 --minibatch 4 --micro 2 --rounds 1"),
     "overlap": (overlap, "--slots 2 --chunk 2 --chunks 2 --rounds 1"),
-    "cluster": (cluster, "--slots 2 --chunk 2 --chunks 2 --rounds 1"),
+    "cluster": (cluster, "--slots 2 --chunk 2 --chunks 2 --rounds 1 --kills 2"),
     "costs": (costs, "--scales laptop --slots 2 --chunks 1 --rounds 1"),
     "scaling": (scaling, "--slots 2 --episodes 2 --rounds 1"),
     "simulators": (simulators, "--scales laptop --slots 2 --rounds 1 --repeats 2"),
