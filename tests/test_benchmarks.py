@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 
@@ -109,3 +110,15 @@ def test_sides_take_turns_and_the_ratio_is_that_of_a_round() -> None:
     assert results == {"a": [1, 4], "b": [4, 6]}
     assert ratio(results["b"], results["a"]) == pytest.approx((4 + 1.5) / 2)
     assert "| x | 1 | ≥ 2 | **no** |  |" in table([Row("x", "1", "≥ 2", False)])
+
+
+@pytest.mark.slow
+def test_the_library_makes_as_many_steps_as_a_committed_run(tmp_path: Path) -> None:
+    played = {"method": ["sac_flow"] * 2, "task": ["Hopper-v5"] * 2, "split": ["id"] * 2}
+    pd.DataFrame({"experiment": "hopper", "seed": [0, 0], "return": [1.0, 3.0], **played}).to_parquet(
+        tmp_path / "episodes.parquet"
+    )
+    steps = {"experiment": ["hopper", "hopper", "other"], "seed": 0, "metric": "charts/total_steps"}
+    pd.DataFrame({**steps, "value": [20.0, 40.0, 90.0]}).to_parquet(tmp_path / "curves.parquet")
+    row = sac_library.returns("Hopper-v5", tmp_path)
+    assert "(2 / " in row.measured and "40 steps at most" in row.how
