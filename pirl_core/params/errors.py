@@ -7,6 +7,8 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from pirl_core.params.merging import depth
+
 Layer = tuple[tuple[str | int, ...], dict[str, Any] | None]
 """Where values stand in the file, and the values."""
 
@@ -19,7 +21,10 @@ def unknown_keys_first(error: ValidationError) -> list[Any]:
 def describe(error: Any, layers: Sequence[Layer], model: type[BaseModel]) -> str:
     """One pydantic error as ``dotted.key = value: what to do``, placed in the layer that set the key."""
     location = tuple(part for part in error["loc"] if part != "[key]")
-    owners = [place for place, values in layers if values is None or (location and location[0] in values)]
+    depths = [depth(model, values or {}, location) for _, values in layers]
+    owners = [
+        place for (place, values), deep in zip(layers, depths, strict=True) if values is None or 0 < deep == max(depths)
+    ]
     filled = [place for place, values in layers if values]
     place = (owners or (filled if not location else [layers[0][0]]))[-1]
     key = ".".join(str(part) for part in (*place, *location))

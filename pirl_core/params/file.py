@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from pirl_core.errors import UserError
 from pirl_core.facts import Facts, facts_of
 from pirl_core.params.errors import Layer, describe, unknown, unknown_keys_first
+from pirl_core.params.merging import merged
 from pirl_core.params.sections import (
     COLUMNS,
     Curate,
@@ -70,15 +71,15 @@ def check_params(content: dict[str, Any], place: str) -> Params:
 def resolve(params: Params, experiment: str, method: str | None = None) -> Run:
     """The sections of one experiment; for RL ``rl`` < ``methods.method`` < ``experiments.experiment.rl``.
 
-    An override replaces the whole value of its key. Sets of tasks are gone: each stands as its tasks. Raises UserError
-    for a name that params.yaml does not have.
+    An override replaces the whole value of its key, of ``rl.sac`` too. Sets of tasks are gone: each stands as its
+    tasks. Raises UserError for a name that params.yaml does not have.
     """
     if experiment not in params.experiments:
         raise UserError(f"--experiment: {unknown(experiment, params.experiments)}")
     if method is not None and method not in params.methods:
         raise UserError(f"--method: {unknown(method, params.methods)}")
-    merged: Any = [_merge(model, layers) for model, layers in _layers(params, experiment, method)]
-    run = Run(*merged)
+    sections: Any = [_merge(model, layers) for model, layers in _layers(params, experiment, method)]
+    run = Run(*sections)
     facts = facts_of(run.env.benchmark)
     splits, watch = _without_sets(run.evaluate.splits, facts), _without_sets(run.rl.watch, facts)
     return run._replace(
@@ -112,7 +113,10 @@ def _layers(params: Params, experiment: str, method: str | None) -> Iterator[tup
 
 
 def _merge(model: type[S], layers: Sequence[Layer]) -> S:
-    return model.model_validate({key: value for _, values in layers for key, value in (values or {}).items()})
+    found: dict[str, Any] = {}
+    for _, values in layers:
+        found = merged(model, found, values or {})
+    return model.model_validate(found)
 
 
 def _without_sets(splits: Mapping[str, Split], facts: Facts) -> dict[str, Split]:

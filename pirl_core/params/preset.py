@@ -1,8 +1,8 @@
 """Presets: the base, and what each changes of it.
 
-``presets/base.yaml`` has every key with its meaning, each file beside it is a preset. A section (env, rl, ...) is
-merged key by key. Any other value (seeds, methods, experiments, evaluate.splits) is replaced whole, as by an override;
-sections that an experiment leaves out it does not override. A preset's comment follows the base's.
+``presets/base.yaml`` has every key with its meaning, each file beside it is a preset. A section (env, rl, rl.sac, ...)
+is merged key by key. Any other value (seeds, methods, experiments, evaluate.splits) is replaced whole, as by an
+override; sections that an experiment leaves out it does not override. A preset's comment follows the base's.
 
 A preset with ``extends: NAME`` changes that preset instead of the base. In it ``experiments`` may be a list of names:
 those of the other, as they are there. An experiment with ``like: NAME`` is that experiment, of the file or of the other
@@ -15,21 +15,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
+from pydantic import BaseModel
 
 from pirl_core.errors import UserError
 from pirl_core.params.errors import unknown
 from pirl_core.params.file import Run, check_params
-from pirl_core.params.sections import Experiment, Params, Section
+from pirl_core.params.merging import merged, section_at
+from pirl_core.params.sections import Experiment, Params
 from pirl_core.readers.strict_yaml import parse_yaml, read_yaml
 from pirl_core.readers.text import read_text
 
 PRESETS = Path(__file__).parent / "presets"
 BASE = PRESETS / "base.yaml"
-SECTIONS = frozenset(
-    name
-    for name, field in Params.model_fields.items()
-    if isinstance(field.annotation, type) and issubclass(field.annotation, Section)
-)
 REMEDY = "a preset is a file of pirl_core/params/presets, in UTF-8"
 
 Place = tuple[str, ...]
@@ -62,7 +59,7 @@ def preset_values(name: str) -> dict[str, Any]:
                 case "experiments", dict():
                     values[key] = _liked(path, values[key], value)
                 case _:
-                    values[key] = values[key] | value if key in SECTIONS and isinstance(value, dict) else value
+                    values = merged(Params, values, {key: value})
     if isinstance(values["experiments"], dict):
         for key, entry in values["experiments"].items():
             nothing: dict[str, Any] = {section: {} for section in Run._fields}
@@ -93,11 +90,12 @@ def _liked(path: Path, before: dict[str, Any], experiments: dict[str, Any]) -> d
             other, known = entry["like"], before | found
             if other not in known or other == name or not isinstance(known[other], dict):
                 raise UserError(f"{path}: experiments.{name}.like: {unknown(str(other), [*before, *found])}")
-            merged = dict(known[other])
+            changed = dict(known[other])
             for key, value in entry.items():
-                both = isinstance(value, dict) and isinstance(merged.get(key), dict)
-                merged[key] = merged[key] | value if both else value
-            found[name] = {key: value for key, value in merged.items() if key != "like"}
+                section = section_at(Params, key)
+                both = isinstance(value, dict) and isinstance(changed.get(key), dict)
+                changed[key] = merged(section, changed[key], value) if section and both else value
+            found[name] = {key: value for key, value in changed.items() if key != "like"}
     return found
 
 
@@ -213,6 +211,13 @@ def _has_blocks(place: Place) -> bool:
     match place:
         case () | ("experiments",) | ("experiments", _):
             return True
-        case (section,):
-            return section in SECTIONS
-    return False
+        case ("experiments", *_):
+            return False
+    return _section(place) is not None
+
+
+def _section(place: Place) -> type[BaseModel] | None:
+    model: type[BaseModel] | None = Params
+    for key in place:
+        model = section_at(model, key) if model else None
+    return model

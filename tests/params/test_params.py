@@ -136,6 +136,24 @@ BROKEN: dict[str, tuple[Edit, str]] = {
         _set({"actor_lr": -1}, "experiments", "metaworld", "rl"),
         r"experiments\.metaworld\.rl\.actor_lr = -1: must be greater than 0$",
     ),
+    "bad value of a section in an experiment's section": (
+        _set({"sac": {"batch_size": 0}}, "experiments", "metaworld", "rl"),
+        r"experiments\.metaworld\.rl\.sac\.batch_size = 0: must be greater than",
+    ),
+    "a deeper override beside one that is wrong": (
+        lambda content: [
+            content["rl"]["sac"].update(batch_size=0),
+            content["experiments"]["metaworld"].update(rl={"sac": {"temperature": 1.0}}),
+        ],
+        r"params\.yaml: rl\.sac\.batch_size = 0: must be greater than",
+    ),
+    "a deeper override beside one of a method that is wrong": (
+        lambda content: [
+            content["methods"]["flow_sde"].update(sac={"batch_size": 0}),
+            content["experiments"]["metaworld"].update(rl={"sac": {"temperature": 1.0}}),
+        ],
+        r"methods\.flow_sde\.sac\.batch_size = 0: must be greater than",
+    ),
     "override that clashes with its base": (
         _set({"replan": 99}, "experiments", "metaworld", "policy"),
         r"experiments\.metaworld\.policy: replan 99 exceeds horizon 10",
@@ -291,6 +309,17 @@ def test_overrides_merge_in_their_order(here: Path) -> None:
     assert (rl.gamma, rl.noise_level, rl.clip_ratio) == (0.3, 0.1, 0.1)
     assert resolve(params, "metaworld").sft.steps == 7
     assert resolve(params, "metaworld", "flow_noise").env == params.env
+
+
+def test_a_section_in_a_section_merges_key_by_key(here: Path) -> None:
+    content = yaml.safe_load((here / "params.yaml").read_text())
+    content["methods"]["flow_sde"]["sac"] = {"batch_size": 8, "temperature": 0.5}
+    content["experiments"]["metaworld"]["rl"] = {"sac": {"temperature": 0.7}}
+    (here / "params.yaml").write_text(yaml.safe_dump(content))
+    params = load_params()
+    merged = {"batch_size": 8, "temperature": 0.7}
+    assert resolve(params, "metaworld", "flow_sde").rl.sac == params.rl.sac.model_copy(update=merged)
+    assert resolve(params, "metaworld").rl.sac == params.rl.sac.model_copy(update={"temperature": 0.7})
 
 
 def test_a_stage_cannot_read_what_it_does_not_declare(here: Path) -> None:

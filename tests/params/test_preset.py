@@ -16,7 +16,7 @@ from pirl_core.params.preset import load_preset, preset_names, preset_text, pres
 from pirl_core.readers.strict_yaml import parse_yaml
 
 # Of the base and the scales together, and of a part of the paper's rows, which extends one of them.
-MOST_LINES, MOST_LINES_OF_A_PART = 1450, 60
+MOST_LINES, MOST_LINES_OF_A_PART = 1400, 60
 
 
 def comments(text: str) -> list[str]:
@@ -123,6 +123,9 @@ seeds: [4, 5]
 rl:
   # A better one.
   actor_lr: 2e-5
+  sac:
+    # Less of them.
+    batch_size: 32
 """
 
 
@@ -132,10 +135,11 @@ def test_a_preset_may_extend_another(folder: Path) -> None:
     (folder / "further.yaml").write_text(FURTHER)
     values = preset_values("own")
     kept = {"second": values["experiments"]["second"]}
-    rl = values["rl"] | {"actor_lr": 2e-5}
+    rl = values["rl"] | {"actor_lr": 2e-5, "sac": values["rl"]["sac"] | {"batch_size": 32}}
     assert preset_values("further") == values | {"scale": "further", "seeds": [4, 5], "experiments": kept, "rl": rl}
     text = preset_text("further")
     assert "# What else.\n" in text and "  # A better one.\n  actor_lr: 2e-5\n" in text
+    assert "    # Less of them.\n    batch_size: 32\n    target_rate:" in text
     assert not {"# What it is for.", "  # A reason.", "    # Beside nothing."} & set(text.splitlines())
 
 

@@ -50,15 +50,25 @@ class Slots:
 
     def step(self, slots: list[int], actions: np.ndarray) -> Outcome:
         """Run each slot through its chunk of actions (n, R, A), at most to its episode's end."""
-        outcomes = []
-        for slot, chunk in zip(slots, actions, strict=True):
+        count, size = len(slots), self._settings.image_size
+        # Nothing reads the picture after success: the value there is 0.
+        images = np.zeros((count, len(self._settings.cameras), size, size, 3), np.uint8)
+        states, told, totals, ends, steps = [], [], [], np.zeros((count, 2), np.bool_), np.zeros(count, np.int64)
+        for row, (slot, chunk) in enumerate(zip(slots, actions, strict=True)):
             if slot not in self._busy:
                 raise RuntimeError(f"slot {slot}: step after the episode's end; reset first")
-            outcomes.append(self._run_chunk(self._busy[slot], chunk))
-            if outcomes[-1].terminated or outcomes[-1].truncated:
+            simulator = self._busy[slot]
+            total, ends[row], steps[row] = _run_chunk(simulator, chunk)
+            if self._settings.cameras and not ends[row, 0]:
+                images[row] = simulator.images()
+            states.append(simulator.state())
+            told.append(simulator.instruction())
+            totals.append(total)
+            if ends[row].any():
                 # The slot's next episode may be another worker's.
                 self._idle.append(self._busy.pop(slot))
-        return Outcome(*(np.stack(column) for column in zip(*outcomes, strict=True)))
+        reward = np.array(totals, np.float32)
+        return Outcome(images, np.stack(states), np.array(told), reward, ends[:, 0], ends[:, 1], steps)
 
     def catch_up(self, played: list[tuple[int, Episode, list[np.ndarray]]]) -> None:
         """Bring slots to where a lost worker had them: each episode's start, then its chunks (R, A) so far."""
@@ -73,34 +83,25 @@ class Slots:
             simulator.close()
         self._busy, self._idle = {}, []
 
-    def _run_chunk(self, simulator: Simulator, chunk: np.ndarray) -> Outcome:
-        total, steps, terminated, truncated = 0.0, 0, False, False
-        asked = simulator.instruction()
-        for action in chunk:
-            reward, terminated, truncated = simulator.step(action)
-            total += reward
-            steps += 1
-            # The rest of the chunk was planned for another sentence, where the next subtask has begun.
-            if terminated or truncated or simulator.instruction() != asked:
-                break
-        size = self._settings.image_size
-        # Nothing reads the picture after success: the value there is 0.
-        shape = (len(self._settings.cameras), size, size, 3)
-        return Outcome(
-            np.zeros(shape, np.uint8) if terminated else simulator.images(),
-            simulator.state(),
-            np.asarray(simulator.instruction()),
-            np.asarray(total, np.float32),
-            np.asarray(terminated, np.bool_),
-            np.asarray(truncated, np.bool_),
-            np.asarray(steps, np.int64),
-        )
-
     def _simulator(self, episode: Episode) -> Simulator:
         for index, simulator in enumerate(self._idle):
             if simulator.fits(episode):
                 return self._idle.pop(index)
         return open_simulator(self._settings, episode)
+
+
+def _run_chunk(simulator: Simulator, chunk: np.ndarray) -> tuple[float, tuple[bool, bool], int]:
+    """Rewards of the steps, whether the episode terminated and whether it was truncated, and the count of steps."""
+    total, steps, terminated, truncated = 0.0, 0, False, False
+    asked = simulator.instruction()
+    for action in chunk:
+        reward, terminated, truncated = simulator.step(action)
+        total += reward
+        steps += 1
+        # The rest of the chunk was planned for another sentence, where the next subtask has begun.
+        if terminated or truncated or simulator.instruction() != asked:
+            break
+    return total, (terminated, truncated), steps
 
 
 def serve(pipe: Connection) -> None:

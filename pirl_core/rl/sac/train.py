@@ -154,6 +154,7 @@ def _iteration(
             actions = squashed * policy.action_scale + policy.action_center
         return actions.cpu().numpy(), squashed.cpu().numpy()
 
+    warming = iteration < rl.critic_warmup_iterations
     rows: list[dict[str, float]] = []
     steps: list[Step] = []
     first = int(numbers["episodes"])
@@ -166,7 +167,6 @@ def _iteration(
         steps += [step._replace(episode=step.episode - first) for step in played.steps]
         if len(replay) >= rl.sac.learning_starts:
             for _ in range(len(played.steps) * rl.sac.updates_per_decision):
-                warming = iteration < rl.critic_warmup_iterations
                 rows.append(_update(model, learner, replay, noise, rl, seed, numbers, warming))
                 numbers["updates"] += 1
     count = 1 + max(step.episode for step in steps)
