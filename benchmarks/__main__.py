@@ -25,6 +25,7 @@ from pirl_core.stages.cli import set_threads
 PARTS = (
     "environments",
     "cluster",
+    "machines",
     "overlap",
     "scaling",
     "simulators",

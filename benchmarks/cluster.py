@@ -18,12 +18,16 @@ import numpy as np
 import psutil
 
 from benchmarks.environments import vector_rate
-from benchmarks.measure import Row, alternate, cores, part_parser, ratio, run_part
+from benchmarks.measure import Row, alternate, part_parser, ratio, run_part
 from benchmarks.setting import laptop
 from pirl_core.envs.vector.slots import VectorEnv
 from pirl_core.params.sections import Env
 from pirl_core.readers import variables
 from pirl_core.types import Episode
+
+NODES = (1, 2, 4)
+PAIR = 2
+"""Workers and nodes of what is timed and of what is killed."""
 
 
 def nodes(count: int) -> Any:
@@ -34,57 +38,74 @@ def nodes(count: int) -> Any:
 
     made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
     for _ in range(count):
-        made.add_node(num_cpus=1, resources={"sim": 1})
+        add_node(made)
     return made
 
 
+def add_node(cluster: Any) -> None:
+    cluster.add_node(num_cpus=1, resources={"sim": 1})
+
+
 def rows(options: argparse.Namespace) -> list[Row]:
-    """Chunks with one picture, the same number of workers on both sides."""
-    env = laptop().env.model_copy(update={"episode_steps": options.chunks * options.chunk})
+    """All of what several nodes do, against the processes of one machine."""
+    env = laptop().env.model_copy(update={"episode_steps": options.kills * options.chunk})
     if find_spec("ray") is None:
         return [Row("chunks by Ray's workers / by processes", "not measured", "≥ 0.90 ×", None, "Ray is not installed")]
-    rng = np.random.default_rng(0)
-    workers = min(cores(), options.slots)
+    found: list[Row] = []
+    differ: dict[int, int] = {}
     with ExitStack() as stack:
-        cluster = nodes(workers)
+        here, _ = _played(env, PAIR, options, _nothing)
+        processes = stack.enter_context(VectorEnv(env, options.slots, PAIR))
+        cluster = nodes(0)
         stack.callback(cluster.shutdown)
-        sides: dict[str, VectorEnv] = {"here": stack.enter_context(VectorEnv(env, options.slots, workers))}
         os.environ |= {variables.CLUSTER: "ray", "RAY_ADDRESS": cluster.address}
         stack.callback(os.environ.pop, "RAY_ADDRESS")
         stack.callback(os.environ.pop, variables.CLUSTER)
-        sides["ray"] = stack.enter_context(VectorEnv(env, options.slots, workers))
+        for count in NODES:
+            while len(cluster.worker_nodes) < count:
+                add_node(cluster)
+            differ[count] = _differ(here, _played(env, count, options, _nothing)[0])
+            if count == PAIR:
+                found = [_killed(env, cluster, here, options), _rates(env, processes, options)]
+    told = ", ".join(f"{count} node{'s' * (count > 1)}: {number}" for count, number in differ.items())
+    what, how = (
+        "arrays of Ray's workers that differ from those of processes",
+        f"of {len(here)} each; {options.slots} slots",
+    )
+    return [Row(what, told, "0", not any(differ.values()), how), *found]
+
+
+def _rates(env: Env, processes: VectorEnv, options: argparse.Namespace) -> Row:
+    """Chunks with one picture, the same number of workers on both sides."""
+    rng = np.random.default_rng(0)
+    with VectorEnv(env, options.slots, PAIR) as cluster:
         work: dict[str, Callable[[], float]] = {
             name: partial(vector_rate, envs, env.tasks, options.chunks, options.chunk, rng)
-            for name, envs in sides.items()
+            for name, envs in {"here": processes, "ray": cluster}.items()
         }
         for side in work.values():
             side()
         rates = alternate(work, options.rounds)
-        up, down = _bytes(sides["ray"], env, options.chunk)
-        sides["ray"].close()
-        lost = _killed(env, cluster, workers, options)
+        up, down = _bytes(cluster, env, options.chunk)
     factor = ratio(rates["ray"], rates["here"])
-    return [
-        lost,
-        Row(
-            f"steps with pixels, {workers} workers that Ray placed on as many nodes / {workers} processes",
-            f"{factor:.2f} × ({median(rates['ray']):.0f} / {median(rates['here']):.0f} steps/s)",
-            "≥ 0.90 × (at most a tenth for the way)",
-            factor >= 0.9,
-            f"{options.slots} slots, chunks of {options.chunk}, one {env.image_size}² picture a chunk; nodes are"
-            f" raylets of one machine, so the network is its loopback; a slot's chunk is {up} bytes up and {down} down",
-        ),
-    ]
+    return Row(
+        f"steps with pixels, {PAIR} workers that Ray placed on as many nodes / {PAIR} processes",
+        f"{factor:.2f} × ({median(rates['ray']):.0f} / {median(rates['here']):.0f} steps/s)",
+        "≥ 0.90 × (at most a tenth for the way)",
+        factor >= 0.9,
+        f"{options.slots} slots, chunks of {options.chunk}, one {env.image_size}² picture a chunk; nodes are"
+        f" raylets of one machine, so the network is its loopback; a slot's chunk is {up} bytes up and {down} down",
+    )
 
 
-def _killed(env: Env, cluster: Any, workers: int, options: argparse.Namespace) -> Row:
-    """The same episodes with and without SIGKILLs of workers, every fourth of a whole node, one before each chunk."""
+def _killed(env: Env, cluster: Any, here: list[np.ndarray], options: argparse.Namespace) -> Row:
+    """With SIGKILLs of workers, every fourth of a whole node, one before each chunk."""
     dead: list[str] = []
 
     def disturb(envs: VectorEnv, moment: int) -> None:
         nodes = sorted(cluster.worker_nodes, key=lambda node: node.node_id)
         if moment % 4 == 3:
-            cluster.add_node(num_cpus=1, resources={"sim": 1})
+            add_node(cluster)
             cluster.remove_node(nodes[0], allow_graceful=False)
             dead.append("raylet")
             return
@@ -95,18 +116,24 @@ def _killed(env: Env, cluster: Any, workers: int, options: argparse.Namespace) -
             actor.kill()
             dead.append("worker")
 
-    env = env.model_copy(update={"episode_steps": options.kills * options.chunk})
-    calm, quiet = _played(env, workers, options, lambda envs, moment: None)
-    same, spent = _played(env, workers, options, disturb)
-    differ = sum(not np.array_equal(a, b) for a, b in zip(calm, same, strict=True))
+    _, quiet = _played(env, PAIR, options, _nothing)
+    same, spent = _played(env, PAIR, options, disturb)
     return Row(
-        "arrays that differ when workers and nodes are killed",
-        f"{differ} of {len(calm)}",
+        "arrays that differ from those of processes when workers and nodes are killed",
+        f"{(differ := _differ(here, same))} of {len(here)}",
         "0",
         differ == 0,
         f"SIGKILL of {dead.count('worker')} workers and {dead.count('raylet')} raylets, one before each chunk; "
         f"{options.slots} slots; {(spent - quiet) / max(1, len(dead)):.1f} s a kill",
     )
+
+
+def _nothing(envs: VectorEnv, moment: int) -> None:
+    pass
+
+
+def _differ(some: list[np.ndarray], others: list[np.ndarray]) -> int:
+    return sum(not np.array_equal(a, b) for a, b in zip(some, others, strict=True))
 
 
 def _played(
@@ -146,7 +173,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--chunk", type=int, default=10, help="actions of a chunk")
     add("--chunks", type=int, default=20, help="chunks of a measurement")
     add("--rounds", type=int, default=7, help="measurements of each side")
-    add("--kills", type=int, default=32, help="of workers and nodes, one before each chunk")
+    add("--kills", type=int, default=36, help="of workers and nodes, one before each chunk")
     run_part(parser, rows, arguments)
 
 

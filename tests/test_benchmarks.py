@@ -18,6 +18,7 @@ from benchmarks import (
     gpu,
     gradient_norms,
     iteration,
+    machines,
     memory,
     overlap,
     reinflow,
@@ -45,6 +46,7 @@ SLOW = {
     "gpu": (gpu, "--size tiny --slots 2 --decisions 2 --minibatch 4 --micro 2 --rounds 1"),
     "overlap": (overlap, "--slots 2 --chunk 2 --chunks 2 --rounds 1"),
     "cluster": (cluster, "--slots 2 --chunk 2 --chunks 2 --rounds 1 --kills 2"),
+    "machines": (machines, ""),
     "costs": (costs, "--scales laptop --slots 2 --chunks 1 --rounds 1"),
     "scaling": (scaling, "--slots 2 --episodes 2 --rounds 1"),
     "simulators": (simulators, "--scales laptop --slots 2 --rounds 1 --repeats 2"),
@@ -56,8 +58,9 @@ SLOW = {
 }
 
 
-SOAK = {"environments", "scaling"}
-"""Minutes; ``simulators``, ``waiting``, ``cluster`` and ``costs`` measure the same processes in less."""
+SOAK = {"environments", "scaling", "machines"}
+"""Minutes; ``simulators``, ``waiting``, ``cluster`` and ``costs`` measure the same processes in less, and machines are
+lost in ``tests/flows/test_machines.py``."""
 
 
 def marks(part: str) -> list[pytest.MarkDecorator]:

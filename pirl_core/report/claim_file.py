@@ -55,8 +55,9 @@ Operand = Annotated[Annotated[Figure, Tag("figure")] | Annotated[Metric, Tag("me
 
 
 class Pair(Section):
-    """What is compared: a - b."""
+    """What is compared: a - b. only: by the runs of this twin; None: of every one."""
 
+    only: Twin | None = None
     a: Operand
     b: Operand
 

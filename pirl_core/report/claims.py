@@ -57,12 +57,14 @@ class Verdict(NamedTuple):
 
 
 def judge(evidence: Evidence, claims: dict[str, Claim]) -> list[Verdict]:
-    """One a claim, in their order. Raises UserError as `evidence.ask` does."""
+    """One a claim of which the twin has a pair, in their order. Raises UserError as `evidence.ask` does."""
     verdicts = []
     for name, claim in claims.items():
         where = region(claim.kind, claim.margin or 0.0)
-        comparisons = tuple(_compare(evidence, pair, where) for pair in claim.pairs)
-        verdicts.append(Verdict(name, claim, overall([one.verdict for one in comparisons]), comparisons))
+        pairs = [pair for pair in claim.pairs if pair.only in (None, evidence.twin)]
+        comparisons = tuple(_compare(evidence, pair, where) for pair in pairs)
+        if comparisons:
+            verdicts.append(Verdict(name, claim, overall([one.verdict for one in comparisons]), comparisons))
     return verdicts
 
 
@@ -129,7 +131,7 @@ def _metric_difference(evidence: Evidence, pair: Pair) -> Answer | str:
         return left if isinstance(left, str) else str(right)
     seeds = sorted(left.keys() & right.keys())
     if not seeds:
-        return f"{_label(pair, evidence.twin)}: no training seed in common"
+        return f"{_label(pair, evidence.twin)}: no training seed in common that says it"
     found = paired_t(np.array([left[seed] - right[seed] for seed in seeds]))
     return _answer(found, 0, len(seeds))
 
@@ -146,7 +148,8 @@ def _by_seed(evidence: Evidence, side: Figure | Metric) -> dict[int, float] | st
         unrecorded = f"{experiment} {side.method} recorded no {lacking[0]}"
         return unrecorded if has else absent(evidence, experiment, side.method)
     shared = set.intersection(*({*found} for found in curves))
-    return {seed: REDUCERS[side.reduce](_added([found[seed] for found in curves])) for seed in shared}
+    reduced = {seed: REDUCERS[side.reduce](_added([found[seed] for found in curves])) for seed in shared}
+    return {seed: value for seed, value in reduced.items() if np.isfinite(value)}
 
 
 def _added(curves: Sequence[Sequence[tuple[float, float]]]) -> list[tuple[float, float]]:

@@ -8,7 +8,7 @@ Points = Sequence[tuple[float, float]]
 LAST = 0.1
 """The share of the points that `last` is the mean of: one iteration's rollouts are few."""
 NEAR = 0.9
-"""Of the final value: from there on a curve counts as converged."""
+"""Of the way from the first value to the final one: from there on a curve counts as converged."""
 
 
 def first(points: Points) -> float:
@@ -29,9 +29,10 @@ def largest(points: Points) -> float:
 
 
 def reached(points: Points) -> float:
-    """The first iteration at NEAR of the final value or above; final is `last`, of a metric that is not negative."""
-    final = last(points)
-    return next((step for step, value in points if value >= NEAR * final), points[-1][0])
+    """The first iteration at NEAR of what is gained, from `first` to `last`; nan where nothing is gained."""
+    gained = last(points) - first(points)
+    enough = first(points) + NEAR * gained
+    return next((step for step, value in points if value >= enough), points[-1][0]) if gained > 0 else float("nan")
 
 
 def dip(points: Points) -> float:

@@ -214,10 +214,10 @@ def test_a_table_has_what_was_run_and_says_what_was_not(page: dict[str, str]) ->
     lines = [line.split(" | ") for line in section(page["paper.md"], "Table 2").splitlines() if line.startswith("|")]
     header, rows = lines[0], {(line[0].strip("| "), line[1]): line for line in lines[2:]}
     cell = {(*row, label): line[index] for row, line in rows.items() for index, label in enumerate(header) if index > 1}
-    low = cell["RL", "eval", "noise 0.2"]
+    low = cell["RL", "eval", "noise 0.2 (small twin 0.5)"]
     assert re.fullmatch(r"\*\*50\.0\*\* [\d.]+ to [\d.]+<br>n 120, 3 seeds<br>paper 73\.1", low)
-    assert cell["SFT", "eval", "noise 0.2"].startswith("**40.0** ")  # of SFT, whatever the column's method
-    assert cell["RL", "eval", "noise 0.8"] == "no run of ablation noise_high<br>paper 98.1"
+    assert cell["SFT", "eval", "noise 0.2 (small twin 0.5)"].startswith("**40.0** ")  # of SFT, whatever the column's method
+    assert cell["RL", "eval", "noise 0.8 (small twin 1.9)"] == "no run of ablation noise_high<br>paper 98.1"
     assert cell["RL", "train", "K = 1"] == "no run of ablation_k1 flow_sde<br>paper 73.8"
     wide = section(page["paper.md"], "Table 6")
     assert "**60.0** " in wide and "metaworld flow_sde has no task of group hard" in wide
@@ -227,7 +227,7 @@ def test_a_table_has_what_was_run_and_says_what_was_not(page: dict[str, str]) ->
 
 def test_a_figure_has_its_lines_in_the_papers_order_and_says_what_is_missing(page: dict[str, str]) -> None:
     svg = page["pi_rl_figure_09.svg"]
-    assert svg.index(">0.2<") < svg.index(">0.5<") and ">0.8<" not in svg
+    assert svg.index(">0.2 (small twin 0.5)<") < svg.index(">0.5 (1.2)<") and ">0.8 (1.9)<" not in svg
     said = section(page["paper.md"], "Fig. 9")
     assert "(figures/pi_rl_figure_09.svg)" in said and "Not drawn: no run of ablation noise_high" in said
     assert "pi_rl_figure_16.svg" not in page  # no episode length was recorded
