@@ -11,7 +11,6 @@ from flows.server import free_port, known_server, require_server, start_server
 from flows.workspace import check
 from pirl_core import console
 from pirl_core.errors import UserError, told
-from pirl_core.params.preset import preset_names
 from pirl_core.readers.strict_yaml import parse_yaml
 
 
@@ -27,9 +26,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help="an entry of 'experiments' in params.yaml; may be repeated (default: all)",
     )
-    parser.add_argument(
-        "--scale", choices=preset_names(), help="run this preset instead of params.yaml, in a folder apart"
-    )
+    parser.add_argument("--scale", metavar="NAME", help="run this preset instead of params.yaml, in a folder apart")
     parser.add_argument(
         "--set",
         action="append",

@@ -1,6 +1,7 @@
 """``pirl claims``: what results/ says of the paper's claims."""
 
 import argparse
+import sys
 import textwrap
 from pathlib import Path
 
@@ -9,7 +10,8 @@ from pirl_core.report.twins import SIBLINGS, TWINS
 
 SUMMARY = "the paper's claims with the verdicts of the runs in results/"
 WIDTH = 60
-"""Of a claim's text in the table."""
+"""Of a claim's name and text in the table, on a terminal."""
+WHOLE = 10_000
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,7 +36,12 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(f"--results {args.results}: no such folder; give one whose folders are parts, such as results")
     verdicts = judge(read_evidence(args.results, args.twin), read_claims(claims_of(args.twin)))
     header, cells = claims_table(verdicts)
-    # Without the source, for which a terminal has no room.
-    lines = [[textwrap.shorten(text, WIDTH, placeholder=" …"), *rest] for text, _, *rest in cells]
+    # A terminal has no room for the source, nor for long sentences; docs and files call a claim by its name.
+    width = WIDTH if sys.stdout.isatty() else WHOLE
+    names = iter(one.name for one in verdicts)
+    lines = [
+        [textwrap.shorten(f"{next(names)}: {text}", width, placeholder=" …") if text else "", *rest]
+        for text, _, *rest in cells
+    ]
     print(aligned([header[0], *header[2:]], lines))
     print(f"\n{summary(verdicts)}. Differences of shares are in points; docs/claims.md says what a verdict means.")

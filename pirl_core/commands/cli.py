@@ -9,6 +9,7 @@ from pirl_core import console
 from pirl_core.commands import claims, compare, doctor, evaluate, init, inspect, plan, runs, scale, serve, status
 from pirl_core.commands import publish as checkpoints
 from pirl_core.errors import UserError, told
+from pirl_core.params.preset import preset_names
 
 SHELLS = ("bash", "zsh", "tcsh")
 COMPLETION_HELP = "print a completion script for your shell; with bash: source <(pirl completion bash)"
@@ -98,6 +99,8 @@ def _complete_paths(parser: argparse.ArgumentParser) -> None:
                 _complete_paths(command)
         elif action.type is Path:
             action.complete = shtab.FILE  # type: ignore[attr-defined]
+        elif action.dest == "scale":
+            action.choices = preset_names()
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -71,7 +71,9 @@ def find(name: str) -> Found:
     if (Path(name).parent / TABLE).is_file():
         return Found([Path(name).parent / TABLE], Path(name).name)
     known = sorted(table.parent.name for table in EVALUATIONS.glob(f"*/{TABLE}"))
-    have = f"{EVALUATIONS} has {', '.join(known)}" if known else f"{EVALUATIONS} has none; run `dvc repro evaluate`"
+    have = f"{EVALUATIONS} has {', '.join(known)}" if known else f"{EVALUATIONS} has none; make reproduce makes them"
+    if kept := sorted(str(table.parent) for table in Path("results").glob(f"*/{TABLE}")):
+        have += f"; committed are {', '.join(kept)}"
     raise UserError(f"{name}: neither an evaluation nor a folder with {TABLE}; {have}")
 
 

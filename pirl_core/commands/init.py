@@ -7,7 +7,6 @@ from pathlib import Path
 from pirl_core.commands.scale import describe, switch
 from pirl_core.errors import UserError
 from pirl_core.files import write_text
-from pirl_core.params.preset import preset_names
 from pirl_core.readers.text import read_text
 
 SUMMARY = "make the working folder one to run the pipeline in"
@@ -21,7 +20,7 @@ DEFAULT = "laptop"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     about = f"preset that params.yaml is written from (default: {DEFAULT}, unless there is a params.yaml)"
-    parser.add_argument("scale", nargs="?", choices=preset_names(), help=about)
+    parser.add_argument("scale", nargs="?", help=about)
 
 
 def run(args: argparse.Namespace) -> None:

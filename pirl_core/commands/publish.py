@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, FiniteFloat, NonNegativeInt, PositiveInt
 
 from pirl_core.checkpoints.layouts import TARGETS, layout_of
+from pirl_core.commands.targets import policy_folder
 from pirl_core.errors import UserError
 from pirl_core.readers.text import read_json
 from pirl_core.readers.typed import Open, check
@@ -90,7 +91,7 @@ def run_export(args: argparse.Namespace) -> None:
     from pirl_core.checkpoints.export import DTYPES, export
     from pirl_core.policy.folder import load_policy
 
-    policy = load_policy(args.policy)
+    policy = load_policy(policy_folder(args.policy))
     layout = layout_of(policy, args.to)
     export(policy.backbone.state_dict(), layout, args.out, DTYPES[args.dtype])
     own = policy.backbone.shape.stem == "conv"

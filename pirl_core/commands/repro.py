@@ -17,7 +17,7 @@ from pirl_core.commands.scale import describe, switch
 from pirl_core.commands.targets import evaluations, find_stages, stage_names
 from pirl_core.errors import UserError, told
 from pirl_core.params.file import load_params
-from pirl_core.params.preset import load_preset, preset_names
+from pirl_core.params.preset import load_preset
 from pirl_core.report.papers.beside import check_models
 from pirl_core.stages.lock import PIPELINE, take, waiting_for
 from pirl_core.stages.mend import mend
@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
         metavar="NAME",
         help="its stages up to its evaluation; may be repeated",
     )
-    parser.add_argument("--scale", choices=preset_names(), help="first write params.yaml from this preset")
+    parser.add_argument("--scale", metavar="NAME", help="first write params.yaml from this preset")
     parser.add_argument("--overwrite", action="store_true", help="with --scale: a file with edits of your own too")
     args, given = parser.parse_known_args(argv)
     try:

@@ -64,7 +64,7 @@ def describe(path: Path) -> str:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     about = "preset to write; left out: tell and check the scale"
-    parser.add_argument("scale", nargs="?", choices=preset_names(), help=about)
+    parser.add_argument("scale", nargs="?", help=about)
     parser.add_argument(
         "--params", type=Path, default=Path("params.yaml"), help="parameter file (default: %(default)s)"
     )

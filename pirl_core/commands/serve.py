@@ -11,6 +11,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pirl_core.commands.targets import policy_folder
 from pirl_core.errors import UserError
 from pirl_core.readers.text import read_text
 
@@ -65,6 +66,7 @@ def run(args: argparse.Namespace) -> None:
     """Raises UserError for a policy, a preset, a map, a key or an address that cannot be used."""
     from pirl_core.stages.cli import set_threads
 
+    policy_folder(args.policy)
     logging.basicConfig(format="pirl: serve: %(message)s")
     set_threads()
     # Else gRPC prints lines of its own; it reads this when it loads.

@@ -27,6 +27,15 @@ def stage_names(params: Params) -> list[str]:
     ]
 
 
+def policy_folder(path: Path) -> Path:
+    """The path. Raises UserError, with the policies that there are, where it is no folder."""
+    if path.is_dir():
+        return path
+    known = sorted(str(config.parent) for config in Path("outputs/policy").glob("*/config.json"))
+    there = unknown(str(path), known, "no such folder") if known else "no such folder; make reproduce makes policies"
+    raise UserError(f"{path}: {there}")
+
+
 def evaluations(params: Params, experiment: str) -> list[str]:
     """The last stages of one experiment, without a benchmark its SFT. Raises UserError where params.yaml does not have
     it."""

@@ -30,7 +30,7 @@ COLUMNS = {
     "steps": WHOLE,
     "reward": NUMBER,
 }
-REMEDY = "delete its folder and run `dvc repro`"
+REMEDY = "delete its folder and run make reproduce"
 TRAINING = ("sft", "rl", "risk")
 PINNED = ("dataset_revision", "revision")
 NUMBERS = re.compile(r"[-+]?\d[\d.]*(e[-+]?\d+)?|\bnan\b|\binf\b")

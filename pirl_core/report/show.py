@@ -25,7 +25,7 @@ def show(results: Path, page: Path) -> str:
         raise UserError(f"{results} holds metrics.json and run.json of another version; {REMEDY}") from None
     names = list(dict.fromkeys(f"{row['experiment']}-{row['method']}" for row in metrics["rows"]))
     following = NEXT.format(" ".join(names[:2]) if len(names) > 1 else "A B")
-    where = page.resolve().as_uri() if page.exists() else f"{page} is absent: run `dvc repro report`"
+    where = page.resolve().as_uri() if page.exists() else f"{page} is absent: run make stage STAGE=report"
     return f"{table}\n\nWall time  {cost}\nReport     {where}\nNext       {following}"
 
 

@@ -25,8 +25,8 @@ class Target(NamedTuple):
     @property
     def shown(self) -> str:
         """The address as messages tell it, without password."""
-        scheme, _, rest = self.url.partition("://")
-        return f"--server {scheme}://{rest.rpartition('@')[2]}"
+        scheme, between, rest = self.url.rpartition("://")
+        return f"--server {scheme}{between}{rest.rpartition('@')[2]}"
 
 
 class Line:

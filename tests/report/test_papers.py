@@ -216,7 +216,8 @@ def test_a_table_has_what_was_run_and_says_what_was_not(page: dict[str, str]) ->
     cell = {(*row, label): line[index] for row, line in rows.items() for index, label in enumerate(header) if index > 1}
     low = cell["RL", "eval", "noise 0.2 (small twin 0.5)"]
     assert re.fullmatch(r"\*\*50\.0\*\* [\d.]+ to [\d.]+<br>n 120, 3 seeds<br>paper 73\.1", low)
-    assert cell["SFT", "eval", "noise 0.2 (small twin 0.5)"].startswith("**40.0** ")  # of SFT, whatever the column's method
+    # Of SFT, whatever the column's method.
+    assert cell["SFT", "eval", "noise 0.2 (small twin 0.5)"].startswith("**40.0** ")
     assert cell["RL", "eval", "noise 0.8 (small twin 1.9)"] == "no run of ablation noise_high<br>paper 98.1"
     assert cell["RL", "train", "K = 1"] == "no run of ablation_k1 flow_sde<br>paper 73.8"
     wide = section(page["paper.md"], "Table 6")
