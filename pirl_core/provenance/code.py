@@ -23,9 +23,9 @@ UNCOUNTED = (
     # Words for people.
     "console", "errors", "evaluation.videos", "training.events", "training.gif", "training.track",
     # Whether there is such a thing, and whether it is whole: what is read counts as a value or as an input file.
-    "named", "params.errors", "params.file", "params.preset", "params.sections", "envs.assets", "envs.damage",
-    "readers.hub", "readers.paths", "readers.strict_yaml", "readers.text", "readers.typed", "readers.variables",
-    "readers.yaml_faults",
+    "named", "params.errors", "params.file", "params.merging", "params.preset", "params.sections", "envs.assets",
+    "envs.damage", "readers.hub", "readers.paths", "readers.strict_yaml", "readers.text", "readers.typed",
+    "readers.variables", "readers.yaml_faults",
     # How processes start and end, and this record of theirs.
     "stages", "provenance", "training.rendezvous", "envs.vector.cluster", "envs.vector.placing",
     "envs.vector.world",
