@@ -71,8 +71,8 @@ def check_params(content: dict[str, Any], place: str) -> Params:
 def resolve(params: Params, experiment: str, method: str | None = None) -> Run:
     """The sections of one experiment; for RL ``rl`` < ``methods.method`` < ``experiments.experiment.rl``.
 
-    An override replaces the whole value of its key, of ``rl.sac`` too. Sets of tasks are gone: each stands as its
-    tasks. Raises UserError for a name that params.yaml does not have.
+    An override replaces the whole value of its key; the section ``rl.sac`` is merged key by key. Sets of tasks are
+    gone: each stands as its tasks. Raises UserError for a name that params.yaml does not have.
     """
     if experiment not in params.experiments:
         raise UserError(f"--experiment: {unknown(experiment, params.experiments)}")

@@ -186,3 +186,30 @@ def test_each_command_says_what_to_do_next() -> None:
     assert NEXT.keys() | {"evaluate", "doctor", "serve"} == RUN.keys()
     named = {word for text in NEXT.values() for word in re.findall(r"\bpirl (\w+)", text)}
     assert named <= RUN.keys()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["scale", "lpatop"], "scale = 'lpatop': no such preset; did you mean 'laptop'?"),
+        (["serve", "outputs/policy/reach-sft-1"], "no such folder; did you mean 'outputs/policy/reach-sft-0'?"),
+        (["export", "nothing", "out", "--to", "openpi"], "nothing: no such folder; known: outputs/policy/reach-sft-0"),
+        (["plan", "--simulate", "--costs", "notes.md"], "--costs notes.md"),
+    ],
+)
+def test_a_wrong_name_is_told_with_those_that_there_are(
+    words: list[str],
+    said: str,
+    root: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(root / "params.yaml", tmp_path)
+    Path("notes.md").write_text("# Notes\n\nNo costs.\n")
+    Path("outputs/policy/reach-sft-0").mkdir(parents=True)
+    Path("outputs/policy/reach-sft-0/config.json").write_text("{}")
+    assert main(words) == 2
+    told = capfd.readouterr().err
+    assert said in told and told.count("\n") == 1
