@@ -64,14 +64,13 @@ def rows(options: argparse.Namespace) -> list[Row]:
         for count in NODES:
             while len(cluster.worker_nodes) < count:
                 add_node(cluster)
-            differ[count] = _differ(here, _played(env, count, options, _nothing)[0])
+            same, quiet = _played(env, count, options, _nothing)
+            differ[count] = _differ(here, same)
             if count == PAIR:
-                found = [_killed(env, cluster, here, options), _rates(env, processes, options)]
+                found = [_killed(env, cluster, here, quiet, options), _rates(env, processes, options)]
     told = ", ".join(f"{count} node{'s' * (count > 1)}: {number}" for count, number in differ.items())
-    what, how = (
-        "arrays of Ray's workers that differ from those of processes",
-        f"of {len(here)} each; {options.slots} slots",
-    )
+    what = "arrays of Ray's workers that differ from those of processes"
+    how = f"of {len(here)} each; {options.slots} slots"
     return [Row(what, told, "0", not any(differ.values()), how), *found]
 
 
@@ -98,8 +97,8 @@ def _rates(env: Env, processes: VectorEnv, options: argparse.Namespace) -> Row:
     )
 
 
-def _killed(env: Env, cluster: Any, here: list[np.ndarray], options: argparse.Namespace) -> Row:
-    """With SIGKILLs of workers, every fourth of a whole node, one before each chunk."""
+def _killed(env: Env, cluster: Any, here: list[np.ndarray], quiet: float, options: argparse.Namespace) -> Row:
+    """With SIGKILLs of workers, every fourth of a whole node, one before each chunk. quiet: seconds without."""
     dead: list[str] = []
 
     def disturb(envs: VectorEnv, moment: int) -> None:
@@ -116,7 +115,6 @@ def _killed(env: Env, cluster: Any, here: list[np.ndarray], options: argparse.Na
             actor.kill()
             dead.append("worker")
 
-    _, quiet = _played(env, PAIR, options, _nothing)
     same, spent = _played(env, PAIR, options, disturb)
     return Row(
         "arrays that differ from those of processes when workers and nodes are killed",

@@ -11,7 +11,6 @@ from pirl_core.report.twins import SIBLINGS, TWINS
 SUMMARY = "the paper's claims with the verdicts of the runs in results/"
 WIDTH = 60
 """Of a claim's name and text in the table, on a terminal."""
-WHOLE = 10_000
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,11 +36,11 @@ def run(args: argparse.Namespace) -> None:
     verdicts = judge(read_evidence(args.results, args.twin), read_claims(claims_of(args.twin)))
     header, cells = claims_table(verdicts)
     # A terminal has no room for the source, nor for long sentences; docs and files call a claim by its name.
-    width = WIDTH if sys.stdout.isatty() else WHOLE
-    names = iter(one.name for one in verdicts)
-    lines = [
-        [textwrap.shorten(f"{next(names)}: {text}", width, placeholder=" …") if text else "", *rest]
-        for text, _, *rest in cells
+    said = [
+        "" if number else f"{one.name}: {one.claim.text}" for one in verdicts for number in range(len(one.comparisons))
     ]
+    if sys.stdout.isatty():
+        said = [textwrap.shorten(text, WIDTH, placeholder=" …") for text in said]
+    lines = [[text, *rest] for text, (_, _, *rest) in zip(said, cells, strict=True)]
     print(aligned([header[0], *header[2:]], lines))
     print(f"\n{summary(verdicts)}. Differences of shares are in points; docs/claims.md says what a verdict means.")

@@ -90,11 +90,7 @@ def _liked(path: Path, before: dict[str, Any], experiments: dict[str, Any]) -> d
             other, known = entry["like"], before | found
             if other not in known or other == name or not isinstance(known[other], dict):
                 raise UserError(f"{path}: experiments.{name}.like: {unknown(str(other), [*before, *found])}")
-            changed = dict(known[other])
-            for key, value in entry.items():
-                section = section_at(Params, key)
-                both = isinstance(value, dict) and isinstance(changed.get(key), dict)
-                changed[key] = merged(section, changed[key], value) if section and both else value
+            changed = merged(Params, known[other], entry)
             found[name] = {key: value for key, value in changed.items() if key != "like"}
     return found
 
@@ -211,8 +207,6 @@ def _has_blocks(place: Place) -> bool:
     match place:
         case () | ("experiments",) | ("experiments", _):
             return True
-        case ("experiments", *_):
-            return False
     return _section(place) is not None
 
 

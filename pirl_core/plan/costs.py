@@ -14,8 +14,7 @@ from pirl_core.params.file import Run
 from pirl_core.plan.counted import Counted
 from pirl_core.plan.iteration import Costs, Work
 from pirl_core.plan.model import most_decisions
-from pirl_core.readers.strict_yaml import parse_yaml
-from pirl_core.readers.text import read_text
+from pirl_core.readers.strict_yaml import read_yaml
 from pirl_core.readers.typed import Strict, check
 
 COMMITTED = Path(__file__).with_name("costs.yaml")
@@ -83,7 +82,7 @@ class Sourced(NamedTuple):
 def read_costs(path: Path) -> Measured:
     """Raises UserError for a file that is no such thing."""
     place = f"--costs {path}"
-    return check(Measured, parse_yaml(read_text(path, REMEDY), place), place, REMEDY)
+    return check(Measured, read_yaml(path, place, REMEDY), place, REMEDY)
 
 
 def costs_of(run: Run, measured: Measured, counts: Counted, machines: Machines, within: bool) -> Sourced:

@@ -63,11 +63,13 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456
 _Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in ``path``. Raises UserError, naming the line, for anything else."""
-    content = parse_yaml(read_text(path, REMEDY, MOST_BYTES), str(path))
+def read_yaml(path: Path, place: str = "", remedy: str = REMEDY) -> dict[str, Any]:
+    """The mapping in ``path``, which messages call ``place`` if given. Raises UserError, naming the line, for anything
+    else; remedy: for a file that cannot be read."""
+    place = place or str(path)
+    content = parse_yaml(read_text(path, remedy, MOST_BYTES), place)
     if not isinstance(content, dict):
-        raise UserError(f"{path}: is {'empty' if content is None else 'no mapping'}; it must hold 'key: value' lines")
+        raise UserError(f"{place}: is {'empty' if content is None else 'no mapping'}; it must hold 'key: value' lines")
     return content
 
 
